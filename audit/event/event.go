@@ -1,0 +1,50 @@
+// Package event is the vocabulary of the audit record: what an act is
+// called, its code, and the fields it may carry. It is pure, so that nodes
+// can speak it without linking the store.
+package event
+
+import "time"
+
+// Event is one audit record. Type decides Code and Title (see Catalogue);
+// the log fills in UID, Time and Cluster where they are empty.
+type Event struct {
+	Type    Type      `json:"event"`
+	Code    string    `json:"code"`
+	Time    time.Time `json:"time"`
+	UID     string    `json:"uid"`
+	Cluster string    `json:"cluster_name"`
+	// User is who acted: a user's name, "os:NAME" for an administrator on
+	// the control-plane machine, "node:ID" for a node, empty where nobody
+	// was authenticated.
+	User    string `json:"user"`
+	Success bool   `json:"success"`
+	// Message says why, in full, where Success is false.
+	Message string  `json:"message,omitempty"`
+	Device  *Device `json:"device,omitempty"`
+	// TrustedDevice is set on all that a session with a device does.
+	TrustedDevice *Device `json:"trusted_device,omitempty"`
+
+	Name       string    `json:"name,omitempty"` // of the resource acted on
+	Kind       string    `json:"kind,omitempty"` // of the resource acted on
+	RemoteAddr string    `json:"addr.remote,omitempty"`
+	Login      string    `json:"login,omitempty"`
+	LoginID    string    `json:"login_id,omitempty"`
+	Roles      []string  `json:"roles,omitempty"`
+	Serials    []uint64  `json:"serials,omitempty"`
+	ValidUntil time.Time `json:"valid_until,omitzero"`
+	NodeID     string    `json:"server_id,omitempty"`
+	NodeName   string    `json:"server_hostname,omitempty"`
+	SessionID  string    `json:"sid,omitempty"`
+	Command    string    `json:"command,omitempty"`
+	ExitStatus *int      `json:"exit_code,omitempty"`
+	Reasons    []string  `json:"reasons,omitempty"`
+	Bytes      *int64    `json:"bytes,omitempty"`
+}
+
+// Device identifies a device in a record.
+type Device struct {
+	DeviceID     string `json:"device_id,omitempty"`
+	AssetTag     string `json:"asset_tag,omitempty"`
+	OSType       string `json:"os_type,omitempty"`
+	CredentialID string `json:"credential_id,omitempty"`
+}

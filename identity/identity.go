@@ -1,0 +1,83 @@
+// Package identity says who somebody is to us: a user, the roles and logins,
+// the device that was proved, and how long it holds. It owns the one encoding
+// of that in SSH and in X.509 certificates; nothing else reads or writes
+// those fields.
+package identity
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"time"
+)
+
+// Identity is what a user certificate says. The zero value is nobody: it has
+// no login, no role and no device.
+type Identity struct {
+	// Cluster is carried by X.509 only; SSH certificates are bound to the
+	// cluster by the authority that signed them.
+	Cluster string
+	User    string
+	Roles   []string
+	// Logins are the principals: every login that the roles grant.
+	Logins []string
+	// Traits["logins"] fills {{internal.logins}} in roles.
+	Traits map[string][]string
+	// Device is set only by a device authentication ceremony.
+	Device Device
+	Permit Permit
+	// LoginIP is where the login came from; informational.
+	LoginIP netip.Addr
+	// PinSourceIP makes LoginIP the only source address (critical option
+	// source-address, OpenSSH PROTOCOL.certkeys).
+	PinSourceIP bool
+	// PrivateKeyPolicy is "none", or "hardware_key" where the key is known
+	// to be in the TPM.
+	PrivateKeyPolicy string
+	Serial           uint64
+	ValidAfter       time.Time
+	ValidBefore      time.Time
+}
+
+// Permit is what a session of the certificate may ask for.
+type Permit struct {
+	PTY, PortForwarding, AgentForwarding, X11Forwarding bool
+}
+
+// Device is the device in a certificate.
+type Device struct {
+	ID, AssetTag, CredentialID string
+}
+
+// Trusted tells whether d is a device: all three fields present. Fewer count
+// as none.
+func (d Device) Trusted() bool {
+	return d.ID != "" && d.AssetTag != "" && d.CredentialID != ""
+}
+
+// NoLogin is the principal of a certificate that grants no login: an SSH
+// certificate without principals would be good for every one
+// (x/crypto/ssh CheckCert), and this one can be nobody's account.
+const NoLogin = "-dt-nologin-"
+
+var loginPattern = regexp.MustCompile(`^[a-z_][a-z0-9._-]{0,31}$`)
+
+// CheckLogin refuses what cannot be a login on a server: anything but
+// [a-z_][a-z0-9._-]{0,31}. The CA, the node and the sshd helper all ask here.
+func CheckLogin(login string) error {
+	if !loginPattern.MatchString(login) {
+		return fmt.Errorf("login %.64q is not of the form [a-z_][a-z0-9._-]{0,31}", login)
+	}
+	return nil
+}
+
+var userPattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._@+-]{0,127}$`)
+
+// CheckUser refuses what cannot be a user's name: it must start with a letter,
+// a digit or "_", go on with those or "._@+-", and have at most 128 bytes.
+func CheckUser(name string) error {
+	if !userPattern.MatchString(name) {
+		return fmt.Errorf("user name %.160q must be 1 to 128 of a-z A-Z 0-9 . _ @ + - and start with a letter, a digit or _", name)
+	}
+	return nil
+}

@@ -1,0 +1,36 @@
+package identity
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+)
+
+// LoginBinding is what a login quote is bound to: the quote is good for this
+// challenge, this person, this device and these two keys, and for no other.
+type LoginBinding struct {
+	Challenge    []byte // 32 random bytes of the server's
+	Cluster      string
+	User         string
+	CredentialID string
+	SSHPublicKey []byte // wire format (RFC 4253 section 6.6)
+	TLSPublicKey []byte // PKIX DER
+}
+
+// LoginNonce is the qualifying data that the TPM signs at a login: the
+// SHA-256 over a purpose string and each field of b, each with its length
+// before it (uint32, big-endian), the two keys by their SHA-256.
+func LoginNonce(b LoginBinding) [32]byte {
+	ssh, tls := sha256.Sum256(b.SSHPublicKey), sha256.Sum256(b.TLSPublicKey)
+	h := sha256.New()
+	for _, field := range [][]byte{
+		[]byte("dt/v1 device authentication"),
+		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID),
+		ssh[:], tls[:],
+	} {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(field)))
+		h.Write(n[:])
+		h.Write(field)
+	}
+	return [32]byte(h.Sum(nil))
+}
