@@ -1,0 +1,96 @@
+# make demo    plays the getting-started story with real processes
+# make test    everything that must pass: formatting, vet, unit tests with the
+#              race detector, and end to end with swtpm and the real OpenSSH
+# make check   what needs the developer tools: linters, generated code
+# The rest: build e2e fuzz bench generate install build-all clean
+
+SHELL      := /bin/bash
+GO         ?= go
+PREFIX     ?= /usr/local
+FUZZTIME   ?= 30s
+BENCHCOUNT ?= 3
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+PROGRAMS := dtauthd dtnoded dtsh dtctl
+TOOL     := $(GO) tool -modfile=tools.mod
+LINT     := $(GO) tool -modfile=lint.mod golangci-lint
+BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false \
+            -ldflags '-s -w -X devicetrust/cmd/internal/cli.Version=$(VERSION)'
+# Our packages, without the end-to-end tests, which want the programs built.
+UNIT     := $$($(GO) list ./... | grep -v '^devicetrust/e2e')
+
+.PHONY: all build demo test unit format vet e2e check lint generated generate \
+        fuzz bench install build-all packages-demo packages-test clean
+
+all: build
+
+build:
+	$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+# KEEP=1 leaves the cluster running and prints how to use it.
+demo: packages-demo build
+	@$(GO) run ./e2e/demo -bin bin $(if $(filter 1,$(KEEP)),-keep)
+
+test: packages-test format vet unit e2e
+
+format:
+	@echo 'gofmt -l .'; bad=$$(gofmt -l .); test -z "$$bad" || { echo "not formatted (gofmt -w): $$bad"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+unit:
+	CGO_ENABLED=1 $(GO) test -race $(UNIT)
+
+e2e: packages-test build
+	DT_E2E_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout=15m ./e2e/...
+
+check: format vet lint generated
+
+lint:
+	$(LINT) run ./...
+	$(TOOL) buf lint
+
+# Generated code is committed; this fails where it is not what the protos say.
+generated:
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(TOOL) buf generate -o "$$out" && diff -r "$$out/api/dtv1" api/dtv1 && \
+	echo 'generated code is up to date'
+
+generate:
+	$(TOOL) buf generate
+
+fuzz:
+	@set -e; for package in $(UNIT); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	    echo "$$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+	  done; done
+
+bench: packages-test build
+	@set -o pipefail; DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench . -count=$(BENCHCOUNT) -timeout=30m \
+	  ./ca ./devices ./policy ./node ./e2e | $(GO) run ./e2e/benchtable
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin/
+
+# The daemons run on Linux; people's machines are more than that.
+build-all:
+	@set -e; for target in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do \
+	  case $$target in linux/*) programs='$(PROGRAMS)';; *) programs='dtsh dtctl';; esac; \
+	  for program in $$programs; do \
+	    echo "$$target $$program"; \
+	    GOOS=$${target%/*} GOARCH=$${target#*/} $(BUILD) -o bin/$${target/\//-}/ ./cmd/$$program; \
+	  done; done
+
+# Each word is COMMAND:PACKAGE, see the script.
+packages-demo:
+	@e2e/packages.sh swtpm:swtpm ssh:openssh-client
+
+packages-test:
+	@e2e/packages.sh swtpm:swtpm ssh:openssh-client sshd:openssh-server \
+	  initdb:postgresql gcc:gcc /usr/include/stdlib.h:libc6-dev
+
+clean:
+	rm -rf bin
