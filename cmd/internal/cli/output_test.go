@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+)
+
+func TestATableHasTheSeedsLayout(t *testing.T) {
+	var b bytes.Buffer
+	err := Table(&b, []string{"Asset Tag", "OS", "Enroll Status", "Device ID"}, [][]string{
+		{"C00AA0AAAA0A", "macOS", "not enrolled", "9cdfc0ad-64b7-4d9c-a000-000000000000"},
+		{"é\x1b[2J", "Linux", "enrolled"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `Asset Tag    OS    Enroll Status Device ID
+------------ ----- ------------- ------------------------------------
+C00AA0AAAA0A macOS not enrolled  9cdfc0ad-64b7-4d9c-a000-000000000000
+é\u001b[2J   Linux enrolled
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestJSONAndYAMLAreTheSameDocument(t *testing.T) {
+	v := struct {
+		Z     string   `json:"z"`
+		A     []any    `json:"a"`
+		Empty []string `json:"empty"`
+		Text  string   `json:"text"`
+		Odd   string   `json:"odd"`
+	}{"true", []any{1, 2.5, true, nil, map[string]any{"k": "<v>"}}, []string{}, "one\ntwo\n", "\x7f\u0085"}
+	var j, y bytes.Buffer
+	if err := Write(&j, JSON, v); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(&y, YAML, v); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(j.String(), `"<v>"`) || !strings.HasPrefix(j.String(), "{\n  \"z\"") {
+		t.Errorf("JSON %s", j.String())
+	}
+	if !strings.HasPrefix(y.String(), "z: \"true\"\na:\n") {
+		t.Errorf("YAML loses order or quotes:\n%s", y.String())
+	}
+	var fromJSON, fromYAML any
+	if err := yaml.Unmarshal(bytes.ReplaceAll(bytes.ReplaceAll(j.Bytes(), []byte("\x7f"), []byte(`\x7f`)), []byte("\u0085"), []byte(`\x85`)), &fromJSON); err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(y.Bytes(), &fromYAML); err != nil {
+		t.Fatalf("%v\n%s", err, y.String())
+	}
+	if diff := cmp.Diff(fromJSON, fromYAML); diff != "" {
+		t.Errorf("%s\n%s", diff, y.String())
+	}
+}
