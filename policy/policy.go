@@ -1,0 +1,154 @@
+// Package policy decides. Decide is the one place in which access is allowed
+// or refused: the CA, the node, the sshd companion and dtctl explain all call
+// it with the same facts. It has no clock, file, socket, log or store.
+package policy
+
+import "time"
+
+// Effect of a decision. The zero value denies.
+type Effect int
+
+const (
+	Deny Effect = iota
+	Allow
+)
+
+// Action is what somebody wants to do. The zero value is refused.
+type Action int
+
+const (
+	// NoAction is refused.
+	NoAction Action = iota
+	// OpenSession opens an SSH session as Login on Node.
+	OpenSession
+	// CallAPI does Verb on resources of kind Resource.
+	CallAPI
+	// SeeNode lists Node, with any of the logins.
+	SeeNode
+	// LogIn asks whether the subject may hold a certificate, or call the API
+	// at all: no lock on it, every role known. Limits are the subject's.
+	LogIn
+)
+
+// Subject is who wants it, as a verified certificate or the CA's own records
+// tell; never as a client claims.
+type Subject struct {
+	User   string
+	Roles  []string
+	Traits map[string][]string
+	// Principals are the logins in the certificate; nil where there is no
+	// certificate yet (CallAPI, explain).
+	Principals []string
+	// Device: all three present, or there is none.
+	DeviceID, DeviceAssetTag, DeviceCredentialID string
+	// Bot is a machine's account, which mode required-for-humans exempts.
+	// The zero value is a human.
+	Bot bool
+	// Serial of the certificate; 0 where there is none yet.
+	Serial uint64
+	// LocalAdmin is whoever holds the control-plane machine's own socket.
+	LocalAdmin bool
+}
+
+// Node is where.
+type Node struct {
+	ID, Name string
+	Labels   map[string]string
+}
+
+// Request is one question.
+type Request struct {
+	Action  Action
+	Subject Subject
+	// OpenSession
+	Login string
+	// OpenSession, SeeNode
+	Node Node
+	// CallAPI
+	Resource, Verb string
+
+	Now time.Time
+}
+
+// State is the policy in force. The zero value denies everything.
+type State struct {
+	Roles      map[string]Role
+	Preference Preference
+	Locks      []Lock
+	// Revoked holds the serials of revoked certificates.
+	Revoked map[uint64]struct{}
+}
+
+// Decision is the answer, with its reasons.
+type Decision struct {
+	Effect Effect
+	// Cause is what decided; callers branch on it, people read Reason.
+	Cause Cause
+	// Reason is one line for the person: "access to resource requires a
+	// trusted device".
+	Reason string
+	// Rules are all that took part, in the order of evaluation.
+	Rules []Rule
+	// Changes would turn a denial into an allow; one line each, for explain.
+	Changes []string
+	// Limits of the session; meaningful where Effect is Allow.
+	Limits Limits
+}
+
+// Allowed tells whether d allows.
+func (d Decision) Allowed() bool { return d.Effect == Allow }
+
+// Cause names what decided, for metrics, tests and callers that branch.
+type Cause string
+
+const (
+	CauseUnknown       Cause = ""
+	CauseGranted       Cause = "granted"
+	CauseBadRequest    Cause = "bad-request"
+	CauseNoState       Cause = "no-policy"
+	CauseRevoked       Cause = "revoked"
+	CauseLocked        Cause = "locked"
+	CauseUnknownRole   Cause = "unknown-role"
+	CauseDenied        Cause = "denied-by-role"
+	CauseNotGranted    Cause = "not-granted"
+	CausePrincipal     Cause = "not-a-principal"
+	CauseTrustedDevice Cause = "trusted-device-required"
+	CauseUnknownMode   Cause = "unknown-mode"
+)
+
+// ReasonTrustedDevice is the sentence that users of Teleport know.
+const ReasonTrustedDevice = "access to resource requires a trusted device"
+
+// Rule is one rule that took part in a decision.
+type Rule struct {
+	Effect RuleEffect
+	// Source is which: `role "access" allow.node_labels`.
+	Source string
+	// Detail says how it matched or why it did not.
+	Detail string
+}
+
+// RuleEffect is what a rule did: "allow", "deny", "require", "skip".
+type RuleEffect string
+
+const (
+	RuleAllow   RuleEffect = "allow"
+	RuleDeny    RuleEffect = "deny"
+	RuleRequire RuleEffect = "require"
+	RuleSkip    RuleEffect = "skip"
+)
+
+// Limits are the options of the subject's roles, combined: the shortest time,
+// the smallest count; a permission where one of the roles gives it; a demand
+// where one of the roles makes it.
+type Limits struct {
+	MaxSessionTTL         time.Duration // 0: MaxSessionTTLDefault
+	IdleTimeout           time.Duration // 0: none
+	MaxSessions           int64         // 0: the node's own limit
+	PortForwarding        bool
+	AgentForwarding       bool
+	X11Forwarding         bool
+	DisconnectExpiredCert bool
+	PinSourceIP           bool
+	StrictLocks           bool
+}

@@ -1,0 +1,78 @@
+package policy
+
+import "time"
+
+// RoleSpec is a role as written down: unchecked. NewRole checks it.
+type RoleSpec struct {
+	Options RoleOptions    `yaml:"options,omitempty" json:"options,omitzero"`
+	Allow   RoleConditions `yaml:"allow,omitempty" json:"allow,omitzero"`
+	Deny    RoleConditions `yaml:"deny,omitempty" json:"deny,omitzero"`
+}
+
+// RoleOptions: product.md section 8. Pointers tell unset from false.
+type RoleOptions struct {
+	DeviceTrustMode       Mode     `yaml:"device_trust_mode,omitempty" json:"device_trust_mode,omitempty"`
+	MaxSessionTTL         Duration `yaml:"max_session_ttl,omitempty" json:"max_session_ttl,omitempty"`
+	PortForwarding        *bool    `yaml:"port_forwarding,omitempty" json:"port_forwarding,omitempty"`
+	ForwardAgent          *bool    `yaml:"forward_agent,omitempty" json:"forward_agent,omitempty"`
+	PermitX11Forwarding   *bool    `yaml:"permit_x11_forwarding,omitempty" json:"permit_x11_forwarding,omitempty"`
+	ClientIdleTimeout     Duration `yaml:"client_idle_timeout,omitempty" json:"client_idle_timeout,omitempty"`
+	DisconnectExpiredCert *bool    `yaml:"disconnect_expired_cert,omitempty" json:"disconnect_expired_cert,omitempty"`
+	MaxSessions           int64    `yaml:"max_sessions,omitempty" json:"max_sessions,omitempty"`
+	Lock                  string   `yaml:"lock,omitempty" json:"lock,omitempty"`
+	PinSourceIP           *bool    `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
+}
+
+// RoleConditions is an allow or a deny block.
+type RoleConditions struct {
+	Logins     []string          `yaml:"logins,omitempty" json:"logins,omitempty"`
+	NodeLabels map[string]Values `yaml:"node_labels,omitempty" json:"node_labels,omitempty"`
+	Rules      []APIRule         `yaml:"rules,omitempty" json:"rules,omitempty"`
+}
+
+// APIRule allows or denies verbs on kinds of resources; "*" is all.
+type APIRule struct {
+	Resources []string `yaml:"resources" json:"resources"`
+	Verbs     []string `yaml:"verbs" json:"verbs"`
+}
+
+// Mode is a device trust mode. An unknown one denies.
+type Mode string
+
+const (
+	ModeUnset             Mode = ""
+	ModeOff               Mode = "off"
+	ModeOptional          Mode = "optional"
+	ModeRequired          Mode = "required"
+	ModeRequiredForHumans Mode = "required-for-humans"
+)
+
+// Preference is the part of cluster_auth_preference that decides.
+// The zero value has an unset mode, which stands for ModeOptional.
+type Preference struct {
+	DeviceTrust DeviceTrust `yaml:"device_trust,omitempty" json:"device_trust,omitzero"`
+}
+
+// DeviceTrust: cluster_auth_preference.spec.device_trust.
+type DeviceTrust struct {
+	Mode             Mode     `yaml:"mode,omitempty" json:"mode,omitempty"`
+	AutoEnroll       bool     `yaml:"auto_enroll,omitempty" json:"auto_enroll,omitempty"`
+	EKCertAllowedCAs []string `yaml:"ekcert_allowed_cas,omitempty" json:"ekcert_allowed_cas,omitempty"`
+}
+
+// Lock keeps its target out until it expires; zero Expires is never.
+type Lock struct {
+	Name    string
+	Target  LockTarget
+	Message string
+	Expires time.Time
+}
+
+// LockTarget: each field that is not empty must match.
+type LockTarget struct {
+	User   string `yaml:"user,omitempty" json:"user,omitempty"`
+	Role   string `yaml:"role,omitempty" json:"role,omitempty"`
+	Login  string `yaml:"login,omitempty" json:"login,omitempty"`
+	Device string `yaml:"device,omitempty" json:"device,omitempty"`
+	Node   string `yaml:"node,omitempty" json:"node,omitempty"`
+}
