@@ -1,0 +1,6 @@
+//go:build !linux
+
+package client
+
+// exchange puts the folder fresh in the place of dir.
+func exchange(fresh, dir string) error { return moveInto(fresh, dir) }

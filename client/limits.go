@@ -1,0 +1,52 @@
+package client
+
+import "time"
+
+const (
+	// defaultPort is where dtauthd listens unless told otherwise.
+	defaultPort = "3080"
+
+	// dialTimeout: a TCP connection over the worst link people work from
+	// takes about 3 s with one lost SYN; three losses are an outage.
+	dialTimeout = 10 * time.Second
+
+	// handshakeTimeout bounds TLS and SSH handshakes: a few round trips and,
+	// on the other side, possibly a slow disk.
+	handshakeTimeout = 20 * time.Second
+
+	// callTimeout bounds one API call. The server queues password hashes, so
+	// a login may wait; longer than this means that it is overloaded.
+	callTimeout = 30 * time.Second
+
+	// ceremonyTimeout bounds a device ceremony. A discrete TPM takes seconds
+	// to create a key; the server's challenges live for 60 s.
+	ceremonyTimeout = 2 * time.Minute
+
+	// goodbyeTimeout bounds a logout at the server: people wait for it, and
+	// the local keys go whether it succeeds or not.
+	goodbyeTimeout = 5 * time.Second
+
+	// clockTolerance is how far this clock may be from the server's.
+	// Certificates are dated back by less than this, so a machine further
+	// off would meet certificates "not yet valid" in random places.
+	clockTolerance = 5 * time.Minute
+
+	// maxResponse bounds one API message. The largest is a list of nodes:
+	// 10,000 at 1 KiB each.
+	maxResponse = 16 << 20
+
+	// maxPassword in bytes: longer than any passphrase, shorter than a file
+	// piped in by mistake.
+	maxPassword = 1024
+
+	// maxStored bounds every file read from DTSH_HOME or named by --ca-file.
+	maxStored = 1 << 20
+
+	// maxBanner bounds what a node may show before authentication.
+	maxBanner = 4 << 10
+
+	// keepaliveInterval and keepaliveMisses: a session whose node has gone
+	// is noticed after 90 s, which outlasts a change of network.
+	keepaliveInterval = 30 * time.Second
+	keepaliveMisses   = 3
+)
