@@ -1,0 +1,313 @@
+package identity
+
+import (
+	"crypto/elliptic"
+	"math"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/crypto/ssh"
+)
+
+func TestWhatWasEncodedIsWhatTheCheckGives(t *testing.T) {
+	authority := ed25519Signer(t)
+	keys := map[string]ssh.PublicKey{
+		"ed25519": ed25519Signer(t).PublicKey(),
+		"p256":    ecdsaSigner(t, elliptic.P256()).PublicKey(),
+		"p384":    ecdsaSigner(t, elliptic.P384()).PublicKey(),
+		"p521":    ecdsaSigner(t, elliptic.P521()).PublicKey(),
+		"rsa2048": rsaSigner(t, 2048).PublicKey(),
+		"sk":      skKey(t),
+	}
+	for name, key := range keys {
+		t.Run(name, func(t *testing.T) {
+			want := alice()
+			cert := wire(t, encode(t, want, key), authority)
+			got, err := SSHCheck{
+				Authorities: []ssh.PublicKey{ed25519Signer(t).PublicKey(), authority.PublicKey()},
+				Login:       "root", Addr: netip.MustParseAddr("::ffff:192.0.2.7"), Now: now,
+			}.Check(cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+				t.Errorf("want (-), got (+):\n%s", d)
+			}
+		})
+	}
+}
+
+// skKey is a FIDO key's public half, which software cannot sign with and need
+// not here.
+func skKey(t *testing.T) ssh.PublicKey {
+	t.Helper()
+	raw := ed25519Signer(t).PublicKey().Marshal()
+	key, err := ssh.ParsePublicKey(ssh.Marshal(struct {
+		Type        string
+		Key         []byte
+		Application string
+	}{ssh.KeyAlgoSKED25519, raw[len(raw)-32:], "ssh:"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// Each row makes one fault in a good certificate, before it is signed.
+func TestCheckRefusesOneFaultAtATime(t *testing.T) {
+	authority := ed25519Signer(t)
+	for name, row := range map[string]struct {
+		fault func(*ssh.Certificate)
+		want  Reason
+	}{
+		"a host's certificate":              {func(c *ssh.Certificate) { c.CertType = ssh.HostCert }, ReasonWrongType},
+		"a certificate of unknown type":     {func(c *ssh.Certificate) { c.CertType = 0 }, ReasonWrongType},
+		"no principal is not everybody":     {func(c *ssh.Certificate) { c.ValidPrincipals = nil }, ReasonMalformed},
+		"another principal":                 {func(c *ssh.Certificate) { c.ValidPrincipals = []string{"ubuntu"} }, ReasonPrincipal},
+		"no login":                          {func(c *ssh.Certificate) { c.ValidPrincipals = []string{NoLogin} }, ReasonPrincipal},
+		"no login beside a login":           {func(c *ssh.Certificate) { c.ValidPrincipals = []string{"root", NoLogin} }, ReasonMalformed},
+		"a principal with a comma":          {func(c *ssh.Certificate) { c.ValidPrincipals = []string{"root", "a,b"} }, ReasonMalformed},
+		"a principal twice":                 {func(c *ssh.Certificate) { c.ValidPrincipals = []string{"root", "root"} }, ReasonMalformed},
+		"an empty principal":                {func(c *ssh.Certificate) { c.ValidPrincipals = []string{"root", ""} }, ReasonMalformed},
+		"not yet valid":                     {func(c *ssh.Certificate) { c.ValidAfter = uint64(now.Unix()) + 1 }, ReasonNotYetValid},
+		"expired this second":               {func(c *ssh.Certificate) { c.ValidBefore = uint64(now.Unix()) }, ReasonExpired},
+		"valid for ever":                    {func(c *ssh.Certificate) { c.ValidBefore = ssh.CertTimeInfinity }, ReasonMalformed},
+		"valid from the end of time":        {func(c *ssh.Certificate) { c.ValidAfter = math.MaxUint64 }, ReasonNotYetValid},
+		"valid from beyond int64":           {func(c *ssh.Certificate) { c.ValidAfter = math.MaxInt64 + 1 }, ReasonNotYetValid},
+		"valid until beyond int64":          {func(c *ssh.Certificate) { c.ValidBefore = math.MaxInt64 + 1 }, ReasonMalformed},
+		"valid since the beginning":         {func(c *ssh.Certificate) { c.ValidAfter = 0 }, ReasonMalformed},
+		"valid until nothing":               {func(c *ssh.Certificate) { c.ValidBefore = 0 }, ReasonExpired},
+		"force-command":                     {critical("force-command", "/bin/true"), ReasonCriticalOption},
+		"an unknown critical option":        {critical("verify-required", ""), ReasonCriticalOption},
+		"a wide source address":             {critical("source-address", "0.0.0.0/0"), ReasonCriticalOption},
+		"an empty source address":           {critical("source-address", ""), ReasonCriticalOption},
+		"a source address without login-ip": {func(c *ssh.Certificate) { delete(c.Extensions, "login-ip") }, ReasonCriticalOption},
+		"another source address": {func(c *ssh.Certificate) {
+			c.Extensions["login-ip"], c.CriticalOptions["source-address"] = "192.0.2.8", "192.0.2.8/32"
+		}, ReasonSourceAddress},
+		"serial 0":                    {func(c *ssh.Certificate) { c.Serial = 0 }, ReasonMalformed},
+		"no user":                     {func(c *ssh.Certificate) { c.KeyId = "" }, ReasonMalformed},
+		"a user with a new line":      {func(c *ssh.Certificate) { c.KeyId = "alice\nroot" }, ReasonMalformed},
+		"a flag with a value":         {extension("permit-pty", "no"), ReasonMalformed},
+		"login-ip that is none":       {extension("login-ip", "localhost"), ReasonMalformed},
+		"login-ip with a zone":        {extension("login-ip", "fe80::1%eth0"), ReasonMalformed},
+		"an unknown key policy":       {extension("private-key-policy", "web_session"), ReasonMalformed},
+		"an empty key policy":         {extension("private-key-policy", ""), ReasonMalformed},
+		"roles that are no JSON":      {extension("teleport-roles", "access,editor"), ReasonMalformed},
+		"no roles":                    {extension("teleport-roles", `{"version":"v1","roles":[]}`), ReasonMalformed},
+		"null roles":                  {extension("teleport-roles", `{"version":"v1","roles":null}`), ReasonMalformed},
+		"roles of another version":    {extension("teleport-roles", `{"version":"v2","roles":["access"]}`), ReasonMalformed},
+		"roles without a version":     {extension("teleport-roles", `{"roles":["access"]}`), ReasonMalformed},
+		"roles twice in the JSON":     {extension("teleport-roles", `{"version":"v1","roles":["access"],"roles":["admin"]}`), ReasonMalformed},
+		"roles in another case":       {extension("teleport-roles", `{"version":"v1","Roles":["admin"]}`), ReasonMalformed},
+		"an unknown field":            {extension("teleport-roles", `{"version":"v1","roles":["access"],"x":1}`), ReasonMalformed},
+		"something after the roles":   {extension("teleport-roles", `{"version":"v1","roles":["access"]} `), ReasonMalformed},
+		"the same role twice":         {extension("teleport-roles", `{"version":"v1","roles":["a","a"]}`), ReasonMalformed},
+		"an empty role":               {extension("teleport-roles", `{"version":"v1","roles":[""]}`), ReasonMalformed},
+		"too many roles":              {extension("teleport-roles", `{"version":"v1","roles":["a`+strings.Repeat(`","a`, maxJSON)+`"]}`), ReasonMalformed},
+		"an empty roles extension":    {extension("teleport-roles", ""), ReasonMalformed},
+		"traits that are a list":      {extension("teleport-traits", `["root"]`), ReasonMalformed},
+		"a trait twice":               {extension("teleport-traits", `{"logins":["root"],"logins":["x"]}`), ReasonMalformed},
+		"a trait that is null":        {extension("teleport-traits", `{"logins":null}`), ReasonMalformed},
+		"a trait with control bytes":  {extension("teleport-traits", `{"logins":["a\u0000"]}`), ReasonMalformed},
+		"traits with nothing in them": {extension("teleport-traits", `{}`), ReasonMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cert := encode(t, alice(), ed25519Signer(t).PublicKey())
+			row.fault(cert)
+			id, err := goodCheck(authority).Check(wire(t, cert, authority))
+			if got := ReasonOf(err); got != row.want {
+				t.Errorf("got %q (%v), want %q", got, err, row.want)
+			}
+			if err != nil && strings.ContainsAny(err.Error(), "\n\r") {
+				t.Errorf("error is not one line: %q", err)
+			}
+			if d := cmp.Diff(Identity{}, id, cmpopts.EquateComparable(netip.Addr{})); err != nil && d != "" {
+				t.Errorf("a refusal came with an identity: %s", d)
+			}
+		})
+	}
+}
+
+func critical(name, value string) func(*ssh.Certificate) {
+	return func(c *ssh.Certificate) { c.CriticalOptions[name] = value }
+}
+
+func extension(name, value string) func(*ssh.Certificate) {
+	return func(c *ssh.Certificate) { c.Extensions[name] = value }
+}
+
+func goodCheck(authority ssh.Signer) SSHCheck {
+	return SSHCheck{
+		Authorities: []ssh.PublicKey{authority.PublicKey()},
+		Login:       "root", Addr: netip.MustParseAddr("192.0.2.7"), Now: now,
+	}
+}
+
+func TestCheckRefusesWhatIsSignedBySomebodyElse(t *testing.T) {
+	authority, other := ed25519Signer(t), ed25519Signer(t)
+	cert := encode(t, alice(), ed25519Signer(t).PublicKey())
+
+	_, err := goodCheck(authority).Check(wire(t, cert, other))
+	wantReason(t, err, ReasonAuthority)
+
+	// The right authority's key beside somebody else's signature.
+	forged := wire(t, cert, other)
+	forged.SignatureKey = authority.PublicKey()
+	_, err = goodCheck(authority).Check(forged)
+	wantReason(t, err, ReasonSignature)
+}
+
+func TestCheckRefusesAnyChangeAfterSigning(t *testing.T) {
+	authority := ed25519Signer(t)
+	for name, change := range map[string]func(*ssh.Certificate){
+		"key":        func(c *ssh.Certificate) { c.Key = ed25519Signer(t).PublicKey() },
+		"serial":     func(c *ssh.Certificate) { c.Serial++ },
+		"user":       func(c *ssh.Certificate) { c.KeyId = "bob" },
+		"principals": func(c *ssh.Certificate) { c.ValidPrincipals = append(c.ValidPrincipals, "mallory") },
+		"life":       func(c *ssh.Certificate) { c.ValidBefore++ },
+		"options":    func(c *ssh.Certificate) { c.CriticalOptions = nil },
+		"device":     func(c *ssh.Certificate) { c.Extensions["teleport-device-id"] = "another" },
+		"nonce":      func(c *ssh.Certificate) { c.Nonce[0] ^= 1 },
+		"signature":  func(c *ssh.Certificate) { c.Signature.Blob[0] ^= 1 },
+		"reserved":   func(c *ssh.Certificate) { c.Reserved = []byte{1} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cert := wire(t, encode(t, alice(), ed25519Signer(t).PublicKey()), authority)
+			change(cert)
+			_, err := goodCheck(authority).Check(cert)
+			wantReason(t, err, ReasonSignature)
+		})
+	}
+}
+
+func TestCheckRefusesWeakAndNestedKeys(t *testing.T) {
+	authority := ed25519Signer(t)
+	sign := func(key ssh.PublicKey, by ssh.Signer) *ssh.Certificate {
+		cert := encode(t, alice(), ed25519Signer(t).PublicKey())
+		cert.Key = key
+		if err := cert.SignCert(cryptoRand{}, by); err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	good := ed25519Signer(t).PublicKey()
+	inner := sign(good, authority)
+	rsa1024 := rsaSigner(t, 1024) //nolint:gosec // weak on purpose
+	rsa2048 := rsaSigner(t, 2048)
+
+	t.Run("RSA of 1024 bits", func(t *testing.T) {
+		_, err := goodCheck(authority).Check(sign(rsa1024.PublicKey(), authority))
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("DSA", func(t *testing.T) {
+		_, err := goodCheck(authority).Check(sign(dsaKey(t), authority))
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("an authority of 1024 bits", func(t *testing.T) {
+		_, err := goodCheck(rsa1024).Check(sign(good, rsa1024))
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("a certificate as the key", func(t *testing.T) {
+		cert := sign(good, authority)
+		cert.Key = inner
+		_, err := goodCheck(authority).Check(cert)
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("a certificate as the authority", func(t *testing.T) {
+		cert := sign(good, authority)
+		cert.SignatureKey = inner
+		check := goodCheck(authority)
+		check.Authorities = append(check.Authorities, inner)
+		_, err := check.Check(cert)
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("SHA-1", func(t *testing.T) {
+		_, err := goodCheck(rsa2048).Check(sign(good, sha1Signer{rsa2048}))
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("RSA with SHA-2 is good", func(t *testing.T) {
+		if _, err := goodCheck(rsa2048).Check(sign(good, rsa2048)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTheZeroCheckRefuses(t *testing.T) {
+	authority := ed25519Signer(t)
+	cert := wire(t, encode(t, alice(), ed25519Signer(t).PublicKey()), authority)
+	for name, row := range map[string]struct {
+		change func(*SSHCheck)
+		want   Reason
+	}{
+		"no authority":  {func(c *SSHCheck) { c.Authorities = nil }, ReasonAuthority},
+		"nil authority": {func(c *SSHCheck) { c.Authorities = []ssh.PublicKey{nil} }, ReasonAuthority},
+		"no login":      {func(c *SSHCheck) { c.Login = "" }, ReasonPrincipal},
+		"NoLogin":       {func(c *SSHCheck) { c.Login = NoLogin }, ReasonPrincipal},
+		"no time":       {func(c *SSHCheck) { c.Now = time.Time{} }, ReasonNotConfigured},
+		"no address":    {func(c *SSHCheck) { c.Addr = netip.Addr{} }, ReasonSourceAddress},
+		"nothing":       {func(c *SSHCheck) { *c = SSHCheck{} }, ReasonPrincipal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			check := goodCheck(authority)
+			row.change(&check)
+			_, err := check.Check(cert)
+			wantReason(t, err, row.want)
+		})
+	}
+	for name, key := range map[string]ssh.PublicKey{
+		"a nil key": nil, "a plain key": authority.PublicKey(), "a nil certificate": (*ssh.Certificate)(nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := goodCheck(authority).Check(key)
+			wantReason(t, err, ReasonNotACertificate)
+		})
+	}
+	t.Run("an empty certificate", func(t *testing.T) {
+		_, err := goodCheck(authority).Check(&ssh.Certificate{CertType: ssh.UserCert})
+		wantReason(t, err, ReasonWeakKey)
+	})
+	t.Run("an unsigned certificate", func(t *testing.T) {
+		c := encode(t, alice(), ed25519Signer(t).PublicKey())
+		c.SignatureKey = authority.PublicKey()
+		_, err := goodCheck(authority).Check(c)
+		wantReason(t, err, ReasonSignature)
+	})
+}
+
+func TestHalfADeviceIsNone(t *testing.T) {
+	authority := ed25519Signer(t)
+	for name, fault := range map[string]func(*ssh.Certificate){
+		"no ID":                  func(c *ssh.Certificate) { delete(c.Extensions, "teleport-device-id") },
+		"no asset tag":           func(c *ssh.Certificate) { delete(c.Extensions, "teleport-device-asset-tag") },
+		"no credential":          func(c *ssh.Certificate) { delete(c.Extensions, "teleport-device-credential-id") },
+		"an empty ID":            extension("teleport-device-id", ""),
+		"an empty asset tag":     extension("teleport-device-asset-tag", ""),
+		"an empty credential":    extension("teleport-device-credential-id", ""),
+		"an overlong credential": extension("teleport-device-credential-id", strings.Repeat("x", maxDeviceField+1)),
+		"a tag with a new line":  extension("teleport-device-asset-tag", "C00\nAA"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			cert := encode(t, alice(), ed25519Signer(t).PublicKey())
+			fault(cert)
+			id, err := goodCheck(authority).Check(wire(t, cert, authority))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id.Device != (Device{}) {
+				t.Errorf("got %+v, want no device", id.Device)
+			}
+		})
+	}
+}
+
+func wantReason(t *testing.T, err error, want Reason) {
+	t.Helper()
+	if got := ReasonOf(err); got != want {
+		t.Errorf("got %q (%v), want %q", got, err, want)
+	}
+}

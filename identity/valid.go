@@ -1,0 +1,164 @@
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Private key policies: whether the certified key is known to be in hardware.
+const (
+	KeyPolicyNone     = "none"
+	KeyPolicyHardware = "hardware_key"
+)
+
+var clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+
+// CheckCluster refuses what cannot name a cluster. It is the host part of a
+// URI, so it has the form of a host name in lower case (RFC 1123 section 2.1).
+func CheckCluster(name string) error {
+	if len(name) > maxHostName || !clusterPattern.MatchString(name) {
+		return fmt.Errorf("cluster name %.160q must be a host name in lower case: letters, digits, - and .", name)
+	}
+	return nil
+}
+
+// check refuses an identity that no certificate may carry: both encodings ask
+// here before writing and after reading.
+func (id Identity) check() error {
+	if err := CheckUser(id.User); err != nil {
+		return err
+	}
+	if id.Serial == 0 {
+		// 0 stands for "no certificate" in decisions and could not be revoked.
+		return errors.New("the serial is 0")
+	}
+	if err := checkSpan(id.ValidAfter, id.ValidBefore); err != nil {
+		return err
+	}
+	if err := checkList("role", id.Roles, MaxRoles, maxRoleName); err != nil {
+		return err
+	}
+	return checkLogins(id.Logins)
+}
+
+// checkWritable refuses also what a reader would take for absent or could not
+// read at all.
+func (id Identity) checkWritable() error {
+	if err := id.check(); err != nil {
+		return err
+	}
+	if err := checkDevice(id.Device); err != nil {
+		return err
+	}
+	if err := checkTraits(id.Traits); err != nil {
+		return err
+	}
+	return checkKeyPolicy(id.PrivateKeyPolicy)
+}
+
+func checkLogins(logins []string) error {
+	if len(logins) > MaxLogins {
+		return fmt.Errorf("%d logins are more than %d", len(logins), MaxLogins)
+	}
+	for i, l := range logins {
+		if err := CheckLogin(l); err != nil {
+			return err
+		}
+		if slices.Contains(logins[:i], l) {
+			return fmt.Errorf("login %q is there twice", l)
+		}
+	}
+	return nil
+}
+
+func checkTraits(traits map[string][]string) error {
+	if len(traits) > maxTraits {
+		return fmt.Errorf("%d traits are more than %d", len(traits), maxTraits)
+	}
+	for name, values := range traits {
+		if err := checkText("trait", name, maxRoleName); err != nil {
+			return err
+		}
+		if err := checkList("value of a trait", values, maxTraitValues, maxTraitText); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkKeyPolicy(policy string) error {
+	switch policy {
+	case "", KeyPolicyNone, KeyPolicyHardware:
+		return nil
+	}
+	return fmt.Errorf("private key policy %.64q is unknown", policy)
+}
+
+// checkDevice refuses half a device; none at all is fine.
+func checkDevice(d Device) error {
+	if d == (Device{}) {
+		return nil
+	}
+	if !d.Trusted() {
+		return errors.New("a device needs an ID, an asset tag and a credential ID")
+	}
+	for _, f := range []string{d.ID, d.AssetTag, d.CredentialID} {
+		if err := checkText("field of the device", f, maxDeviceField); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deviceOf is d, or none where d is not whole and well formed.
+func deviceOf(d Device) Device {
+	if checkDevice(d) != nil {
+		return Device{}
+	}
+	return d
+}
+
+// checkSpan: whole seconds are all that certificates can say.
+func checkSpan(after, before time.Time) error {
+	a, b := after.Unix(), before.Unix()
+	switch {
+	case a <= 0 || b > maxSeconds:
+		return errors.New("the time of validity is out of range")
+	case a >= b:
+		return errors.New("the time of validity is empty")
+	}
+	return nil
+}
+
+func checkList(what string, list []string, most, longest int) error {
+	if len(list) > most {
+		return fmt.Errorf("there are more than %d of: %s", most, what)
+	}
+	for i, s := range list {
+		if err := checkText(what, s, longest); err != nil {
+			return err
+		}
+		if slices.Contains(list[:i], s) {
+			return fmt.Errorf("%s %.64q is there twice", what, s)
+		}
+	}
+	return nil
+}
+
+func checkText(what, s string, longest int) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%s is empty", what)
+	case len(s) > longest:
+		return fmt.Errorf("%s %.64q… has more than %d bytes", what, s, longest)
+	case !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }):
+		return fmt.Errorf("%s %.64q holds what cannot be printed", what, s)
+	}
+	return nil
+}
