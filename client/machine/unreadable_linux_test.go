@@ -1,0 +1,48 @@
+package machine
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"devicetrust/api"
+)
+
+// unprivileged makes this test's thread see files as nobody does: root's own
+// tests would read everything otherwise (setfsuid(2)).
+func unprivileged(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // the thread ends with the test
+	if os.Geteuid() == 0 {
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Setfsuid(0) })
+	}
+}
+
+func TestSerialNumbersForRootOnlyAreSkippedAndNamed(t *testing.T) {
+	s := source(t, map[string]string{"product_serial": "C00AA0AAAA0A"}, "")
+	for name, mode := range map[string]os.FileMode{
+		filepath.Join(s.DMIDir, "product_serial"): 0, s.DMIDir: 0o755, filepath.Dir(s.DMIDir): 0o755,
+	} {
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unprivileged(t)
+	s.EK = ek
+	if got, err := s.AssetTag(); err != nil || got != ekTag {
+		t.Errorf("tag %q, %v", got, err)
+	}
+	s.EK = nil
+	_, err := s.AssetTag()
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Hint, "product_serial") {
+		t.Errorf("error %v does not say which file", err)
+	}
+}
