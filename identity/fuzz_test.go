@@ -15,7 +15,7 @@ import (
 // Whatever parses as a certificate is either refused or reads again as the
 // same after it was written.
 func FuzzSSHCertificate(f *testing.F) {
-	authority, key := ed25519Signer(f), ed25519Signer(f).PublicKey()
+	authority, key := fixedSigner(f, 1), fixedSigner(f, 2).PublicKey()
 	f.Add(wire(f, encode(f, alice(), key), authority).Marshal())
 	plain := alice()
 	plain.Device, plain.Traits, plain.Logins, plain.PinSourceIP = Device{}, nil, nil, false
@@ -57,7 +57,7 @@ func checkStable(t *testing.T, id Identity, key ssh.PublicKey) {
 
 // The text of the JSON extensions: one form, or refused.
 func FuzzSSHExtensions(f *testing.F) {
-	key := ed25519Signer(f).PublicKey()
+	key := fixedSigner(f, 2).PublicKey()
 	f.Add(`{"version":"v1","roles":["access"]}`, `{"logins":["root"]}`, "192.0.2.1", "tag")
 	f.Add(`{"version":"v1","roles":["a<b"]}`, `{"a":["b"],"logins":["root"]}`, "fe80::1", "")
 	f.Fuzz(func(t *testing.T, roles, traits, ip, tag string) {
@@ -79,7 +79,7 @@ func FuzzSSHExtensions(f *testing.F) {
 
 // Whatever can be written survives signing, the wire and the check.
 func FuzzIdentity(f *testing.F) {
-	authority, key, ca := ed25519Signer(f), ed25519Signer(f).PublicKey(), newTLSCA(f)
+	authority, key, ca := fixedSigner(f, 1), fixedSigner(f, 2).PublicKey(), newTLSCA(f)
 	f.Add("alice", "access,editor", "root,ubuntu", "v1,v2", "id", "tag", "cred", uint64(1), int64(60))
 	f.Add("bob@example.com", "", "", "", "", "", "", uint64(1<<63), int64(1<<40))
 	f.Fuzz(func(t *testing.T, user, roles, logins, traits, deviceID, tag, cred string, serial uint64, life int64) {

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -44,6 +45,12 @@ func newSigner(t testing.TB, key crypto.Signer) ssh.Signer {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// fixedSigner is the same in each process: a fuzzer's workers share its corpus.
+func fixedSigner(t testing.TB, seed byte) ssh.Signer {
+	t.Helper()
+	return newSigner(t, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize)))
 }
 
 func ed25519Signer(t testing.TB) ssh.Signer {

@@ -109,7 +109,7 @@ func callerOf(cert *x509.Certificate) (Caller, error) {
 		return Caller{}, err
 	}
 	c := Caller{kind: kind, cluster: cluster, name: name, serial: serial}
-	if kind == UserKind {
+	if kind == KindUser {
 		c.id, err = UnverifiedFromX509(cert)
 		if err != nil {
 			return Caller{}, err

@@ -1,9 +1,11 @@
 package identity
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -17,17 +19,17 @@ import (
 type Kind int
 
 const (
-	NoKind Kind = iota
-	UserKind
-	NodeKind
+	KindNone Kind = iota
+	KindUser
+	KindNode
 )
 
 // String is the kind as it stands in the certificate's URI.
 func (k Kind) String() string {
 	switch k {
-	case UserKind:
+	case KindUser:
 		return "user"
-	case NodeKind:
+	case KindNode:
 		return "node"
 	}
 	return "none"
@@ -69,7 +71,7 @@ func UserTemplate(id Identity) (*x509.Certificate, error) {
 			pkix.AttributeTypeAndValue{Type: oidDeviceAssetTag, Value: id.Device.AssetTag},
 			pkix.AttributeTypeAndValue{Type: oidDeviceCredID, Value: id.Device.CredentialID})
 	}
-	t, err := clientTemplate(id.Cluster, UserKind, id.User, id.Serial, id.ValidAfter, id.ValidBefore)
+	t, err := clientTemplate(id.Cluster, KindUser, id.User, id.Serial, id.ValidAfter, id.ValidBefore)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func NodeTemplate(cluster, nodeID string, serial uint64, after, before time.Time
 	if err := checkSpan(after, before); err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	t, err := clientTemplate(cluster, NodeKind, nodeID, serial, after, before)
+	t, err := clientTemplate(cluster, KindNode, nodeID, serial, after, before)
 	if err != nil {
 		return nil, err
 	}
@@ -111,31 +113,39 @@ func clientTemplate(cluster string, kind Kind, name string, serial uint64, after
 	}, nil
 }
 
+// PinOf is the digest by which people pin an authority: "sha256:" and the
+// lower-case hex of the SHA-256 of its SubjectPublicKeyInfo (RFC 7469 section
+// 2.4 takes the same bytes).
+func PinOf(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
 // UnverifiedKind reads what cert says it stands for: its kind, its cluster,
 // and the user's name or the node's ID. Errors are *Refused.
 func UnverifiedKind(cert *x509.Certificate) (kind Kind, cluster, name string, err error) {
 	if len(cert.URIs) != 1 || len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses) > 0 {
-		return NoKind, "", "", refuse(ReasonWrongType, "it is not a client's: it must have one URI and no other name")
+		return KindNone, "", "", refuse(ReasonWrongType, "it is not a client's: it must have one URI and no other name")
 	}
 	u := cert.URIs[0]
 	parts := strings.SplitN(strings.TrimPrefix(u.Path, "/"), "/", 2)
-	for _, k := range []Kind{UserKind, NodeKind} {
+	for _, k := range []Kind{KindUser, KindNode} {
 		// Compared as text: the URI has one form, and url.Parse has many.
 		if len(parts) == 2 && parts[0] == k.String() && u.String() == nameURI(u.Host, k, parts[1]).String() {
 			if err := checkName(k, u.Host, parts[1]); err != nil {
-				return NoKind, "", "", malformed(err)
+				return KindNone, "", "", malformed(err)
 			}
 			return k, u.Host, parts[1], nil
 		}
 	}
-	return NoKind, "", "", refuse(ReasonWrongType, "its URI names neither a user nor a node: %.128q", u.String())
+	return KindNone, "", "", refuse(ReasonWrongType, "its URI names neither a user nor a node: %.128q", u.String())
 }
 
 func checkName(kind Kind, cluster, name string) error {
 	if err := CheckCluster(cluster); err != nil {
 		return err
 	}
-	if kind == NodeKind {
+	if kind == KindNode {
 		return CheckNodeID(name)
 	}
 	return CheckUser(name)
@@ -149,7 +159,7 @@ func UnverifiedFromX509(cert *x509.Certificate) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	if kind != UserKind {
+	if kind != KindUser {
 		return Identity{}, refuse(ReasonWrongType, "it is a %s's and not a user's", kind)
 	}
 	serial, err := serialOf(cert)

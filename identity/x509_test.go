@@ -46,7 +46,7 @@ func TestAVerifiedUserIsTheOneThatWasEncoded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caller.Kind() != UserKind || caller.Name() != full.User || caller.Cluster() != "example.com" || caller.Serial() != 42 {
+	if caller.Kind() != KindUser || caller.Name() != full.User || caller.Cluster() != "example.com" || caller.Serial() != 42 {
 		t.Errorf("got %+v", caller)
 	}
 	if d := cmp.Diff(aliceTLS(), caller.Identity(), cmpopts.EquateComparable(netip.Addr{})); d != "" {
@@ -65,7 +65,7 @@ func TestAVerifiedNodeIsANodeAndNoUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caller.Kind() != NodeKind || caller.Name() != "9cdfc0ad-64b7" || caller.Serial() != 7 || caller.Identity().User != "" {
+	if caller.Kind() != KindNode || caller.Name() != "9cdfc0ad-64b7" || caller.Serial() != 7 || caller.Identity().User != "" {
 		t.Errorf("got %+v", caller)
 	}
 	_, err = UnverifiedFromX509(cert)
@@ -134,7 +134,7 @@ func TestVerifyX509RefusesOneFaultAtATime(t *testing.T) {
 			if got := ReasonOf(err); got != row.want {
 				t.Errorf("got %q (%v), want %q", got, err, row.want)
 			}
-			if err != nil && (caller.Kind() != NoKind || caller.Name() != "") {
+			if err != nil && (caller.Kind() != KindNone || caller.Name() != "") {
 				t.Errorf("a refusal came with a caller: %+v", caller)
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
