@@ -141,6 +141,7 @@ type Tx struct {
 	tx      *sql.Tx
 	engine  engine
 	changed bool
+	after   []func()
 }
 
 // Write runs fn in a writing transaction and commits it, or rolls back where
@@ -171,6 +172,9 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 	if tx.changed && db.engine == engineSQLite {
 		db.changes.wake()
+	}
+	for _, f := range tx.after {
+		f()
 	}
 	return nil
 }
@@ -223,6 +227,11 @@ func (tx *Tx) QueryRow(query string, args ...any) *sql.Row {
 // Changed marks the transaction as one that followers must hear of: the
 // change sequence rises when it commits.
 func (tx *Tx) Changed() { tx.changed = true }
+
+// AfterCommit has f called once the transaction is known to be committed,
+// before Write returns; it is not called after a rollback, nor where the
+// outcome of the commit is unknown.
+func (tx *Tx) AfterCommit(f func()) { tx.after = append(tx.after, f) }
 
 var placeholder = regexp.MustCompile(`\$(\d+)`)
 
