@@ -1,0 +1,54 @@
+package main
+
+import "fmt"
+
+// limit is what a figure may be at most, or must be at least.
+type limit struct {
+	what   string
+	unit   string
+	bound  float64
+	least  bool
+	figure func(figures) (float64, bool)
+}
+
+func (l limit) limit() string {
+	sign := "≤"
+	if l.least {
+		sign = "≥"
+	}
+	return fmt.Sprintf("%s %.3g %s", sign, l.bound, l.unit)
+}
+
+func (l limit) over(v float64) bool {
+	if l.least {
+		return v < l.bound
+	}
+	return v > l.bound
+}
+
+var limits = []limit{
+	{what: "ca: issue an SSH user certificate, over the bare Ed25519 certificate signature",
+		unit: "×", bound: 1.5, figure: ratio("IssueSSH", "SignBare")},
+	{what: "devices: verify a login quote", unit: "ms", bound: 0.5, figure: in("VerifyLoginQuote", "ns/op", 1e6)},
+	{what: "policy: decide, 20 roles", unit: "µs", bound: 5, figure: in("Decide", "ns/op", 1e3)},
+	{what: "dtsh login with the device ceremony, over one without", unit: "ms", bound: 60,
+		figure: in("LoginWithDevice", "extra-ms", 1)},
+	{what: "dtnoded: connect, certificate, exec true as another user, over stock sshd", unit: "×", bound: 8, least: true,
+		figure: in("NodeExec", "x_sshd", 1)},
+}
+
+func in(name, unit string, divisor float64) func(figures) (float64, bool) {
+	return func(f figures) (float64, bool) {
+		v, ok := f.median(name, unit)
+		return v / divisor, ok
+	}
+}
+
+// ratio of two benchmarks' times, measured in the same run.
+func ratio(a, b string) func(figures) (float64, bool) {
+	return func(f figures) (float64, bool) {
+		x, xok := f.median(a, "ns/op")
+		y, yok := f.median(b, "ns/op")
+		return x / y, xok && yok && y > 0
+	}
+}

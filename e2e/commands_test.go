@@ -1,0 +1,276 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"devicetrust/e2e/stage"
+	"devicetrust/store/storetest"
+)
+
+// commands are what scripts can say besides testscript's own. testdata/README
+// explains each to who writes a script.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"authd":    cmdAuthd,
+	"noded":    cmdNoded,
+	"laptop":   cmdLaptop,
+	"tpm":      cmdTPM,
+	"stop":     onDaemon(func(d *stage.Daemon) error { return d.Stop(context.Background()) }),
+	"kill-9":   onDaemon(func(d *stage.Daemon) error { return d.Kill() }),
+	"start":    onDaemon(func(d *stage.Daemon) error { return d.Restart(context.Background()) }),
+	"hangup":   onDaemon(func(d *stage.Daemon) error { return d.Signal(syscall.SIGHUP) }),
+	"running":  onDaemon(running),
+	"logged":   cmdLogged,
+	"postgres": cmdPostgres,
+	"tmpfs":    cmdTmpfs,
+	"exits":    cmdExits,
+	"until":    cmdUntil,
+	"getjson":  cmdGetJSON,
+	"json":     cmdJSON,
+	"converse": cmdConverse,
+	"garbage":  cmdGarbage,
+	"sql":      cmdSQL,
+}
+
+// set is the stage of one script and who stands on it.
+type set struct {
+	*stage.Stage
+	daemons map[string]*stage.Daemon
+	tpms    map[string]*stage.TPM
+}
+
+type setKey struct{}
+
+func setOf(ts *testscript.TestScript, neg bool) *set {
+	if neg {
+		ts.Fatalf("this command cannot be negated")
+	}
+	s, ok := ts.Value(setKey{}).(*set)
+	if !ok {
+		ts.Fatalf("the script has no stage")
+	}
+	return s
+}
+
+// usage ends the script where the number of arguments is wrong.
+func usage(ts *testscript.TestScript, args []string, atLeast int, form string) {
+	if len(args) < atLeast {
+		ts.Fatalf("usage: %s", form)
+	}
+}
+
+// name takes the name before the flags, where there is one.
+func name(args []string, preset string) (string, []string) {
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		return preset, args
+	}
+	return args[0], args[1:]
+}
+
+// authd [NAME] [FLAG…] starts a dtauthd; the first one started is the one
+// that $PROXY and $PIN tell of.
+func cmdAuthd(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, neg)
+	name, flags := name(args, "authd")
+	d, err := s.Authd(context.Background(), name, flags...)
+	ts.Check(err)
+	s.daemons[name] = d
+	ts.Setenv(variable(name, "ADDR"), d.Addr)
+	if ts.Getenv("PROXY") == "" {
+		pin, err := d.Pin(context.Background())
+		ts.Check(err)
+		ts.Setenv("PROXY", d.Addr)
+		ts.Setenv("PIN", pin)
+	}
+}
+
+// noded NAME [FLAG…] lets a server join the cluster of the dtauthd called
+// authd; $NAME_ADDR is where it serves.
+func cmdNoded(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, neg)
+	usage(ts, args, 1, "noded NAME [FLAG…]")
+	authd := s.daemons["authd"]
+	if authd == nil {
+		ts.Fatalf("noded comes after authd")
+	}
+	d, err := s.Noded(context.Background(), authd, args[0], args[1:]...)
+	ts.Check(err)
+	s.daemons[args[0]] = d
+	ts.Setenv(variable(args[0], "ADDR"), d.Addr)
+	ts.Check(stage.Poll(context.Background(), func() bool {
+		out, err := authd.DTCtl(context.Background(), "nodes", "ls")
+		return err == nil && strings.Contains(out, args[0])
+	}))
+}
+
+func variable(name, suffix string) string {
+	return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_" + suffix
+}
+
+// laptop NAME [ASSET-TAG] sits down at the laptop of that name: its TPM (made
+// the first time), its DTSH_HOME, its DMI tables.
+func cmdLaptop(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, neg)
+	usage(ts, args, 1, "laptop NAME [ASSET-TAG]")
+	name := args[0]
+	dmi := filepath.Join(s.Dir, name+".dmi")
+	if s.tpms[name] == nil {
+		tag := strings.ToUpper(name)
+		if len(args) > 1 {
+			tag = args[1]
+		}
+		tpm, err := s.TPM(context.Background(), name)
+		ts.Check(err)
+		s.tpms[name] = tpm
+		ts.Check(stage.DMI(dmi, tag))
+	}
+	ts.Setenv("DTSH_HOME", filepath.Join(s.Dir, name+".dtsh"))
+	ts.Setenv("DTSH_TPM", s.tpms[name].Address())
+	ts.Setenv("DTSH_DMI_DIR", dmi)
+}
+
+// tpm clear|replace|stop NAME does it to a laptop's TPM.
+func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, neg)
+	usage(ts, args, 2, "tpm clear|replace|stop NAME")
+	tpm := s.tpms[args[1]]
+	if tpm == nil {
+		ts.Fatalf("there is no laptop %s", args[1])
+	}
+	switch args[0] {
+	case "clear":
+		ts.Check(tpm.Clear())
+	case "replace":
+		ts.Check(tpm.Replace(context.Background()))
+	case "stop":
+		ts.Check(tpm.Kill())
+	default:
+		ts.Fatalf("unknown: tpm %s", args[0])
+	}
+}
+
+// onDaemon makes a command that does act to the daemon of the given name.
+func onDaemon(act func(*stage.Daemon) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		s := setOf(ts, neg)
+		usage(ts, args, 1, "COMMAND DAEMON")
+		d := s.daemons[args[0]]
+		if d == nil {
+			ts.Fatalf("there is no daemon %s", args[0])
+		}
+		ts.Check(act(d))
+	}
+}
+
+func running(d *stage.Daemon) error {
+	if d.Ended() {
+		return fmt.Errorf("%s has ended", d.Name)
+	}
+	return nil
+}
+
+// [!] logged DAEMON PATTERN waits until the daemon's log matches; negated, it
+// must not match now.
+func cmdLogged(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, false)
+	usage(ts, args, 2, "[!] logged DAEMON PATTERN")
+	d := s.daemons[args[0]]
+	if d == nil {
+		ts.Fatalf("there is no daemon %s", args[0])
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	if neg {
+		if found := pattern.FindString(ts.ReadFile(d.Log)); found != "" {
+			ts.Fatalf("%s has logged %q", args[0], found)
+		}
+		return
+	}
+	_, err = d.WaitLog(context.Background(), pattern)
+	ts.Check(err)
+}
+
+// postgres VAR puts the address of a fresh database into $VAR.
+func cmdPostgres(ts *testscript.TestScript, neg bool, args []string) {
+	setOf(ts, neg)
+	usage(ts, args, 1, "postgres VAR")
+	t, ok := ts.Value(testKey{}).(testing.TB)
+	if !ok {
+		ts.Fatalf("the script has no test")
+	}
+	ts.Setenv(args[0], storetest.PostgresURL(t))
+}
+
+type testKey struct{}
+
+// tmpfs DIR SIZE mounts a small disk.
+func cmdTmpfs(ts *testscript.TestScript, neg bool, args []string) {
+	setOf(ts, neg)
+	usage(ts, args, 2, "tmpfs DIR SIZE")
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(system("mount", "-t", "tmpfs", "-o", "size="+args[1], "dt-e2e", dir))
+	ts.Defer(func() {
+		// Lazily: the daemon on it may be a moment from its end.
+		if err := system("umount", "-l", dir); err != nil {
+			ts.Logf("%v", err)
+		}
+	})
+}
+
+// exits STATUS PROGRAM [ARG…] runs it and wants exactly that exit status.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	setOf(ts, neg)
+	usage(ts, args, 2, "exits STATUS PROGRAM [ARG…]")
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := err.(*exec.ExitError) //nolint:errorlint // as testscript returns it
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, not %d", got, want)
+	}
+}
+
+// until [!] [PATTERN --] PROGRAM [ARG…] runs it again and again until it
+// succeeds (with "!": fails) and PATTERN matches what it prints on stdout or
+// stderr.
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	setOf(ts, neg)
+	fails := len(args) > 0 && args[0] == "!"
+	if fails {
+		args = args[1:]
+	}
+	pattern := regexp.MustCompile("")
+	if i := slices.Index(args, "--"); i == 1 {
+		var err error
+		pattern, err = regexp.Compile("(?m)" + args[0])
+		ts.Check(err)
+		args = args[2:]
+	}
+	usage(ts, args, 1, "until [!] [PATTERN --] PROGRAM [ARG…]")
+	err := stage.Poll(context.Background(), func() bool {
+		err := ts.Exec(args[0], args[1:]...)
+		return (err != nil) == fails &&
+			(pattern.MatchString(ts.ReadFile("stdout")) || pattern.MatchString(ts.ReadFile("stderr")))
+	})
+	if err != nil {
+		ts.Fatalf("it never came: %v", err)
+	}
+}

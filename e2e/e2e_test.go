@@ -1,0 +1,155 @@
+// Package e2e plays the product for real: the built programs, the OpenSSH
+// client, swtpm and PostgreSQL, each outside this process. The scripts in
+// testdata read as the manual does.
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"devicetrust/e2e/stage"
+)
+
+// binDir holds the built programs; TestMain fills it.
+var binDir string
+
+// account is an OS account that no person has, to see nodes change the user.
+const account = "dt-e2e"
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (status int) {
+	cleanUp, err := prepare()
+	if err == nil {
+		status = m.Run()
+	}
+	if err := errors.Join(err, cleanUp()); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	return status
+}
+
+// prepare finds or builds the programs and makes the account; what it returns
+// undoes what was made, also where there is an error.
+func prepare() (cleanUp func() error, err error) {
+	var undo []func() error
+	cleanUp = func() error {
+		var errs []error
+		for _, f := range undo {
+			errs = append(errs, f())
+		}
+		return errors.Join(errs...)
+	}
+	for _, tool := range []string{"swtpm", "ssh"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return cleanUp, fmt.Errorf("%w (make test installs it)", err)
+		}
+	}
+	if binDir = os.Getenv("DT_E2E_BIN"); binDir == "" {
+		if binDir, err = os.MkdirTemp("", "dt-e2e-bin"); err != nil {
+			return cleanUp, err
+		}
+		undo = append(undo, func() error { return os.RemoveAll(binDir) })
+		build := exec.Command("go", "build", "-o", binDir+"/", "devicetrust/cmd/...")
+		if out, err := build.CombinedOutput(); err != nil {
+			return cleanUp, fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	if binDir, err = filepath.Abs(binDir); err != nil {
+		return cleanUp, err
+	}
+	var unknown user.UnknownUserError
+	if _, err := user.Lookup(account); !isRoot() || !errors.As(err, &unknown) {
+		return cleanUp, nil
+	}
+	undo = append(undo, func() error { return system("userdel", account) })
+	return cleanUp, system("useradd", "--system", "--user-group", "--no-create-home",
+		"--home-dir", "/", "--shell", "/bin/sh", account)
+}
+
+func system(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, out)
+	}
+	return nil
+}
+
+func isRoot() bool { return os.Geteuid() == 0 }
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		Setup:               setUp,
+		Cmds:                commands,
+		Condition:           condition,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+// condition: [root] holds where servers can change the user.
+func condition(name string) (bool, error) {
+	if name == "root" {
+		return isRoot(), nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// setUp gives each script a stage of its own, and in $LOGIN an account that
+// the servers on it can serve.
+func setUp(env *testscript.Env) error {
+	me, err := user.Current()
+	if err != nil {
+		return err
+	}
+	s := &set{
+		Stage:   &stage.Stage{Dir: env.WorkDir, Bin: binDir},
+		daemons: map[string]*stage.Daemon{},
+		tpms:    map[string]*stage.TPM{},
+	}
+	env.Values[setKey{}], env.Values[testKey{}] = s, env.T()
+	env.Defer(func() {
+		if err := s.Close(); err != nil {
+			env.T().Log(err)
+		}
+	})
+	vars := map[string]string{
+		"PATH":           binDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
+		"HOME":           filepath.Join(env.WorkDir, "home"),
+		"LOGIN":          me.Username,
+		"ACCOUNT":        account,
+		"PASSWORD":       "correct-horse-battery",
+		"DTCTL_DATA_DIR": filepath.Join(env.WorkDir, "authd"),
+		"TZ":             "UTC",
+		"LC_ALL":         "C.UTF-8",
+	}
+	for k, v := range vars {
+		env.Setenv(k, v)
+	}
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "password"), []byte(vars["PASSWORD"]+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.MkdirAll(vars["HOME"], 0o700)
+}
+
+// TestEveryScriptIsPlayed: a folder that was not found would pass too.
+func TestEveryScriptIsPlayed(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(scripts) < 10 {
+		t.Errorf("found only %d scripts: %s", len(scripts), strings.Join(scripts, " "))
+	}
+}

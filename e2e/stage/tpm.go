@@ -1,0 +1,92 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+)
+
+// TPM is a software TPM: swtpm, outside of every program that uses it, as a
+// chip is.
+type TPM struct {
+	*Process
+	stage  *Stage
+	state  string
+	socket string
+}
+
+// TPM starts the software TPM of a machine called name, with the state that
+// an earlier one of that name left.
+func (s *Stage) TPM(ctx context.Context, name string) (*TPM, error) {
+	t := &TPM{stage: s, state: filepath.Join(s.Dir, name+".tpm"), socket: filepath.Join(s.Dir, name+".sock")}
+	// sun_path has 108 bytes, the last one zero.
+	if len(t.socket) > 107 {
+		return nil, fmt.Errorf("the path %s is too long for a socket: set TMPDIR to a shorter one", t.socket)
+	}
+	if err := os.MkdirAll(t.state, 0o700); err != nil {
+		return nil, err
+	}
+	return t, t.start(ctx)
+}
+
+func (t *TPM) start(ctx context.Context) error {
+	err := os.Remove(t.socket)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	t.Process, err = t.stage.Start(Command{
+		Name:    filepath.Base(t.state),
+		Program: "swtpm",
+		Args: []string{"socket", "--tpm2", "--tpmstate", "dir=" + t.state,
+			"--server", "type=unixio,path=" + t.socket,
+			"--ctrl", "type=unixio,path=" + t.socket + ".ctrl",
+			"--flags", "not-need-init,startup-clear"},
+	})
+	if err != nil {
+		return err
+	}
+	err = Poll(ctx, func() bool { return t.Ended() || answers("unix", t.socket) })
+	if err == nil && t.Ended() {
+		err = errors.New("it ended")
+	}
+	if err != nil {
+		return fmt.Errorf("swtpm does not answer: %w\n%s", err, t.tail())
+	}
+	return nil
+}
+
+// Address is what DTSH_TPM is set to.
+func (t *TPM) Address() string { return "unix:" + t.socket }
+
+// Clear does what the firmware's "clear TPM" does: keys below the storage
+// hierarchy are void, the endorsement key stays (TPM 2.0 Part 3, TPM2_Clear).
+func (t *TPM) Clear() (err error) {
+	tpm, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tpm.Close()) }()
+	_, err = tpm2.Clear{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Auth: tpm2.PasswordAuth(nil)},
+	}.Execute(tpm)
+	return err
+}
+
+// Replace puts another chip in its place, as with a new mainboard.
+func (t *TPM) Replace(ctx context.Context) error {
+	if err := t.Kill(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(t.state); err != nil {
+		return err
+	}
+	if err := os.Mkdir(t.state, 0o700); err != nil {
+		return err
+	}
+	return t.start(ctx)
+}
