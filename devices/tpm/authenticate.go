@@ -1,0 +1,99 @@
+package tpm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/identity"
+)
+
+// AuthenticateStream is the client's end of DeviceService.AuthenticateDevice.
+// Whoever opened it closes it.
+type AuthenticateStream interface {
+	Send(*dtv1.AuthenticateDeviceRequest) error
+	Receive() (*dtv1.AuthenticateDeviceResponse, error)
+}
+
+// AuthArgs of a device authentication.
+type AuthArgs struct {
+	// StatePath of the file that remembers enrollments.
+	StatePath string
+	// Data of the machine; the TPM's own two fields are filled in.
+	Data *dtv1.DeviceData
+	// Binding says what the quote is good for: Cluster, User and the two
+	// public keys of this login. The rest is filled in.
+	Binding identity.LoginBinding
+}
+
+// Authenticate proves to the server that this login happens on the enrolled
+// device, which gives certificates that say so. The errors are ErrNotEnrolled
+// and ErrStaleKey, both also *api.Refusal, and the server's *api.Refusal.
+func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+	s, err := readState(args.StatePath)
+	if err != nil {
+		return nil, err
+	}
+	cluster := args.Binding.Cluster
+	enrolled, ok := s.Clusters[cluster]
+	if !ok {
+		return nil, notEnrolled(cluster)
+	}
+	defer t.hold(ctx)()
+	data, err := t.describe(args.Data)
+	if err != nil {
+		return nil, fmt.Errorf("tpm: %w", err)
+	}
+	ak, err := t.loadAK(enrolled.Key)
+	if errors.Is(err, errKeyGone) {
+		return nil, staleKey(cluster, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tpm: %w", err)
+	}
+	defer t.flush(ak.handle.Handle)
+	init := &dtv1.AuthenticateInit{CredentialId: enrolled.CredentialID, DeviceData: data}
+	return prove(stream, init, func(challenge []byte) (*dtv1.TPMPlatform, error) {
+		b := args.Binding
+		b.Challenge, b.CredentialID = challenge, enrolled.CredentialID
+		nonce := identity.LoginNonce(b)
+		return t.platform(ak, nonce[:])
+	})
+}
+
+// prove is the authentication as the wire sees it: init, challenge, response,
+// success.
+func prove(stream AuthenticateStream, init *dtv1.AuthenticateInit, answer func(challenge []byte) (*dtv1.TPMPlatform, error)) (*dtv1.AuthenticateSuccess, error) {
+	err := stream.Send(&dtv1.AuthenticateDeviceRequest{Payload: &dtv1.AuthenticateDeviceRequest_Init{Init: init}})
+	if err != nil {
+		return nil, fromServer(err, stream.Receive)
+	}
+	msg, err := stream.Receive()
+	if err != nil {
+		return nil, api.FromWire(err)
+	}
+	if msg.GetChallenge() == nil {
+		return nil, errors.New("tpm: the server sent no challenge")
+	}
+	platform, err := answer(msg.GetChallenge().GetChallenge())
+	if err != nil {
+		return nil, fmt.Errorf("tpm: %w", err)
+	}
+	err = stream.Send(&dtv1.AuthenticateDeviceRequest{
+		Payload: &dtv1.AuthenticateDeviceRequest_TpmChallengeResponse{
+			TpmChallengeResponse: &dtv1.TPMAuthenticateChallengeResponse{Platform: platform},
+		},
+	})
+	if err != nil {
+		return nil, fromServer(err, stream.Receive)
+	}
+	if msg, err = stream.Receive(); err != nil {
+		return nil, api.FromWire(err)
+	}
+	if msg.GetSuccess() == nil {
+		return nil, errors.New("tpm: the server did not say that the device is authenticated")
+	}
+	return msg.GetSuccess(), nil
+}

@@ -1,0 +1,140 @@
+package tpm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-tpm/tpm2"
+
+	"devicetrust/api"
+)
+
+// DefaultAddress is the TPM behind the kernel's resource manager.
+const DefaultAddress = "/dev/tpmrm0"
+
+// Open connects to the TPM at address: the path of a device, "unix:PATH" or
+// "tcp:HOST:PORT" of a command socket; "" is DefaultAddress. What dead
+// programs left in the TPM is flushed. The errors are *api.Refusal with what
+// to do.
+func Open(address string) (*TPM, error) {
+	if address == "" {
+		address = DefaultAddress
+	}
+	l, err := openLine(address)
+	if err != nil {
+		return nil, openRefusal(address, err)
+	}
+	t := &TPM{ch: &channel{line: l}, isDevice: strings.HasPrefix(address, "/")}
+	if err := t.flushLeftovers(); err != nil {
+		return nil, errors.Join(openRefusal(address, err), l.Close())
+	}
+	return t, nil
+}
+
+func openLine(address string) (line, error) {
+	switch kind, rest, _ := strings.Cut(address, ":"); {
+	case strings.HasPrefix(address, "/"):
+		return openDevice(address)
+	case kind == "unix" && rest != "":
+		return dial("unix", rest)
+	case kind == "tcp" && rest != "":
+		return dial("tcp", rest)
+	default:
+		return nil, errAddress
+	}
+}
+
+var errAddress = errors.New("the form is /dev/tpmrm0, unix:PATH or tcp:HOST:PORT")
+
+// openRefusal says what went wrong with the TPM and what to do, with the
+// cause inside for errors.Is.
+func openRefusal(address string, err error) error {
+	r := api.Refuse(connect.CodeFailedPrecondition, "failed to open the TPM device %q: %v", address, reason(err))
+	switch {
+	case errors.Is(err, errAddress):
+		r = r.WithHint("set DTSH_TPM to a TPM 2.0, or unset it for %s", DefaultAddress)
+	case errors.Is(err, fs.ErrPermission):
+		r = r.WithHint("give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for %s such as those of the TPM2 Software Stack", address)
+	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(address, "/"):
+		r = r.WithHint("this machine shows no TPM 2.0: turn on the TPM (fTPM, PTT) in its firmware settings")
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		r = r.WithHint("start the software TPM that DTSH_TPM names, or unset DTSH_TPM for %s", DefaultAddress)
+	case errors.Is(err, tpm2.TPMRCInitialize):
+		r = r.WithHint("the TPM was not started: give swtpm --flags not-need-init,startup-clear")
+	case errors.Is(err, context.DeadlineExceeded):
+		r = r.WithHint("another program may be using the TPM; try again when it has ended")
+	default:
+		r = r.WithHint("see that DTSH_TPM names a TPM 2.0")
+	}
+	return &refusal{Refusal: r, cause: err}
+}
+
+// reason drops the path and the address from an error, which the message has
+// already.
+func reason(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	var se *os.SyscallError
+	if errors.As(err, &se) {
+		return se.Err
+	}
+	return err
+}
+
+// refusal is a message for the person with the error behind it.
+type refusal struct {
+	*api.Refusal
+	cause error
+}
+
+// Unwrap lets errors.As find the Refusal and errors.Is the cause.
+func (r *refusal) Unwrap() []error { return []error{r.Refusal, r.cause} }
+
+// flushLeftovers empties the slots of a TPM that no resource manager looks
+// after: three loaded keys or sessions of a program that died would leave no
+// room. Behind a resource manager, and on swtpm, which serves one connection
+// at a time, whatever is loaded belongs to nobody.
+func (t *TPM) flushLeftovers() error {
+	defer t.hold(context.Background())()
+	for _, first := range []tpm2.TPMHandle{firstTransient, firstHMACSession, firstPolicySession} {
+		handles, err := t.handles(first)
+		if err != nil {
+			return err
+		}
+		for _, h := range handles {
+			// A handle that went in the meantime is as good as flushed.
+			t.flush(h)
+		}
+	}
+	return t.ch.broken
+}
+
+// First handles of their ranges (TPM 2.0 Part 2, section 7.2).
+const (
+	firstHMACSession   tpm2.TPMHandle = 0x02000000
+	firstPolicySession tpm2.TPMHandle = 0x03000000
+	firstTransient     tpm2.TPMHandle = 0x80000000
+	firstPersistentEK  tpm2.TPMHandle = 0x81010000
+)
+
+func (t *TPM) handles(first tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
+	rsp, err := tpm2.GetCapability{
+		Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: maxFlush,
+	}.Execute(t.ch)
+	if err != nil {
+		return nil, fmt.Errorf("list handles: %w", err)
+	}
+	list, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		return nil, fmt.Errorf("list handles: %w", err)
+	}
+	return list.Handle, nil
+}

@@ -1,0 +1,123 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"devicetrust/api/dtv1"
+)
+
+// pcrCount: TCG PC Client Platform TPM Profile, section 4.6.
+const pcrCount = 24
+
+// biosMeasurements is the firmware's event log as Linux shows it, often to
+// root alone.
+const biosMeasurements = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+// platform quotes all SHA-256 PCRs over the nonce: one quote, since a
+// signature is the slowest thing that a login asks of a chip.
+func (t *TPM) platform(ak *attestationKey, nonce []byte) (*dtv1.TPMPlatform, error) {
+	for range quoteAttempts {
+		quote, covered, err := t.quote(ak, nonce)
+		if err != nil {
+			return nil, err
+		}
+		pcrs, err := t.readPCRs()
+		if err != nil {
+			return nil, err
+		}
+		digest := sha256.New()
+		for _, pcr := range pcrs {
+			digest.Write(pcr.Digest)
+		}
+		if bytes.Equal(digest.Sum(nil), covered) {
+			return &dtv1.TPMPlatform{
+				Quotes: []*dtv1.TPMQuote{quote}, Pcrs: pcrs, EventLog: t.eventLog(),
+			}, nil
+		}
+	}
+	return nil, errors.New("the PCRs change faster than they can be read")
+}
+
+func allPCRs() []uint {
+	all := make([]uint, pcrCount)
+	for i := range all {
+		all[i] = uint(i)
+	}
+	return all
+}
+
+func selection(pcrs []uint) tpm2.TPMLPCRSelection {
+	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
+		Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(pcrs...),
+	}}}
+}
+
+// quote gives the signed structure and the digest of PCR values in it.
+func (t *TPM) quote(ak *attestationKey, nonce []byte) (*dtv1.TPMQuote, []byte, error) {
+	rsp, err := tpm2.Quote{
+		SignHandle:     ak.handle,
+		QualifyingData: tpm2.TPM2BData{Buffer: nonce},
+		InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+		PCRSelect:      selection(allPCRs()),
+	}.Execute(t.ch)
+	if err != nil {
+		return nil, nil, fmt.Errorf("quote: %w", err)
+	}
+	attest, err := rsp.Quoted.Contents()
+	if err != nil {
+		return nil, nil, fmt.Errorf("quote: %w", err)
+	}
+	info, err := attest.Attested.Quote()
+	if err != nil {
+		return nil, nil, fmt.Errorf("quote: %w", err)
+	}
+	return &dtv1.TPMQuote{Quote: rsp.Quoted.Bytes(), Signature: tpm2.Marshal(rsp.Signature)}, info.PCRDigest.Buffer, nil
+}
+
+// readPCRs gives the SHA-256 bank in the order of its indices. The TPM answers
+// with as many as it likes, mostly eight.
+func (t *TPM) readPCRs() ([]*dtv1.TPMPCR, error) {
+	var pcrs []*dtv1.TPMPCR
+	for todo := allPCRs(); len(todo) > 0; todo = todo[len(todo)-(pcrCount-len(pcrs)):] {
+		rsp, err := tpm2.PCRRead{PCRSelectionIn: selection(todo)}.Execute(t.ch)
+		if err != nil {
+			return nil, fmt.Errorf("read PCRs: %w", err)
+		}
+		got := rsp.PCRValues.Digests
+		if len(got) == 0 || len(got) > len(todo) {
+			return nil, errors.New("the TPM has no SHA-256 bank of 24 PCRs; the firmware's settings may offer one")
+		}
+		for i, digest := range got {
+			pcrs = append(pcrs, &dtv1.TPMPCR{
+				Index: int32(todo[i]), Digest: digest.Buffer, DigestAlg: uint32(tpm2.TPMAlgSHA256),
+			})
+		}
+	}
+	return pcrs, nil
+}
+
+// eventLog gives what the firmware measured, or nothing: where it cannot be
+// read, is larger than the server takes, or belongs to another TPM than the
+// one that is open.
+func (t *TPM) eventLog() []byte {
+	if !t.isDevice {
+		return []byte{}
+	}
+	f, err := os.Open(biosMeasurements)
+	if err != nil {
+		return []byte{}
+	}
+	defer f.Close()
+	log, err := io.ReadAll(io.LimitReader(f, maxEventLog+1))
+	if err != nil || len(log) > maxEventLog {
+		return []byte{}
+	}
+	return log
+}

@@ -1,0 +1,118 @@
+package tpm
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"devicetrust/api"
+)
+
+func enrolledIn(cluster string) enrollment {
+	return enrollment{
+		Enrollment: Enrollment{CredentialID: "c-" + cluster, DeviceID: "d-" + cluster, AssetTag: "PF2ABCDE"},
+		Key:        savedKey{Public: []byte("public"), Private: []byte("private"), ParentName: []byte("name")},
+	}
+}
+
+func TestAMachineRemembersItsEnrollmentsByCluster(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "device", "state.json")
+	for _, cluster := range []string{"a", "b"} {
+		if err := remember(path, cluster, enrolledIn(cluster)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, cluster := range []string{"a", "b"} {
+		got, err := Enrolled(path, cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(enrolledIn(cluster).Enrollment, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if _, err := Enrolled(path, "c"); !errors.Is(err, ErrNotEnrolled) {
+		t.Errorf("in a cluster that it is not enrolled in: %v", err)
+	}
+}
+
+func TestNobodyElseMayReadTheStateFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "device", "state.json")
+	for range 2 {
+		if err := remember(path, "a", enrolledIn("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]os.FileMode{path: 0o600, path + staleSuffix: 0o600, filepath.Dir(path): 0o700 | os.ModeDir} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode() != want {
+			t.Errorf("%s has mode %v, want %v", name, info.Mode(), want)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(left) != 0 {
+		t.Errorf("temporary files were left: %q", left)
+	}
+}
+
+func TestAnEnrollmentThatIsReplacedIsSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	old, renewed := enrolledIn("a"), enrolledIn("a")
+	renewed.DeviceID = "another"
+	for _, e := range []enrollment{old, renewed} {
+		if err := remember(path, "a", e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]enrollment{path: renewed, path + staleSuffix: old} {
+		got, err := Enrolled(name, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want.Enrollment, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestAStateFileThatIsNotUnderstoodIsRefusedAndKept(t *testing.T) {
+	for name, text := range map[string]string{
+		"another version": `{"version": 2, "clusters": {}}`,
+		"no version":      `{}`,
+		"unknown key":     `{"version": 1, "clusters": {}, "secret": true}`,
+		"garbage":         "\x00\x01",
+		"nothing":         "",
+		"half a file":     `{"version": 1, "clu`,
+	} {
+		path := filepath.Join(t.TempDir(), "state.json")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Enrolled(path, "a")
+		var r *api.Refusal
+		if !errors.As(err, &r) || r.Hint == "" {
+			t.Errorf("%s: got %v, want a refusal with a hint", name, err)
+		}
+		if err := remember(path, "a", enrolledIn("a")); err == nil {
+			t.Errorf("%s: it was overwritten", name)
+		}
+	}
+}
+
+func TestTheStateFileIsWrittenBeforeATokenIsSpent(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := canRemember(filepath.Join(file, "state.json")); err == nil {
+		t.Error("a folder that cannot be is not noticed")
+	}
+	if err := canRemember(filepath.Join(t.TempDir(), "new", "state.json")); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,144 @@
+// Package tpmtest gives tests a real TPM 2.0: swtpm in a process of its own,
+// with the endorsement key and its certificate made as a manufacturer makes
+// them, or as one should not.
+package tpmtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// TPM is a running software TPM.
+type TPM struct {
+	// Address in the form that DTSH_TPM takes: unix:PATH.
+	Address string
+	// EKCertificate is what Manufacture put into it, DER; nil without one.
+	EKCertificate []byte
+}
+
+// Start runs a software TPM until the test ends, with the endorsement key
+// certificates that are asked for; without any it has none, as it comes.
+func Start(t testing.TB, certificates ...Certificate) *TPM {
+	t.Helper()
+	// Not t.TempDir: a socket path has at most 107 bytes, and test names are long.
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	tpm, stop, err := Run(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	for _, c := range certificates {
+		if tpm.EKCertificate, err = Manufacture(tpm.Address, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tpm
+}
+
+// Run starts swtpm with its state and its socket in dir and waits until it
+// answers; stop ends it.
+func Run(dir string) (tpm *TPM, stop func(), err error) {
+	socket := filepath.Join(dir, "tpm.sock")
+	if len(socket) > 100 {
+		return nil, nil, fmt.Errorf("tpmtest: %s is too long for a socket", socket)
+	}
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
+		"--server", "type=unixio,path="+socket, "--ctrl", "type=unixio,path="+socket+".ctrl",
+		"--flags", "not-need-init,startup-clear")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, nil, fmt.Errorf("tpmtest: %w (Debian has it in package swtpm)", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	stop = func() {
+		cmd.Process.Kill()
+		<-ended
+	}
+	deadline := time.After(10 * time.Second)
+	for {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
+			return &TPM{Address: "unix:" + socket}, stop, nil
+		}
+		select {
+		case err := <-ended:
+			return nil, nil, fmt.Errorf("tpmtest: swtpm ended: %v", err)
+		case <-deadline:
+			stop()
+			return nil, nil, errors.New("tpmtest: swtpm does not answer")
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// Clear does what the firmware's "clear TPM" does: all that the owner made is
+// gone, the endorsement key stays.
+func (tpm *TPM) Clear(t testing.TB) {
+	t.Helper()
+	tpm.Do(t, func(c transport.TPM) error {
+		_, err := tpm2.Clear{AuthHandle: tpm2.TPMRHPlatform}.Execute(c)
+		return err
+	})
+}
+
+// Do runs fn on a connection of its own.
+func (tpm *TPM) Do(t testing.TB, fn func(transport.TPM) error) {
+	t.Helper()
+	if err := onTPM(tpm.Address, fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Loaded counts the keys and sessions in the TPM's slots.
+func (tpm *TPM) Loaded(t testing.TB) int {
+	t.Helper()
+	n := 0
+	tpm.Do(t, func(c transport.TPM) error {
+		for _, first := range []uint32{0x02000000, 0x03000000, 0x80000000} {
+			rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 16}.Execute(c)
+			if err != nil {
+				return err
+			}
+			list, err := rsp.CapabilityData.Data.Handles()
+			if err != nil {
+				return err
+			}
+			n += len(list.Handle)
+		}
+		return nil
+	})
+	return n
+}
+
+func onTPM(address string, fn func(transport.TPM) error) error {
+	network, path, ok := cutAddress(address)
+	if !ok {
+		return fmt.Errorf("tpmtest: %q is not unix:PATH or tcp:HOST:PORT", address)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, network, path)
+	if err != nil {
+		return fmt.Errorf("tpmtest: %w", err)
+	}
+	defer conn.Close()
+	if err := fn(transport.FromReadWriter(conn)); err != nil {
+		return fmt.Errorf("tpmtest: %w", err)
+	}
+	return nil
+}
