@@ -46,7 +46,7 @@ func (s *Stage) Start(c Command) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() //nolint:errcheck // the child has its own
+	defer log.Close()
 	from, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
