@@ -144,8 +144,9 @@ func (d *demo) story() []scene {
 			{ssh, refused},
 		}},
 		{"All of it is on record, and nothing of the record was changed.", []line{
-			{"dtctl audit ls", prints("TV001I", "TV002I", "TV003I", "TV004I", "TV005I", "TV006I",
-				"user.login", "cert.create", "session.rejected", "session.start")},
+			{"dtctl audit ls", prints("user.create", "user.login", "cert.create", "session.rejected",
+				"device.create", "device.token.create", "device.token.spent", "device.enroll",
+				"device.authenticate", "session.start", "device.delete")},
 			{"dtctl audit verify", prints("intact")},
 		}},
 	}
