@@ -79,7 +79,11 @@ func (e *Env) leave(ctx context.Context, cmd *cobra.Command, err error) int {
 		e.Log().Debug("failed", "error", err)
 	}
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || connect.CodeOf(err) == connect.CodeCanceled) {
-		e.print("interrupted", "")
+		var hint string
+		if h, ok := errors.AsType[Hinter](err); ok {
+			hint = h.Hint()
+		}
+		e.print("interrupted", hint)
 		return status
 	}
 	e.print(Explain(err))
@@ -105,11 +109,15 @@ func Explain(err error) (message, hint string) {
 	if errors.As(err, &ce) && connect.IsWireError(ce) {
 		err = api.FromWire(err)
 	}
-	if r, ok := errors.AsType[*api.Refusal](err); ok {
-		return err.Error(), r.Hint
-	}
+	// First: it may wrap a refusal, and then knows more.
 	if h, ok := errors.AsType[Hinter](err); ok {
 		return err.Error(), h.Hint()
+	}
+	if r, ok := errors.AsType[*api.Refusal](err); ok {
+		if ce != nil && !connect.IsWireError(ce) {
+			return r.Message, r.Hint // made below the call that failed
+		}
+		return err.Error(), r.Hint
 	}
 	if message, hint = explainNetwork(err); message != "" {
 		return message, hint
