@@ -9,13 +9,16 @@ GO         ?= go
 PREFIX     ?= /usr/local
 FUZZTIME   ?= 30s
 BENCHCOUNT ?= 3
-VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# A release sets VERSION; otherwise it is the one in cmd/internal/cli.
+VERSION    ?=
+REVISION   ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)
 
 PROGRAMS := dtauthd dtnoded dtsh dtctl
 TOOL     := $(GO) tool -modfile=tools.mod
 LINT     := $(GO) tool -modfile=lint.mod golangci-lint
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false \
-            -ldflags '-s -w -X devicetrust/cmd/internal/cli.Version=$(VERSION)'
+            -ldflags '-s -w -X devicetrust/cmd/internal/cli.Revision=$(REVISION) \
+            $(if $(VERSION),-X devicetrust/cmd/internal/cli.Version=$(VERSION))'
 # Our packages, without the end-to-end tests, which want the programs built.
 UNIT     := $$($(GO) list ./... | grep -v '^devicetrust/e2e')
 

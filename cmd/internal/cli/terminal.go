@@ -60,7 +60,8 @@ func (e *Env) ReadPassword(ctx context.Context, prompt string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot read the terminal's state: %w", err)
 	}
-	defer term.Restore(fd, before)
+	// Fails only where the terminal is gone.
+	defer func() { _ = term.Restore(fd, before) }()
 	fmt.Fprint(e.Stderr, prompt)
 	defer fmt.Fprintln(e.Stderr)
 

@@ -8,10 +8,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Version of all four programs, without a leading v. A release sets it with
-// -ldflags "-X devicetrust/cmd/internal/cli.Version=1.2.3"; nothing else
-// writes it.
-var Version = "0.1.0"
+// Both are written by the linker alone, with
+// -ldflags "-X devicetrust/cmd/internal/cli.Version=1.2.3".
+var (
+	// Version of all four programs, without a leading v.
+	Version = "0.1.0"
+	// Revision of the sources; empty where the Go command recorded it itself.
+	Revision string
+)
 
 // versionLine is what version and --version print: "dtctl v0.1.0
 // git:1a2b3c4d5e6f go1.26.8", without the revision where the binary was not
@@ -25,6 +29,9 @@ func versionLine(name string) string {
 }
 
 func revision() string {
+	if Revision != "" {
+		return Revision
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""
