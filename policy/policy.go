@@ -1,6 +1,7 @@
 // Package policy decides. Decide is the one place in which access is allowed
-// or refused: the CA, the node, the sshd companion and dtctl explain all call
-// it with the same facts. It has no clock, file, socket, log or store.
+// or refused: the CA, the node, the sshd companion and, by Explain, dtctl
+// explain all call it with the same facts. It has no clock, file, socket, log
+// or store.
 package policy
 
 import "time"
@@ -25,8 +26,8 @@ const (
 	CallAPI
 	// SeeNode lists Node, with any of the logins.
 	SeeNode
-	// LogIn asks whether the subject may hold a certificate, or call the API
-	// at all: no lock on it, every role known. Limits are the subject's.
+	// LogIn holds a certificate, or calls the API at all: no lock on the
+	// subject, at least one role, every role known.
 	LogIn
 )
 
@@ -46,7 +47,8 @@ type Subject struct {
 	Bot bool
 	// Serial of the certificate; 0 where there is none yet.
 	Serial uint64
-	// LocalAdmin is whoever holds the control-plane machine's own socket.
+	// LocalAdmin is whoever holds the control-plane machine's own socket: it
+	// may call everything and open no session. Its User is "os:NAME".
 	LocalAdmin bool
 }
 
@@ -70,7 +72,8 @@ type Request struct {
 	Now time.Time
 }
 
-// State is the policy in force. The zero value denies everything.
+// State is the policy in force. The zero value denies everything; to the
+// local administrator, who can repair it, only a nil State does.
 type State struct {
 	Roles      map[string]Role
 	Preference Preference
@@ -87,9 +90,11 @@ type Decision struct {
 	// Reason is one line for the person: "access to resource requires a
 	// trusted device".
 	Reason string
-	// Rules are all that took part, in the order of evaluation.
-	Rules []Rule
-	// Changes would turn a denial into an allow; one line each, for explain.
+	// Rules are all that took part, in the order of evaluation. Most are
+	// made once, with their role, and shared: nobody may change them.
+	Rules []*Rule
+	// Changes would turn a denial into an allow, each by itself; one line
+	// each. Explain fills them in.
 	Changes []string
 	// Limits of the session; meaningful where Effect is Allow.
 	Limits Limits
@@ -140,7 +145,8 @@ const (
 
 // Limits are the options of the subject's roles, combined: the shortest time,
 // the smallest count; a permission where one of the roles gives it; a demand
-// where one of the roles makes it.
+// where one of the roles makes it. All roles of the subject count, whichever
+// node is asked for. A permission that no role mentions is not given.
 type Limits struct {
 	MaxSessionTTL         time.Duration // 0: MaxSessionTTLDefault
 	IdleTimeout           time.Duration // 0: none

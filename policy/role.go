@@ -1,15 +1,151 @@
 package policy
 
-// Role is a checked role: NewRole makes it. The zero value grants nothing.
-type Role struct {
-	name string
-	spec RoleSpec
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// Role is a checked role; only NewRole makes one that grants anything. It
+// never changes and may be shared.
+type Role struct{ *role }
+
+// role holds what deciding needs, with all texts ready.
+type role struct {
+	name        string
+	limits      Limits
+	allow, deny conditions
+	demands     demands
+	granted     string // the reason of an allow
+	rules       int    // the most that it adds to Decision.Rules
 }
 
-// Name is the role's name.
-func (r Role) Name() string { return r.name }
+// conditions is a checked allow or deny block.
+type conditions struct {
+	logins logins
+	labels labels
+	rules  apiRules
+}
 
-// NewRole checks spec.
+// Name is the role's name; the zero Role has none.
+func (r Role) Name() string {
+	if r.role == nil {
+		return ""
+	}
+	return r.name
+}
+
+// FieldError says which field of a role is wrong. Field is its place in the
+// spec: options.device_trust_mode.
+type FieldError struct{ Field, Problem string }
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
+
+func fieldError(field, format string, args ...any) error {
+	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...)}
+}
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,` + strconv.Itoa(maxName) + `}$`)
+
+// CheckName refuses what cannot name a role or a lock: anything but 1 to 64
+// of a-z A-Z 0-9 . _ -
+func CheckName(name string) error {
+	if !namePattern.MatchString(name) {
+		return fmt.Errorf("name %.80q must be 1 to %d of a-z A-Z 0-9 . _ -", name, maxName)
+	}
+	return nil
+}
+
+// NewRole checks spec and makes it ready to decide by. What it cannot hold to
+// is an error (*FieldError where a field is at fault): unknown modes, kinds,
+// verbs and variables, patterns in labels, lengths of time that are not
+// longer than nothing. It does not know the form of logins, which is
+// identity's; resource checks that.
 func NewRole(name string, spec RoleSpec) (Role, error) {
-	return Role{name: name, spec: spec}, nil
+	if err := CheckName(name); err != nil {
+		return Role{}, err
+	}
+	r := &role{name: name, granted: "granted by role " + strconv.Quote(name)}
+	r.demands = newDemands(source(name, "options.device_trust_mode"), spec.Options.DeviceTrustMode)
+	var err error
+	if r.limits, err = newLimits(spec.Options); err != nil {
+		return Role{}, err
+	}
+	if r.allow, err = newConditions(RuleAllow, name, "allow", spec.Allow); err != nil {
+		return Role{}, err
+	}
+	if r.deny, err = newConditions(RuleDeny, name, "deny", spec.Deny); err != nil {
+		return Role{}, err
+	}
+	r.rules = r.countRules()
+	return Role{r}, nil
 }
+
+// countRules: one for the allow block, and one for each part of the deny
+// block and for the mode where there are such.
+func (r *role) countRules() int {
+	n := 1
+	for _, silent := range []bool{r.demands.mode == ModeUnset, r.deny.labels.none(), r.deny.logins.none(), len(r.deny.rules.rules) == 0} {
+		if !silent {
+			n++
+		}
+	}
+	return n
+}
+
+func source(name, field string) string { return "role " + strconv.Quote(name) + " " + field }
+
+func newConditions(effect RuleEffect, name, block string, spec RoleConditions) (c conditions, err error) {
+	field := block + ".logins"
+	if c.logins, err = newLogins(effect, source(name, field), field, spec.Logins); err != nil {
+		return conditions{}, err
+	}
+	field = block + ".node_labels"
+	if c.labels, err = newLabels(effect, source(name, field), field, spec.NodeLabels); err != nil {
+		return conditions{}, err
+	}
+	field = block + ".rules"
+	c.rules, err = newRules(effect, source(name, field), field, spec.Rules)
+	return c, err
+}
+
+// newLimits checks options and says what they do to a session. A permission
+// that is not there is not given.
+func newLimits(o RoleOptions) (Limits, error) {
+	if o.DeviceTrustMode != ModeUnset && o.DeviceTrustMode.demand() == demandUnknown {
+		return Limits{}, fieldError("options.device_trust_mode", "%.64q is not one of off, optional, required, required-for-humans", o.DeviceTrustMode)
+	}
+	if o.MaxSessionTTL < 0 || time.Duration(o.MaxSessionTTL) > maxTTL {
+		return Limits{}, fieldError("options.max_session_ttl", "%s is not between nothing and %s", o.MaxSessionTTL, maxTTL)
+	}
+	if o.ClientIdleTimeout < 0 {
+		return Limits{}, fieldError("options.client_idle_timeout", "%s is not longer than nothing", o.ClientIdleTimeout)
+	}
+	if o.MaxSessions < 0 {
+		return Limits{}, fieldError("options.max_sessions", "%d is less than nothing", o.MaxSessions)
+	}
+	switch o.Lock {
+	case "", lockStrict, lockBestEffort:
+	default:
+		return Limits{}, fieldError("options.lock", "%.64q is neither strict nor best_effort", o.Lock)
+	}
+	return Limits{
+		MaxSessionTTL:         time.Duration(o.MaxSessionTTL),
+		IdleTimeout:           time.Duration(o.ClientIdleTimeout),
+		MaxSessions:           o.MaxSessions,
+		PortForwarding:        isTrue(o.PortForwarding),
+		AgentForwarding:       isTrue(o.ForwardAgent),
+		X11Forwarding:         isTrue(o.PermitX11Forwarding),
+		DisconnectExpiredCert: isTrue(o.DisconnectExpiredCert),
+		PinSourceIP:           isTrue(o.PinSourceIP),
+		StrictLocks:           o.Lock == lockStrict,
+	}, nil
+}
+
+const (
+	lockStrict     = "strict"
+	lockBestEffort = "best_effort"
+)
+
+func isTrue(b *bool) bool { return b != nil && *b }

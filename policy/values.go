@@ -3,7 +3,6 @@ package policy
 import (
 	"encoding/json"
 	"errors"
-	"slices"
 )
 
 // Values are what a label may be in a role. Documents write one value as a
@@ -30,7 +29,7 @@ func (v Values) plain() any {
 	if len(v) == 1 {
 		return v[0]
 	}
-	return slices.Concat([]string{}, v) // never null
+	return append([]string{}, v...) // never null, and a plain list: Values would come back here
 }
 
 func (v *Values) read(unmarshal func(any) error) error {

@@ -1,0 +1,148 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// changes are the ways out of denial d, each tried before it is named: with
+// one of them alone, r would be allowed. There are at most maxChanges.
+func changes(s *State, r Request, d Decision) []string {
+	if s == nil || r.Action == SeeNode {
+		return nil
+	}
+	w := ways{state: s, request: r}
+	user := strconv.Quote(r.Subject.User)
+	switch d.Cause {
+	case CauseTrustedDevice:
+		return []string{"log in from an enrolled device"}
+	case CauseRevoked, CausePrincipal:
+		w.try("log in again", s, renewed(r))
+	case CauseLocked:
+		w.unlock()
+	case CauseUnknownRole:
+		w.try("log in again without it", s, without(r, func(name string) bool { return s.Roles[name].role == nil }))
+	case CauseDenied:
+		w.takeAway(user)
+	case CauseNotGranted:
+		w.addLogin(user)
+		w.addRole(user)
+	case CauseUnknownMode:
+		repaired := *s
+		repaired.Preference.DeviceTrust.Mode = ModeRequired
+		w.try("set device_trust.mode in cluster_auth_preference to one that exists", &repaired, r)
+	default: // nothing to be done about the question itself
+	}
+	return w.found
+}
+
+type ways struct {
+	state   *State
+	request Request
+	found   []string
+}
+
+// try names the change where s and r, which it leads to, would be allowed.
+func (w *ways) try(change string, s *State, r Request) {
+	if len(w.found) == maxChanges {
+		return
+	}
+	e := evaluation{state: s, request: &r, quiet: true}
+	switch d := e.decide(); {
+	case d.Allowed():
+		w.found = append(w.found, change)
+	case d.Cause == CauseTrustedDevice:
+		w.found = append(w.found, change+", and log in from an enrolled device")
+	}
+}
+
+func (w *ways) unlock() {
+	unlocked := *w.state
+	unlocked.Locks = nil
+	e := evaluation{state: w.state, request: &w.request, quiet: true}
+	var names []string
+	for _, l := range e.locks() {
+		names = append(names, strconv.Quote(l.Name))
+	}
+	w.try("remove lock "+strings.Join(names, " and "), &unlocked, w.request)
+}
+
+// takeAway names the roles that deny.
+func (w *ways) takeAway(user string) {
+	var names []string
+	rest := without(w.request, func(name string) bool {
+		r := w.state.Roles[name].role
+		if r == nil || !w.denies(r) {
+			return false
+		}
+		names = append(names, strconv.Quote(name))
+		return true
+	})
+	w.try("take role "+strings.Join(names, " and ")+" from user "+user, w.state, rest)
+}
+
+func (w *ways) denies(r *role) bool {
+	if w.request.Action == CallAPI {
+		match, _ := r.deny.rules.match(w.request.Resource, w.request.Verb)
+		return match
+	}
+	node, _ := r.deny.labels.match(w.request.Node.Labels)
+	return node || r.deny.logins.contain(w.request.Login, w.request.Subject.Traits)
+}
+
+// addLogin: a role may let the user have the login, were it one of theirs.
+func (w *ways) addLogin(user string) {
+	if w.request.Action != OpenSession {
+		return
+	}
+	r := renewed(w.request)
+	own := append(slices.Clone(r.Subject.Traits[loginTrait]), r.Login)
+	r.Subject.Traits = map[string][]string{loginTrait: own}
+	w.try(fmt.Sprintf("add %.64q to the logins of user %s", r.Login, user), w.state, r)
+}
+
+// addRole names roles that grant what is asked for.
+func (w *ways) addRole(user string) {
+	for _, name := range w.granting() {
+		r := renewed(w.request)
+		r.Subject.Roles = append(slices.Clone(r.Subject.Roles), name)
+		w.try("add role "+strconv.Quote(name)+" to user "+user, w.state, r)
+	}
+}
+
+// granting gives the roles that allow the request, in order of their names.
+func (w *ways) granting() []string {
+	var names []string
+	for name, r := range w.state.Roles {
+		if r.role != nil && w.grants(r.role) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (w *ways) grants(r *role) bool {
+	if w.request.Action != OpenSession {
+		match, _ := r.allow.rules.match(w.request.Resource, w.request.Verb)
+		return match
+	}
+	node, _ := r.allow.labels.match(w.request.Node.Labels)
+	return node && r.allow.logins.contain(w.request.Login, w.request.Subject.Traits)
+}
+
+// renewed is r after another login: with a new certificate, which names
+// whatever the roles grant.
+func renewed(r Request) Request {
+	r.Subject.Serial, r.Subject.Principals = 0, nil
+	return r
+}
+
+// without is r after a login that lacks the roles that drop picks.
+func without(r Request, drop func(name string) bool) Request {
+	r = renewed(r)
+	r.Subject.Roles = slices.DeleteFunc(slices.Clone(r.Subject.Roles), drop)
+	return r
+}

@@ -1,0 +1,259 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var now = time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
+
+func mustRole(t testing.TB, name string, spec RoleSpec) Role {
+	t.Helper()
+	r, err := NewRole(name, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// presetState is the policy of a new cluster.
+func presetState(t testing.TB) *State {
+	t.Helper()
+	s := &State{Roles: map[string]Role{}, Preference: Preference{DeviceTrust: DeviceTrust{Mode: ModeOptional}}}
+	for _, p := range Presets() {
+		s.Roles[p.Name] = mustRole(t, p.Name, p.Spec)
+	}
+	return s
+}
+
+// session is one that presetState allows.
+func session() Request {
+	return Request{
+		Action: OpenSession, Login: "root", Node: Node{ID: "1", Name: "web"}, Now: now,
+		Subject: Subject{
+			User: "alice", Roles: []string{"access"}, Traits: map[string][]string{"logins": {"root"}},
+			Principals: []string{"root"}, Serial: 7,
+			DeviceID: "d", DeviceAssetTag: "t", DeviceCredentialID: "c",
+		},
+	}
+}
+
+func TestTheZeroValueDenies(t *testing.T) {
+	for name, row := range map[string]struct {
+		state   func(*State) *State
+		request func(*Request)
+		want    Cause
+	}{
+		"nothing at all":            {func(*State) *State { return nil }, func(r *Request) { *r = Request{} }, CauseBadRequest},
+		"no state":                  {func(*State) *State { return nil }, nil, CauseNoState},
+		"no state, local admin":     {func(*State) *State { return nil }, localAdmin(CallAPI), CauseNoState},
+		"an empty state":            {func(*State) *State { return &State{} }, nil, CauseNoState},
+		"no action":                 {nil, func(r *Request) { r.Action = NoAction }, CauseBadRequest},
+		"an unknown action":         {nil, func(r *Request) { r.Action = 99 }, CauseBadRequest},
+		"nobody":                    {nil, func(r *Request) { r.Subject.User = "" }, CauseBadRequest},
+		"no login":                  {nil, func(r *Request) { r.Login = "" }, CauseBadRequest},
+		"no node":                   {nil, func(r *Request) { r.Node = Node{} }, CauseBadRequest},
+		"no serial":                 {nil, func(r *Request) { r.Subject.Serial = 0 }, CauseBadRequest},
+		"no roles":                  {nil, func(r *Request) { r.Subject.Roles = nil }, CauseNotGranted},
+		"no roles, to log in":       {nil, func(r *Request) { r.Action, r.Subject.Roles = LogIn, nil }, CauseNotGranted},
+		"a role that is not there":  {nil, func(r *Request) { r.Subject.Roles = []string{"access", "gone"} }, CauseUnknownRole},
+		"a role that nobody made":   {func(s *State) *State { s.Roles["access"] = Role{}; return s }, nil, CauseUnknownRole},
+		"a role by another name":    {func(s *State) *State { s.Roles["access"] = s.Roles["editor"]; return s }, nil, CauseUnknownRole},
+		"no traits":                 {nil, func(r *Request) { r.Subject.Traits = nil }, CauseNotGranted},
+		"empty principals":          {nil, func(r *Request) { r.Subject.Principals = []string{} }, CausePrincipal},
+		"an unknown mode":           {func(s *State) *State { s.Preference.DeviceTrust.Mode = "strange"; return s }, nil, CauseUnknownMode},
+		"a lock that targets none":  {func(s *State) *State { s.Locks = []Lock{{}}; return s }, nil, CauseLocked},
+		"a verb that is not there":  {nil, call("user", "rotate"), CauseBadRequest},
+		"a kind that is not there":  {nil, call("*", "list"), CauseBadRequest},
+		"a call without a rule":     {nil, call("user", "list"), CauseNotGranted},
+		"the local admin on a node": {nil, localAdmin(OpenSession), CauseNotGranted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, r := presetState(t), session()
+			if row.state != nil {
+				s = row.state(s)
+			}
+			if row.request != nil {
+				row.request(&r)
+			}
+			d := Decide(s, r)
+			if d.Allowed() || d.Cause != row.want {
+				t.Errorf("got %v because of %q (%s), want a denial because of %q", d.Effect, d.Cause, d.Reason, row.want)
+			}
+			if d.Reason == "" || strings.ContainsRune(d.Reason, '\n') {
+				t.Errorf("reason %q is not one line", d.Reason)
+			}
+			if d.Limits != (Limits{}) {
+				t.Errorf("a denial came with limits: %+v", d.Limits)
+			}
+		})
+	}
+}
+
+func localAdmin(a Action) func(*Request) {
+	return func(r *Request) {
+		r.Action, r.Resource, r.Verb = a, "role", "delete"
+		r.Subject = Subject{User: "os:root", LocalAdmin: true}
+	}
+}
+
+func call(kind, verb string) func(*Request) {
+	return func(r *Request) { r.Action, r.Resource, r.Verb = CallAPI, kind, verb }
+}
+
+func TestWhatShouldBeAllowedIs(t *testing.T) {
+	for name, row := range map[string]struct {
+		state   func(*State)
+		request func(*Request)
+	}{
+		"a session":                               {nil, nil},
+		"a session that policy is asked about":    {nil, func(r *Request) { r.Subject.Principals, r.Subject.Serial = nil, 0 }},
+		"a login":                                 {nil, func(r *Request) { r.Action = LogIn }},
+		"the local admin calls":                   {nil, localAdmin(CallAPI)},
+		"the local admin calls, no role is left":  {func(s *State) { clear(s.Roles) }, localAdmin(CallAPI)},
+		"the local admin lists nodes":             {nil, localAdmin(SeeNode)},
+		"an expired lock":                         {func(s *State) { s.Locks = []Lock{{Target: LockTarget{User: "alice"}, Expires: now}} }, nil},
+		"another's lock":                          {func(s *State) { s.Locks = []Lock{{Target: LockTarget{User: "bob"}}} }, nil},
+		"a lock of which one half does not match": {func(s *State) { s.Locks = []Lock{{Target: LockTarget{User: "alice", Login: "ubuntu"}}} }, nil},
+		"another certificate is revoked":          {func(s *State) { s.Revoked = map[uint64]struct{}{8: {}} }, nil},
+		"a locked node is still shown": {func(s *State) { s.Locks = []Lock{{Target: LockTarget{Node: "web"}}} },
+			func(r *Request) { r.Action = SeeNode }},
+		"the API does not want a device": {func(s *State) { s.Preference.DeviceTrust.Mode = ModeRequired }, func(r *Request) {
+			call("device", "enroll")(r)
+			r.Subject.Roles, r.Subject.DeviceID = []string{"device-enroll", "require-trusted-device"}, ""
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, r := presetState(t), session()
+			if row.state != nil {
+				row.state(s)
+			}
+			if row.request != nil {
+				row.request(&r)
+			}
+			if d := Explain(s, r); !d.Allowed() || d.Cause != CauseGranted || len(d.Changes) > 0 {
+				t.Errorf("got %+v, want an allow", d)
+			}
+		})
+	}
+}
+
+// Each field of the device, one at a time: two thirds of a device are none.
+func TestADeviceIsAllOfItOrNone(t *testing.T) {
+	for _, mode := range []Mode{ModeRequired, ModeRequiredForHumans} {
+		s := presetState(t)
+		s.Preference.DeviceTrust.Mode = mode
+		if d := Decide(s, session()); !d.Allowed() {
+			t.Errorf("%s, with a device: got %+v, want an allow", mode, d)
+		}
+		for name, drop := range map[string]func(*Subject){
+			"no ID":            func(s *Subject) { s.DeviceID = "" },
+			"no asset tag":     func(s *Subject) { s.DeviceAssetTag = "" },
+			"no credential ID": func(s *Subject) { s.DeviceCredentialID = "" },
+		} {
+			r := session()
+			drop(&r.Subject)
+			d := Decide(s, r)
+			if d.Allowed() || d.Cause != CauseTrustedDevice || d.Reason != "access to resource requires a trusted device" {
+				t.Errorf("%s, %s: got %+v", mode, name, d)
+			}
+		}
+	}
+}
+
+func TestLocksNameWhomTheyKeepOutAndWhy(t *testing.T) {
+	for name, row := range map[string]struct {
+		target LockTarget
+		want   string
+	}{
+		"user":   {LockTarget{User: "alice"}, `lock targeting user "alice" is in force: away`},
+		"role":   {LockTarget{Role: "access"}, `lock targeting role "access" is in force: away`},
+		"login":  {LockTarget{Login: "root"}, `lock targeting login "root" is in force: away`},
+		"device": {LockTarget{Device: "d"}, `lock targeting device "d" is in force: away`},
+		"node":   {LockTarget{Node: "web"}, `lock targeting node "web" is in force: away`},
+		"nodeID": {LockTarget{Node: "1"}, `lock targeting node "1" is in force: away`},
+		"two":    {LockTarget{User: "alice", Node: "web"}, `lock targeting user "alice", node "web" is in force: away`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := presetState(t)
+			s.Locks = []Lock{{Name: "a-lock", Target: row.target, Message: "away", Expires: now.Add(time.Nanosecond)}}
+			d := Explain(s, session())
+			if d.Allowed() || d.Cause != CauseLocked || d.Reason != row.want {
+				t.Errorf("got %+v, want %q", d, row.want)
+			}
+			if diff := cmp.Diff([]string{`remove lock "a-lock"`}, d.Changes); diff != "" {
+				t.Errorf("changes: want (-), got (+):\n%s", diff)
+			}
+			login := session()
+			login.Action = LogIn
+			aboutSession := row.target.Login != "" || row.target.Node != ""
+			if d := Decide(s, login); d.Allowed() != aboutSession {
+				t.Errorf("login: got %+v", d)
+			}
+		})
+	}
+}
+
+// Each change, made, must lead in; the golden vectors say which are named.
+func TestADenialSaysWhatWouldChangeIt(t *testing.T) {
+	noDevice := func(r *Request) { r.Subject.DeviceID = "" }
+	demand := func(s *State, r *Request) { s.Preference.DeviceTrust.Mode = ModeRequired; noDevice(r) }
+	for name, row := range map[string]struct {
+		change func(*State, *Request)
+		want   []string
+	}{
+		"no device":     {demand, []string{"log in from an enrolled device"}},
+		"revoked":       {func(s *State, _ *Request) { s.Revoked = map[uint64]struct{}{7: {}} }, []string{"log in again"}},
+		"an old login":  {func(_ *State, r *Request) { r.Subject.Principals = []string{"ubuntu"} }, []string{"log in again"}},
+		"unknown mode":  {func(s *State, _ *Request) { s.Preference.DeviceTrust.Mode = "x" }, []string{"set device_trust.mode in cluster_auth_preference to one that exists"}},
+		"a lost role":   {func(_ *State, r *Request) { r.Subject.Roles = []string{"gone", "access"} }, []string{"log in again without it"}},
+		"only the role": {func(_ *State, r *Request) { r.Subject.Roles = []string{"gone"} }, nil},
+		"another login": {func(_ *State, r *Request) { r.Login = "ubuntu" }, []string{`add "ubuntu" to the logins of user "alice"`}},
+		"another role":  {func(_ *State, r *Request) { r.Subject.Roles = []string{"editor"} }, []string{`add role "access" to user "alice"`}},
+		"a role and a device": {func(s *State, r *Request) { demand(s, r); r.Subject.Roles = []string{"editor"} },
+			[]string{`add role "access" to user "alice", and log in from an enrolled device`}},
+		"a call": {func(_ *State, r *Request) { call("device", "create")(r) },
+			[]string{`add role "device-admin" to user "alice"`, `add role "editor" to user "alice"`}},
+		"a role that denies": {func(s *State, r *Request) {
+			s.Roles["no-root"] = mustRole(t, "no-root", RoleSpec{Deny: RoleConditions{Logins: []string{"root"}}})
+			r.Subject.Roles = append(r.Subject.Roles, "no-root")
+		}, []string{`take role "no-root" from user "alice"`}},
+		"the only role denies": {func(s *State, r *Request) {
+			s.Roles["no-root"] = mustRole(t, "no-root", RoleSpec{Deny: RoleConditions{Logins: []string{"root"}}})
+			r.Subject.Roles = []string{"no-root"}
+		}, nil},
+		"a bad question": {func(_ *State, r *Request) { r.Login = "" }, nil},
+		"two locks": {func(s *State, _ *Request) {
+			s.Locks = []Lock{{Name: "a", Target: LockTarget{User: "alice"}}, {Name: "b", Target: LockTarget{Role: "access"}}}
+		}, []string{`remove lock "a" and "b"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, r := presetState(t), session()
+			row.change(s, &r)
+			d := Explain(s, r)
+			if d.Allowed() {
+				t.Fatalf("got %+v, want a denial", d)
+			}
+			if diff := cmp.Diff(row.want, d.Changes); diff != "" {
+				t.Errorf("want (-), got (+):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestChangesAreFew(t *testing.T) {
+	s, r := presetState(t), session()
+	for i := range 20 {
+		name := fmt.Sprintf("role-%02d", i)
+		s.Roles[name] = mustRole(t, name, RoleSpec{Allow: RoleConditions{Logins: []string{"x"}, NodeLabels: map[string]Values{"*": {"*"}}}})
+	}
+	r.Login, r.Subject.Roles = "x", []string{"editor"}
+	want := []string{`add role "role-00" to user "alice"`, `add role "role-01" to user "alice"`, `add role "role-02" to user "alice"`}
+	if diff := cmp.Diff(want, Explain(s, r).Changes); diff != "" {
+		t.Errorf("want (-), got (+):\n%s", diff)
+	}
+}

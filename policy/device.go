@@ -1,0 +1,105 @@
+package policy
+
+import "strconv"
+
+// demand is what a mode asks of a subject, the strictest last.
+type demand int
+
+const (
+	demandUnknown demand = iota // denies
+	demandNothing
+	demandOfHumans
+	demandOfAll
+)
+
+func (m Mode) demand() demand {
+	switch m {
+	case ModeUnset, ModeOff, ModeOptional:
+		return demandNothing
+	case ModeRequiredForHumans:
+		return demandOfHumans
+	case ModeRequired:
+		return demandOfAll
+	default:
+		return demandUnknown
+	}
+}
+
+// demands is a mode with the rules that it adds to a decision.
+type demands struct {
+	mode                        Mode
+	nothing, ofBot, met, failed *Rule
+}
+
+func newDemands(source string, m Mode) demands {
+	return demands{
+		mode:    m,
+		nothing: &Rule{RuleSkip, source, "no device is demanded"},
+		ofBot:   &Rule{RuleSkip, source, "a trusted device is demanded of humans only"},
+		met:     &Rule{RuleRequire, source, "a trusted device is demanded, and there is one"},
+		failed:  &Rule{RuleRequire, source, "a trusted device is demanded, and there is none"},
+	}
+}
+
+// clusterDemands are those of the cluster's mode, without the mode.
+var clusterDemands = newDemands("cluster_auth_preference device_trust.mode", ModeUnset)
+
+// checkDevice holds the subject to the cluster's mode and to that of every
+// role that allows the node, whether or not it grants the login. It gives
+// CauseUnknown where the subject passes.
+func (e *evaluation) checkDevice() Cause {
+	cluster := clusterDemands
+	cluster.mode = e.state.Preference.DeviceTrust.Mode
+	cause := e.checkMode(&cluster)
+	for _, r := range e.here {
+		if r.demands.mode != ModeUnset {
+			cause = worse(cause, e.checkMode(&r.demands))
+		}
+	}
+	return cause
+}
+
+func (e *evaluation) checkMode(d *demands) Cause {
+	sub := &e.request.Subject
+	switch d.mode.demand() {
+	case demandNothing:
+		e.tookPart(d.nothing)
+		return CauseUnknown
+	case demandOfHumans:
+		if sub.Bot {
+			e.tookPart(d.ofBot)
+			return CauseUnknown
+		}
+	case demandOfAll:
+	default:
+		e.tookPart(&Rule{RuleDeny, d.failed.Source, "the mode " + strconv.Quote(string(d.mode)) + " is unknown"})
+		return CauseUnknownMode
+	}
+	if !sub.trusted() {
+		e.tookPart(d.failed)
+		return CauseTrustedDevice
+	}
+	e.tookPart(d.met)
+	return CauseUnknown
+}
+
+// worse of two outcomes: a mode that nobody understands cannot be met, a
+// demand for a device can.
+func worse(a, b Cause) Cause {
+	if a == CauseUnknownMode || b == CauseUnknown {
+		return a
+	}
+	return b
+}
+
+// trusted tells whether the subject has a device: all of it, or it has none.
+func (s *Subject) trusted() bool {
+	return s.DeviceID != "" && s.DeviceAssetTag != "" && s.DeviceCredentialID != ""
+}
+
+func deviceReason(c Cause) string {
+	if c == CauseTrustedDevice {
+		return ReasonTrustedDevice
+	}
+	return "the cluster's device trust mode is unknown here, so nobody is let in"
+}

@@ -1,0 +1,32 @@
+package policy
+
+import "time"
+
+// LimitsOf combines the options of the subject's roles. Roles that s does not
+// have give nothing.
+func LimitsOf(s *State, sub Subject) Limits { return combine(s.rolesOf(sub)) }
+
+func combine(roles []*role) Limits {
+	var all Limits
+	for _, r := range roles {
+		l := &r.limits
+		all.MaxSessionTTL = smallest(all.MaxSessionTTL, l.MaxSessionTTL)
+		all.IdleTimeout = smallest(all.IdleTimeout, l.IdleTimeout)
+		all.MaxSessions = smallest(all.MaxSessions, l.MaxSessions)
+		all.PortForwarding = all.PortForwarding || l.PortForwarding
+		all.AgentForwarding = all.AgentForwarding || l.AgentForwarding
+		all.X11Forwarding = all.X11Forwarding || l.X11Forwarding
+		all.DisconnectExpiredCert = all.DisconnectExpiredCert || l.DisconnectExpiredCert
+		all.PinSourceIP = all.PinSourceIP || l.PinSourceIP
+		all.StrictLocks = all.StrictLocks || l.StrictLocks
+	}
+	return all
+}
+
+// smallest of two where 0 is no limit.
+func smallest[N int64 | time.Duration](a, b N) N {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
