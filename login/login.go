@@ -1,0 +1,75 @@
+// Package login answers "who is it?": users, their passwords and invites, the
+// limits on guessing, and the logins that certificates are bound to.
+package login
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"devicetrust/audit"
+	"devicetrust/audit/event"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// Service holds the users. Its methods may be called from many goroutines, on
+// several replicas of one store.
+type Service struct {
+	db     *store.DB
+	log    *audit.Log
+	now    func() time.Time
+	hasher *hasher
+
+	mu     sync.Mutex // guards pruned
+	pruned time.Time
+}
+
+// New returns the service on db; every act is recorded in log.
+func New(db *store.DB, log *audit.Log, now func() time.Time) *Service {
+	return &Service{db: db, log: log, now: now, hasher: newHasher(recommended)}
+}
+
+// record writes the record of an administrator's act on a user, in the act's
+// transaction.
+func (s *Service) record(tx *store.Tx, t event.Type, actor string, u resource.User) error {
+	_, err := s.log.Record(tx, event.Event{
+		Type: t, User: actor, Success: true,
+		Kind: resource.KindUser, Name: u.Metadata.Name, Roles: u.Spec.Roles,
+	})
+	return err
+}
+
+// detached outlives a caller who leaves: what follows a guess is written
+// whether or not somebody waits for the answer.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+}
+
+// prune removes what has expired, once in a while.
+func (s *Service) prune(tx *store.Tx, now time.Time) error {
+	s.mu.Lock()
+	due := now.Sub(s.pruned) >= pruneEvery
+	if due {
+		s.pruned = now
+	}
+	s.mu.Unlock()
+	if !due {
+		return nil
+	}
+	for _, q := range []struct {
+		sql    string
+		before time.Time
+	}{
+		{`DELETE FROM attempts WHERE updated_at < $1 AND bucket NOT LIKE 'known:%'`, now.Add(-idle)},
+		{`DELETE FROM attempts WHERE updated_at < $1`, now.Add(-knownLife)},
+		// Kept for a while, so that the record can say whose had expired.
+		{`DELETE FROM invites WHERE expires_at <= $1`, now.Add(-maxInviteLife)},
+		{`DELETE FROM logins WHERE expires_at <= $1`, now},
+	} {
+		if _, err := tx.Exec(q.sql, store.Micros(q.before)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

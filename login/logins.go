@@ -1,0 +1,125 @@
+package login
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+
+	"devicetrust/api"
+	"devicetrust/audit/event"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// Login is one time that somebody logged in, and what it is bound to: its
+// certificates are for these two keys and no others.
+type Login struct {
+	ID         string // UUID
+	User       string
+	SSHKey     []byte // wire format, RFC 4253 section 6.6
+	TLSKey     []byte // PKIX DER
+	RemoteAddr string // address without port; empty where unknown
+	Created    time.Time
+	Expires    time.Time
+	DeviceID   string // of the device that proved itself in this login
+}
+
+// Begin starts a login of v's user; ID, User and Created are its to set. It
+// refuses (CodeUnauthenticated) where what CheckPassword saw does not hold any
+// more: the user is gone, or the password was replaced or voided.
+func (s *Service) Begin(tx *store.Tx, v Verified, l Login) (Login, error) {
+	if v.user == "" || v.hash == "" {
+		return Login{}, errors.New("login: nobody was verified")
+	}
+	var n int
+	if err := tx.QueryRow(`SELECT count(*) FROM passwords WHERE user_name = $1 AND hash = $2`, v.user, v.hash).Scan(&n); err != nil {
+		return Login{}, fmt.Errorf("login: %w", err)
+	}
+	if n != 1 {
+		return Login{}, errWrong()
+	}
+	now := s.now().Truncate(time.Microsecond).UTC()
+	l.Expires = l.Expires.Truncate(time.Microsecond).UTC()
+	if len(l.SSHKey) == 0 || len(l.TLSKey) == 0 || !l.Expires.After(now) {
+		return Login{}, errors.New("login: a login needs two keys and an end")
+	}
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return Login{}, fmt.Errorf("login: %w", err)
+	}
+	l.ID, l.User, l.Created, l.DeviceID = id.String(), v.user, now, ""
+	_, err = tx.Exec(`INSERT INTO logins (id, user_name, ssh_key, tls_key, remote_addr, created_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		l.ID, l.User, l.SSHKey, l.TLSKey, l.RemoteAddr, store.Micros(l.Created), store.Micros(l.Expires))
+	if err != nil {
+		return Login{}, err
+	}
+	_, err = s.log.Record(tx, event.Event{
+		Type: event.UserLogin, User: l.User, Success: true, Kind: resource.KindUser, Name: l.User,
+		RemoteAddr: l.RemoteAddr, LoginID: l.ID, ValidUntil: l.Expires,
+	})
+	return l, err
+}
+
+func errEnded() *api.Refusal {
+	return api.Refuse(connect.CodeUnauthenticated, "this login has ended").WithHint("log in again: dtsh login")
+}
+
+// Find returns a login that stands, or refuses (CodeUnauthenticated): it has
+// ended or expired, or its user is gone or has expired.
+func (s *Service) Find(tx *store.Tx, id string) (Login, error) {
+	if uuid.Validate(id) != nil {
+		return Login{}, errEnded()
+	}
+	l := Login{ID: id}
+	var document string
+	var created, expires int64
+	err := tx.QueryRow(`SELECT l.user_name, l.ssh_key, l.tls_key, l.remote_addr, l.created_at, l.expires_at, l.device_id, u.document
+		FROM logins l JOIN users u ON u.name = l.user_name WHERE l.id = $1`, id).
+		Scan(&l.User, &l.SSHKey, &l.TLSKey, &l.RemoteAddr, &created, &expires, &l.DeviceID, &document)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Login{}, errEnded()
+	}
+	if err != nil {
+		return Login{}, fmt.Errorf("login: %w", err)
+	}
+	l.Created, l.Expires = store.Time(created), store.Time(expires)
+	u, err := decode(document, 0)
+	if err != nil {
+		return Login{}, err
+	}
+	if now := s.now(); !now.Before(l.Expires) || expired(u, now) {
+		return Login{}, errEnded()
+	}
+	return l, nil
+}
+
+// End ends a login that stands (CodeUnauthenticated where it does not) and
+// records it; the caller revokes its certificates in the same transaction.
+func (s *Service) End(tx *store.Tx, id string) error {
+	l, err := s.Find(tx, id)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`DELETE FROM logins WHERE id = $1`, id); err != nil {
+		return err
+	}
+	_, err = s.log.Record(tx, event.Event{
+		Type: event.UserLogout, User: l.User, Success: true, Kind: resource.KindUser, Name: l.User, LoginID: id,
+	})
+	return err
+}
+
+// MarkDevice notes the device that proved itself in a login that stands
+// (CodeUnauthenticated where it does not).
+func (s *Service) MarkDevice(tx *store.Tx, id, deviceID string) error {
+	if _, err := s.Find(tx, id); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`UPDATE logins SET device_id = $1 WHERE id = $2`, deviceID, id)
+	return err
+}
