@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"devices/assettag":     {},
 	"store":                {},
 	// floor 1
-	"resource": {"policy"},
+	"resource": {"policy", "identity"},
 	// floor 2
 	"audit":       with(wire, "store", "audit/event"),
 	"devices/tpm": with(wire, "identity", "devices/assettag"),
@@ -65,7 +65,7 @@ var third = []string{"store", "audit", "audit/event", "identity", "policy", "res
 
 // testOnly packages may import what they like, and nothing that ships may
 // import them.
-var testOnly = []string{"store/storetest", "devices/tpm/tpmtest", "e2e"}
+var testOnly = []string{"store/storetest", "devices/tpm/tpmtest", "client/clienttest", "e2e"}
 
 // What runs on servers and laptops does not contain the signer, nor what it
 // signs from.

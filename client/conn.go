@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/identity"
 )
 
 // Services are the API's clients.
@@ -101,7 +102,7 @@ func dial(proxy string, trust Trust, cert *tls.Certificate, o Options) (*Conn, e
 	c := &Conn{Proxy: proxy}
 	config, err := trust.tlsConfig(proxy, cert, o.Now, func(root *x509.Certificate) {
 		c.root.Store(root)
-		o.log().Debug("server believed", "server", proxy, "authority", pinOf(root).String())
+		o.log().Debug("server believed", "server", proxy, "authority", identity.PinOf(root))
 	})
 	if err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"syscall"
 	"time"
@@ -102,30 +101,26 @@ func Explain(proxy string, err error) error {
 	if connect.IsWireError(ce) {
 		return api.FromWire(err)
 	}
-	if r := transport(proxy, err); r != nil {
-		return r
+	if errors.Is(err, context.Canceled) {
+		return err // the person's own doing
 	}
-	return err
+	return transport(proxy, ce)
 }
 
 // transport explains faults below the API.
-func transport(proxy string, err error) *api.Refusal {
+func transport(proxy string, err *connect.Error) *api.Refusal {
 	unreachable := func(format string, args ...any) *api.Refusal {
 		return api.Refuse(connect.CodeUnavailable, "cannot reach %s: %s", proxy, fmt.Sprintf(format, args...)).
 			WithHint("Check the address, and that dtauthd runs there.")
 	}
-	if errors.Is(err, context.Canceled) {
-		return nil // the person's own doing
-	}
-	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return api.Refuse(connect.CodeUnauthenticated, "%s does not accept the connection: %s", proxy, alert.Error()).
-			WithHint("If you are logged in, log in again: dtsh login")
-	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return unreachable("it does not speak TLS")
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return unreachable("%s", dns.Err)
+	}
+	if isHangUp(err) {
+		return unreachable("it closed the connection")
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return unreachable("%s", errno.Error())
@@ -137,16 +132,23 @@ func transport(proxy string, err error) *api.Refusal {
 		if op.Timeout() {
 			return unreachable("no answer in time")
 		}
+		if op.Op == "remote error" { // crypto/tls: an alert
+			return api.Refuse(connect.CodeUnauthenticated, "%s does not accept the connection: %v", proxy, op.Err).
+				WithHint("If you are logged in, log in again: dtsh login")
+		}
 		return unreachable("%v", op.Err)
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, http.ErrServerClosed) {
-		return unreachable("it closed the connection")
 	}
 	if code := connect.CodeOf(err); code == connect.CodeUnimplemented || code == connect.CodeUnknown {
 		return unreachable("what answers there is not dtauthd")
 	}
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		return unreachable("%v", u.Err)
+	return unreachable("%v", err.Unwrap())
+}
+
+func isHangUp(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
 	}
-	return nil
+	return false
 }

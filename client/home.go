@@ -53,9 +53,6 @@ func (h *Home) Dir() string { return h.dir }
 // belongs to the machine, not to a login.
 func (h *Home) DeviceState() string { return h.path("device", "state.json") }
 
-// DeviceFolder makes the folder of DeviceState.
-func (h *Home) DeviceFolder() error { return h.folder("device") }
-
 func (h *Home) path(elem ...string) string {
 	return filepath.Join(append([]string{h.dir}, elem...)...)
 }

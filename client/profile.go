@@ -45,9 +45,6 @@ type DeviceOutcome struct {
 	Reason string `json:"reason,omitempty"`
 	// Hint is what to do about it.
 	Hint string `json:"hint,omitempty"`
-	// Attestation is how the device's TPM was believed at enrollment, where
-	// this machine was there.
-	Attestation string `json:"attestation,omitempty"`
 }
 
 // profileNamePattern is what fileName makes of an address.
@@ -74,7 +71,7 @@ var ErrNotLoggedIn = api.Refuse(connect.CodeUnauthenticated, "not logged in").
 	WithHint("Log in with: dtsh login --proxy=HOST:PORT --user=USER")
 
 // LoadProfile gives the profile of the person's cluster from the folder at
-// home (DTSH_HOME): that of proxy (HOST:PORT) where one is given, else the
+// home (DTSH_HOME): that of proxy where one is given, else the
 // current one. Where nobody is logged in there it returns ErrNotLoggedIn.
 func LoadProfile(home, proxy string) (*Profile, error) {
 	h, err := OpenHome(home)
@@ -91,11 +88,17 @@ func LoadProfile(home, proxy string) (*Profile, error) {
 	return p, nil
 }
 
-// Profile gives the profile of proxy, or of the current cluster where proxy
+// Profile gives the profile of proxy (as ParseProxy reads it), or of the current cluster where proxy
 // is empty. One that was never stored is new: it has only its Proxy, and
 // trusts nobody. Without proxy and without a current cluster it returns
 // ErrNotLoggedIn.
 func (h *Home) Profile(proxy string) (*Profile, error) {
+	if proxy != "" {
+		var err error
+		if proxy, err = ParseProxy(proxy); err != nil {
+			return nil, err
+		}
+	}
 	name, err := h.profileName(proxy)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/identity"
 )
 
 // Trust says whom to believe to be the dtauthd. The zero value believes
@@ -31,43 +32,30 @@ type Trust struct {
 	System bool
 }
 
-// Pin is the SHA-256 of an authority's SubjectPublicKeyInfo
-// (RFC 5280 section 4.1), as `dtctl status` prints it.
-type Pin [sha256.Size]byte
-
-func (p Pin) String() string { return "sha256:" + hex.EncodeToString(p[:]) }
+// Pin is the digest of an authority's SubjectPublicKeyInfo, as
+// identity.PinOf and `dtctl status` write it.
+type Pin string
 
 // ParsePin reads "sha256:" and 64 hexadecimal digits.
 func ParsePin(s string) (Pin, error) {
 	digits, ok := strings.CutPrefix(s, "sha256:")
 	b, err := hex.DecodeString(digits)
 	if !ok || err != nil || len(b) != sha256.Size {
-		return Pin{}, api.Refuse(connect.CodeInvalidArgument, "%.100q is not a CA pin: want sha256: and 64 hexadecimal digits", s).
+		return "", api.Refuse(connect.CodeInvalidArgument, "%.100q is not a CA pin: want sha256: and 64 hexadecimal digits", s).
 			WithHint(hintPin)
 	}
-	return Pin(b), nil
+	return Pin(strings.ToLower(s)), nil
 }
 
-func pinOf(c *x509.Certificate) Pin { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
-
 // NewTrust is the trust that flags ask for: pins where there are some, the
-// authorities in caFile where it is named. With neither it is kept, what the
-// profile knows; and where that knows nothing, the system's authorities.
-func NewTrust(pins []string, caFile string, kept Trust) (Trust, error) {
-	if len(pins) > 0 && caFile != "" {
-		return Trust{}, api.Refuse(connect.CodeInvalidArgument, "a CA pin and a CA file were given: want one of them")
-	}
+// authorities in caFile where it is named. With neither it is kept, which the
+// profile has; and where that is empty, the system's authorities.
+func NewTrust(pins []Pin, caFile string, kept Trust) (Trust, error) {
 	switch {
+	case len(pins) > 0 && caFile != "":
+		return Trust{}, api.Refuse(connect.CodeInvalidArgument, "a CA pin and a CA file were given: want one of them")
 	case len(pins) > 0:
-		var t Trust
-		for _, s := range pins {
-			p, err := ParsePin(s)
-			if err != nil {
-				return Trust{}, err
-			}
-			t.Pins = append(t.Pins, p)
-		}
-		return t, nil
+		return Trust{Pins: pins}, nil
 	case caFile != "":
 		return trustFile(caFile)
 	case len(kept.Roots) > 0 || kept.System:
@@ -180,18 +168,18 @@ func (t Trust) roots(sent []*x509.Certificate) (*x509.CertPool, error) {
 
 // pinned adds to pool the authorities in sent that are pinned.
 func (t Trust) pinned(pool *x509.CertPool, sent []*x509.Certificate) error {
-	var got []string
+	var got []Pin
 	found := false
 	for _, c := range sent {
 		if !c.IsCA || !c.BasicConstraintsValid {
 			continue
 		}
-		pin := pinOf(c)
+		pin := Pin(identity.PinOf(c))
 		if slices.Contains(t.Pins, pin) {
 			pool.AddCert(c)
 			found = true
 		}
-		got = append(got, pin.String())
+		got = append(got, pin)
 	}
 	if !found {
 		return &pinMismatch{want: t.Pins, got: got}
@@ -200,21 +188,22 @@ func (t Trust) pinned(pool *x509.CertPool, sent []*x509.Certificate) error {
 }
 
 // pinMismatch: the server has no authority with a pin that was given.
-type pinMismatch struct {
-	want []Pin
-	got  []string
-}
+type pinMismatch struct{ want, got []Pin }
 
 func (e *pinMismatch) Error() string {
-	want := make([]string, len(e.want))
-	for i, p := range e.want {
-		want[i] = p.String()
-	}
 	got := "no CA certificate"
 	if len(e.got) > 0 {
-		got = strings.Join(e.got, ", ")
+		got = joinPins(e.got)
 	}
-	return fmt.Sprintf("want CA pin %s, got %s", strings.Join(want, ", "), got)
+	return fmt.Sprintf("want CA pin %s, got %s", joinPins(e.want), got)
+}
+
+func joinPins(pins []Pin) string {
+	words := make([]string, len(pins))
+	for i, p := range pins {
+		words[i] = string(p)
+	}
+	return strings.Join(words, ", ")
 }
 
 // tlsConfig verifies with t, shows cert where there is one, and hands the
@@ -243,4 +232,3 @@ func (t Trust) tlsConfig(proxy string, cert *tls.Certificate, now func() time.Ti
 	}
 	return c, nil
 }
-

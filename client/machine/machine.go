@@ -47,7 +47,7 @@ func (s Source) Collect(now time.Time) (*dtv1.DeviceData, error) {
 	dmi := s.firmware()
 	release := s.osRelease()
 	d := &dtv1.DeviceData{
-		OsType:                osType(),
+		OsType:                OSType(),
 		CollectTime:           timestamppb.New(now),
 		OsId:                  release["ID"],
 		OsVersion:             release["VERSION_ID"],
@@ -157,8 +157,8 @@ func line(data []byte) string {
 	}, string(data)))
 }
 
-// osType is the system's name as the API has it.
-func osType() string {
+// OSType is this system as devices have it: linux, macos or windows.
+func OSType() string {
 	if runtime.GOOS == "darwin" {
 		return "macos"
 	}

@@ -103,7 +103,7 @@ func TestWhatIsReportedIsWhatTheFilesSay(t *testing.T) {
 	}
 	got := []string{d.GetOsType(), d.GetAssetTag(), d.GetOsId(), d.GetOsVersion(), d.GetOsBuild(), d.GetModelIdentifier(),
 		d.GetSerialNumber(), d.GetReportedAssetTag(), d.GetSystemSerialNumber(), d.GetBaseBoardSerialNumber()}
-	want := []string{osType(), "C00AA0AAAA0A", "debian", "12", `2026\a`, "ThinkPad X1",
+	want := []string{OSType(), "C00AA0AAAA0A", "debian", "12", `2026\a`, "ThinkPad X1",
 		"C00AA0AAAA0A", "Default string", "C00AA0AAAA0A", "B[2J1"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

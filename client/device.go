@@ -1,0 +1,196 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/client/machine"
+	"devicetrust/devices/tpm"
+	"devicetrust/identity"
+	"devicetrust/resource"
+)
+
+// Machine is this machine as a device: what it reports, its TPM, and where it
+// remembers its enrollments. Close it.
+type Machine struct {
+	Home *Home
+	// DMIDir holds the firmware's tables; empty is the system's own.
+	DMIDir string
+	// TPM is its address as tpm.Open takes it.
+	TPM string
+	Now func() time.Time
+
+	chip    *tpm.TPM
+	chipErr error
+}
+
+// open gives the TPM; a TPM serves one connection at a time, so there is one.
+func (m *Machine) open() (*tpm.TPM, error) {
+	if m.chip == nil && m.chipErr == nil {
+		m.chip, m.chipErr = tpm.Open(m.TPM)
+	}
+	return m.chip, m.chipErr
+}
+
+// Close gives the TPM back.
+func (m *Machine) Close() error {
+	if m.chip == nil {
+		return nil
+	}
+	defer func() { m.chip = nil }()
+	return m.chip.Close()
+}
+
+func (m *Machine) source() machine.Source {
+	return machine.Source{DMIDir: m.DMIDir, EK: func() ([]byte, error) {
+		t, err := m.open()
+		if err != nil {
+			return nil, err
+		}
+		return t.EKPublicDER()
+	}}
+}
+
+// AssetTag is what the machine is called.
+func (m *Machine) AssetTag() (string, error) { return m.source().AssetTag() }
+
+// Collect is what the machine reports. Where its TPM cannot be reached, the
+// fields that the TPM tells are empty.
+func (m *Machine) Collect() (*dtv1.DeviceData, error) {
+	data, err := m.source().Collect(m.Now())
+	if err != nil {
+		return nil, err
+	}
+	if t, err := m.open(); err == nil {
+		// The ceremonies ask for these again and report a failure.
+		data.TpmManufacturer, data.TpmFirmware, _ = t.Info()
+	}
+	return data, nil
+}
+
+// Prove holds the device authentication ceremony: the machine's half of
+// AuthenticateDevice, a Prover. The TPM is only reached for where the machine
+// is enrolled in the cluster.
+func (m *Machine) Prove(ctx context.Context, binding identity.LoginBinding, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+	if _, err := tpm.Enrolled(m.Home.DeviceState(), binding.Cluster); err != nil {
+		return nil, err
+	}
+	t, err := m.open()
+	if err != nil {
+		return nil, err
+	}
+	data, err := m.source().Collect(m.Now())
+	if err != nil {
+		return nil, err
+	}
+	return t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), Data: data, Binding: binding}, stream)
+}
+
+// EnrollCurrent registers this machine where it is not registered, and
+// enrolls it in p's cluster.
+func (m *Machine) EnrollCurrent(ctx context.Context, p *Profile, o Options) (resource.Device, error) {
+	return m.enroll(ctx, p, o, func(ctx context.Context, c *Conn, data *dtv1.DeviceData) (string, error) {
+		resp, err := c.Device.RegisterCurrentDevice(ctx, connect.NewRequest(&dtv1.RegisterCurrentDeviceRequest{Device: data}))
+		if err != nil {
+			return "", err
+		}
+		return resp.Msg.GetToken(), nil
+	})
+}
+
+// Enroll enrolls this machine in p's cluster with an administrator's token.
+func (m *Machine) Enroll(ctx context.Context, p *Profile, token string, o Options) (resource.Device, error) {
+	return m.enroll(ctx, p, o, func(context.Context, *Conn, *dtv1.DeviceData) (string, error) { return token, nil })
+}
+
+// enroll holds the enrollment ceremony with the token that getToken gives. The
+// TPM is opened first, so that a token is neither made nor spent in vain.
+func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken func(context.Context, *Conn, *dtv1.DeviceData) (string, error)) (resource.Device, error) {
+	var none resource.Device
+	conn, err := Dial(p, o)
+	if err != nil {
+		return none, err
+	}
+	defer conn.Close()
+	t, err := m.open()
+	if err != nil {
+		return none, err
+	}
+	data, err := m.Collect()
+	if err != nil {
+		return none, err
+	}
+	if err := m.Home.folder("device"); err != nil {
+		return none, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
+	defer cancel()
+	token, err := getToken(ctx, conn, data)
+	if err != nil {
+		return none, err
+	}
+	stream := conn.Device.EnrollDevice(ctx)
+	enrolled, err := t.Enroll(ctx, tpm.EnrollArgs{
+		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(),
+	}, stream)
+	if err != nil {
+		return none, Explain(p.Proxy, err)
+	}
+	hangUp(stream)
+	var d resource.Device
+	if err := json.Unmarshal(enrolled, &d); err != nil {
+		return none, fmt.Errorf("%s gave an unusable device: %w", p.Proxy, err)
+	}
+	return d, p.keepAttestation(d)
+}
+
+// hangUp ends a stream whose last message has come.
+func hangUp(stream interface {
+	CloseRequest() error
+	CloseResponse() error
+}) {
+	// Nothing more is wanted of the server; whatever it says is too late.
+	_ = stream.CloseRequest()
+	_ = stream.CloseResponse()
+}
+
+// attestation is the file of how the server believed this machine's TPM when
+// it was enrolled; certificates do not tell.
+type attestation struct {
+	DeviceID    string `json:"device_id"`
+	Attestation string `json:"attestation"`
+}
+
+func (p *Profile) attestationFile() []string {
+	return []string{"device", fileName(p.Proxy) + ".json"}
+}
+
+func (p *Profile) keepAttestation(d resource.Device) error {
+	a := attestation{DeviceID: d.Metadata.Name}
+	if d.Spec.Credential != nil {
+		a.Attestation = d.Spec.Credential.DeviceAttestationType
+	}
+	data, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return p.home.write(append(data, '\n'), p.attestationFile()...)
+}
+
+// attestationOf is empty for devices that were enrolled elsewhere.
+func (p *Profile) attestationOf(deviceID string) string {
+	data, err := p.home.read(p.attestationFile()...)
+	if err != nil {
+		return ""
+	}
+	var a attestation
+	if json.Unmarshal(data, &a) != nil || a.DeviceID != deviceID {
+		return ""
+	}
+	return a.Attestation
+}

@@ -1,0 +1,222 @@
+package client
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/devices/tpm"
+	"devicetrust/identity"
+)
+
+// Prover proves which machine this is: it holds the device authentication
+// ceremony over stream for a login whose keys and user are in binding
+// (Challenge and CredentialID are the ceremony's). Machine.Prove is the one
+// with a TPM.
+type Prover func(ctx context.Context, binding identity.LoginBinding, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error)
+
+// Ask is what a person wants of a login.
+type Ask struct {
+	User, Password string
+	// TTL shortens the certificates' life; 0 leaves it to policy.
+	TTL time.Duration
+	// Trust is whom to believe to be the dtauthd.
+	Trust Trust
+	// Prove authenticates the device; nil leaves it out.
+	Prove Prover
+}
+
+// Login logs in at p's dtauthd and keeps the new keys and certificates,
+// instead of those of an earlier login, which is ended at the server. A device
+// that cannot be authenticated does not fail the login: p.Device says why.
+// Where anything else fails, what was kept before stays.
+func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, error) {
+	if err := checkFileUser(ask.User); err != nil {
+		return Credentials{}, api.Refuse(connect.CodeInvalidArgument, "cannot log in: %v", err)
+	}
+	old, oldErr := p.Credentials()
+	login, err := passwordLogin(ctx, p.Proxy, ask, o)
+	if err != nil {
+		return Credentials{}, err
+	}
+	outcome := login.authenticateDevice(ctx, ask.Prove)
+	next := login.profile(p.home)
+	next.Device = outcome
+	if err := next.keep(login.creds, login.hosts); err != nil {
+		// A login whose keys are lost helps nobody; it would expire.
+		_ = goodbye(ctx, next, login.creds, o)
+		return Credentials{}, err
+	}
+	if oldErr == nil {
+		// Its keys are gone already; it would expire.
+		_ = goodbye(ctx, next, old, o)
+	}
+	*p = *next
+	return login.creds, nil
+}
+
+// newLogin is a login that is not kept yet.
+type newLogin struct {
+	proxy   string
+	trust   Trust
+	cluster *dtv1.ClusterInfo
+	creds   Credentials
+	hosts   []ssh.PublicKey
+	options Options
+}
+
+// passwordLogin is the first half: who is it?
+func passwordLogin(ctx context.Context, proxy string, ask Ask, o Options) (*newLogin, error) {
+	keys, err := newKeys()
+	if err != nil {
+		return nil, err
+	}
+	sshKey, tlsKey, err := keys.public()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := DialAnonymous(proxy, ask.Trust, o)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	req := &dtv1.LoginRequest{User: ask.User, Password: ask.Password, SshPublicKey: sshKey, TlsPublicKey: tlsKey}
+	if ask.TTL > 0 {
+		req.Ttl = durationpb.New(ask.TTL)
+	}
+	resp, err := conn.Login.Login(ctx, connect.NewRequest(req))
+	if err != nil {
+		return nil, err
+	}
+	l := &newLogin{proxy: proxy, cluster: resp.Msg.GetCluster(), options: o}
+	if err := l.take(keys, resp.Msg.GetCertificates(), ask.User); err != nil {
+		return nil, fmt.Errorf("%s gave an unusable answer: %w", proxy, err)
+	}
+	if err := l.takeAuthorities(ask.Trust, conn.root.Load()); err != nil {
+		return nil, fmt.Errorf("%s gave an unusable answer: %w", proxy, err)
+	}
+	return l, nil
+}
+
+// take accepts certificates that are for our keys and our user.
+func (l *newLogin) take(keys keyPair, certs *dtv1.Certificates, user string) error {
+	creds, err := newCredentials(keys, certs.GetSsh(), certs.GetTls())
+	if err != nil {
+		return err
+	}
+	if creds.Identity.User != user {
+		return fmt.Errorf("the certificate is for user %.128q, want %q", creds.Identity.User, user)
+	}
+	l.creds = creds
+	return nil
+}
+
+// takeAuthorities accepts whom the cluster says to believe from now on, beside
+// root, which was believed to hear it. The system's own authorities stay the
+// system's to choose.
+func (l *newLogin) takeAuthorities(trust Trust, root *x509.Certificate) error {
+	l.trust = Trust{System: trust.System && len(trust.Pins) == 0}
+	if !l.trust.System {
+		l.trust = l.trust.with(root)
+	}
+	for _, der := range l.cluster.GetTlsAuthorities() {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("a TLS authority cannot be read: %w", err)
+		}
+		l.trust = l.trust.with(c)
+	}
+	for _, wire := range l.cluster.GetHostAuthorities() {
+		key, err := ssh.ParsePublicKey(wire)
+		if err == nil {
+			err = identity.CheckSSHKey(key)
+		}
+		if err != nil {
+			return fmt.Errorf("a host authority cannot be used: %w", err)
+		}
+		l.hosts = append(l.hosts, key)
+	}
+	if len(l.hosts) == 0 {
+		return errors.New("it names no host authority")
+	}
+	return nil
+}
+
+func (l *newLogin) profile(home *Home) *Profile {
+	return &Profile{
+		Proxy:           l.proxy,
+		Cluster:         l.cluster.GetName(),
+		User:            l.creds.Identity.User,
+		DeviceTrustMode: l.cluster.GetDeviceTrustMode(),
+		Trust:           l.trust,
+		home:            home,
+	}
+}
+
+// authenticateDevice is the second half: which machine? On success l has the
+// certificates that say so; on failure those it had.
+func (l *newLogin) authenticateDevice(ctx context.Context, prove Prover) DeviceOutcome {
+	if l.cluster.GetDeviceTrustMode() == "off" {
+		return DeviceOutcome{Reason: "the cluster does not use device trust"}
+	}
+	if prove == nil {
+		return outcomeOf(errNotAsked)
+	}
+	if err := l.proveDevice(ctx, prove); err != nil {
+		l.options.log().Debug("device not authenticated", "error", err)
+		return outcomeOf(Explain(l.proxy, err))
+	}
+	return DeviceOutcome{}
+}
+
+func (l *newLogin) proveDevice(ctx context.Context, prove Prover) error {
+	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
+	defer cancel()
+	conn, err := dial(l.proxy, l.trust, l.creds.tls(), l.options)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	sshKey, tlsKey, err := l.creds.keys.public()
+	if err != nil {
+		return err
+	}
+	stream := conn.Device.AuthenticateDevice(ctx)
+	success, err := prove(ctx, identity.LoginBinding{
+		Cluster:      l.cluster.GetName(),
+		User:         l.creds.Identity.User,
+		SSHPublicKey: sshKey,
+		TLSPublicKey: tlsKey,
+	}, stream)
+	if err != nil {
+		return err
+	}
+	hangUp(stream)
+	before := l.creds
+	if err := l.take(before.keys, success.GetCertificates(), before.Identity.User); err != nil {
+		return err
+	}
+	if !l.creds.Identity.Device.Trusted() {
+		l.creds = before
+		return errors.New("the server's certificate names no device")
+	}
+	return nil
+}
+
+var errNotAsked = api.Refuse(connect.CodeFailedPrecondition, "this machine's TPM was not asked")
+
+// outcomeOf keeps why a device was not authenticated.
+func outcomeOf(err error) DeviceOutcome {
+	if r, ok := errors.AsType[*api.Refusal](err); ok {
+		return DeviceOutcome{Reason: err.Error(), Hint: r.Hint}
+	}
+	return DeviceOutcome{Reason: err.Error()}
+}

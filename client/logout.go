@@ -1,0 +1,95 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api/dtv1"
+)
+
+// LogoutAll ends every login kept in h: at the servers where they can be
+// reached, and here always: keys and certificates are removed. What remains
+// is whom each profile trusts, and the device's enrollment. problems tells
+// per dtauthd why certificates could not be revoked there; err, why something
+// could not be removed.
+func (h *Home) LogoutAll(ctx context.Context, o Options) (problems []error, err error) {
+	profiles, err := h.profiles()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range profiles {
+		if p.User == "" {
+			continue
+		}
+		if creds, err := p.Credentials(); err != nil {
+			problems = append(problems, err)
+		} else if err := goodbye(ctx, p, creds, o); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	if err := os.RemoveAll(h.path("keys")); err != nil {
+		return problems, unwritable(h.path("keys"), err)
+	}
+	for _, p := range profiles {
+		p.User, p.Device = "", DeviceOutcome{}
+		if err := p.save(); err != nil {
+			return problems, err
+		}
+	}
+	return problems, nil
+}
+
+// goodbye ends the login of creds at the server. Expired ones have ended.
+func goodbye(ctx context.Context, p *Profile, creds Credentials, o Options) error {
+	if creds.check(o.Now()) != nil {
+		return nil
+	}
+	// The person may have given up by now; the server should still hear it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
+	defer cancel()
+	conn, err := dial(p.Proxy, p.Trust, creds.tls(), o)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Login.Logout(ctx, connect.NewRequest(&dtv1.LogoutRequest{}))
+	o.log().Debug("logout", "server", p.Proxy, "error", err)
+	return err
+}
+
+// profiles are all that are stored; those that cannot be used are left out,
+// for their keys are removed all the same.
+func (h *Home) profiles() ([]*Profile, error) {
+	entries, err := os.ReadDir(h.path("profiles"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unreadable(h.path("profiles"), err)
+	}
+	var all []*Profile
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".json" {
+			continue
+		}
+		data, err := h.read("profiles", e.Name())
+		if err != nil {
+			continue
+		}
+		p, err := parseProfile(data)
+		if err != nil || fileName(p.Proxy) != strings.TrimSuffix(e.Name(), ".json") {
+			continue
+		}
+		p.home = h
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b *Profile) int { return strings.Compare(a.Proxy, b.Proxy) })
+	return all, nil
+}

@@ -1,0 +1,147 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+
+	"devicetrust/api"
+)
+
+// SSHSession is what runs on the node, and where its streams go.
+type SSHSession struct {
+	// Command for the login's shell; empty is the shell itself.
+	Command string
+	// PTY asks for a terminal on the node.
+	PTY bool
+	// Terminal is the person's own, which a session with PTY puts into raw
+	// mode; nil where there is none.
+	Terminal *os.File
+	// Term is the kind of terminal, as $TERM has it.
+	Term string
+
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Run runs the session and returns the exit status of what ran: its own, or
+// 128 and the signal's number where a signal ended it. An error means that
+// there was none. Whatever happens, the terminal is as before at the end.
+func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, err error) {
+	sess, err := client.NewSession()
+	if err != nil {
+		return 0, noSession(err)
+	}
+	defer sess.Close()
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	// What x/crypto waits for does not end with ctx, but with the connection.
+	defer context.AfterFunc(ctx, func() { client.Close() })()
+	guarded(lost, func() { keepAlive(ctx, client, keepaliveInterval, lost) })
+
+	if s.PTY {
+		restore, err := s.startPTY(ctx, sess, lost)
+		if err != nil {
+			return 0, err
+		}
+		defer restore()
+	}
+	output, err := s.stream(sess, lost)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.start(sess); err != nil {
+		return 0, noSession(err)
+	}
+	err = sess.Wait()
+	output.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return 0, cause
+	}
+	return exitStatus(err)
+}
+
+func (s SSHSession) start(sess *ssh.Session) error {
+	if s.Command == "" {
+		return sess.Shell()
+	}
+	return sess.Start(s.Command)
+}
+
+func noSession(err error) error {
+	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
+		return api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
+	}
+	return api.Refuse(connect.CodeUnavailable, "the node refused the session: %v", err)
+}
+
+// exitStatus reads what Wait returned.
+func exitStatus(err error) (int, error) {
+	if err == nil {
+		return 0, nil
+	}
+	if exit, ok := errors.AsType[*ssh.ExitError](err); ok {
+		return exit.ExitStatus(), nil
+	}
+	if _, ok := errors.AsType[*ssh.ExitMissingError](err); ok {
+		return 0, api.Refuse(connect.CodeUnavailable, "the connection ended before the command did")
+	}
+	return 0, err
+}
+
+// stream connects the streams; the group is done when all output has been
+// written. Input is not waited for: nobody may ever type again. The copying is
+// our own: in x/crypto's goroutines, a fault in a writer would end the process
+// with the terminal still raw.
+func (s SSHSession) stream(sess *ssh.Session, lost context.CancelCauseFunc) (*sync.WaitGroup, error) {
+	in, err := sess.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := sess.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	errs, err := sess.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	guarded(lost, func() {
+		// The node may stop reading before the person stops typing.
+		_, _ = io.Copy(in, s.Stdin)
+		_ = in.Close()
+	})
+	var output sync.WaitGroup
+	for _, c := range []struct {
+		to   io.Writer
+		from io.Reader
+	}{{s.Stdout, out}, {s.Stderr, errs}} {
+		output.Add(1)
+		guarded(lost, func() {
+			defer output.Done()
+			if _, err := io.Copy(c.to, c.from); err != nil {
+				lost(fmt.Errorf("cannot write the output: %w", err))
+			}
+		})
+	}
+	return &output, nil
+}
+
+// guarded runs f beside, and ends the session where f panics: the terminal
+// must be restored before anything else happens.
+func guarded(lost context.CancelCauseFunc, f func()) {
+	go func() {
+		defer func() {
+			if v := recover(); v != nil {
+				lost(fmt.Errorf("internal error: %v", v))
+			}
+		}()
+		f()
+	}()
+}

@@ -1,0 +1,112 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/term"
+
+	"devicetrust/api"
+)
+
+// Size of a terminal that has none, as that of a DEC VT100.
+const (
+	defaultColumns = 80
+	defaultRows    = 24
+)
+
+// startPTY asks for a terminal on the node and puts the person's own into raw
+// mode, where there is one. Call restore on every way out; it is safe to call
+// it twice.
+func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost context.CancelCauseFunc) (restore func(), err error) {
+	columns, rows := s.size()
+	if err := sess.RequestPty(s.term(), rows, columns, s.modes()); err != nil {
+		return nil, api.Refuse(connect.CodePermissionDenied, "the node refused a terminal: %v", err).
+			WithHint("Your roles may not allow one; a command without -t needs none.")
+	}
+	if s.Terminal == nil {
+		return func() {}, nil
+	}
+	fd := int(s.Terminal.Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the terminal: %w", err)
+	}
+	restore = sync.OnceFunc(func() {
+		// A terminal that has gone needs no restoring.
+		_ = term.Restore(fd, before)
+	})
+	// The end may come as a signal; whoever handles it may not come back here.
+	stopEnd := context.AfterFunc(ctx, restore)
+	stopSignals := s.watch(ctx, sess, restore, lost)
+	return func() {
+		stopEnd()
+		stopSignals()
+		restore()
+	}, nil
+}
+
+// watch tells the node each new size of the terminal, and ends the session on
+// signals that would end the process with the terminal raw. SIGINT and SIGTERM
+// are the caller's: they end ctx.
+func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, restore func(), lost context.CancelCauseFunc) (stop func()) {
+	resized, fatal := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	notifyResize(resized)
+	signal.Notify(fatal, syscall.SIGHUP, syscall.SIGQUIT)
+	done := make(chan struct{})
+	guarded(lost, func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			case sig := <-fatal:
+				restore()
+				lost(api.Refuse(connect.CodeCanceled, "ended by signal: %v", sig))
+			case <-resized:
+				columns, rows := s.size()
+				// A node that is gone is noticed by Wait.
+				_ = sess.WindowChange(rows, columns)
+			}
+		}
+	})
+	return func() {
+		signal.Stop(resized)
+		signal.Stop(fatal)
+		close(done)
+	}
+}
+
+func (s SSHSession) size() (columns, rows int) {
+	if s.Terminal != nil {
+		if w, h, err := term.GetSize(int(s.Terminal.Fd())); err == nil && w > 0 && h > 0 {
+			return w, h
+		}
+	}
+	return defaultColumns, defaultRows
+}
+
+// term is what the node sets $TERM to.
+func (s SSHSession) term() string {
+	if s.Term == "" {
+		return "dumb"
+	}
+	return s.Term
+}
+
+// modes are the person's own terminal modes (RFC 4254 section 8), so that
+// their special keys work on the node; without a terminal, a plain one.
+func (s SSHSession) modes() ssh.TerminalModes {
+	modes := ssh.TerminalModes{ssh.ECHO: 1, ssh.TTY_OP_ISPEED: 38400, ssh.TTY_OP_OSPEED: 38400}
+	if s.Terminal != nil {
+		readModes(int(s.Terminal.Fd()), modes)
+	}
+	return modes
+}

@@ -1,0 +1,7 @@
+package client
+
+import "os"
+
+// notifyResize: consoles of Windows send no signal; the size stays what it
+// was at the start.
+func notifyResize(chan<- os.Signal) {}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/cmd/internal/cli"
+	"devicetrust/resource"
+)
+
+func (a *app) deviceCommand() *cobra.Command {
+	c := &cobra.Command{Use: "device", Short: "Enroll this device, and see what it reports"}
+	c.AddCommand(a.enrollCommand(), a.assetTagCommand(), a.collectCommand())
+	return c
+}
+
+func (a *app) enrollCommand() *cobra.Command {
+	var token string
+	var current bool
+	c := &cobra.Command{
+		Use:   "enroll",
+		Short: "Enroll this device: prove its TPM to the cluster",
+		Long: `Enroll this device in the cluster that you are logged in to, with a token that an
+administrator made for it, or, where your roles allow it, registering it on the
+way. Logins afterwards are those of a trusted device.`,
+		Example: `  dtsh device enroll --token=TOKEN
+  dtsh device enroll --current-device`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if current == (token != "") {
+				return cli.Usagef("want either --token=TOKEN or --current-device")
+			}
+			return a.enroll(c, token)
+		},
+	}
+	c.Flags().StringVar(&token, "token", "", "enrollment token of dtctl devices enroll")
+	c.Flags().BoolVar(&current, "current-device", false, "register this device, and enroll it")
+	return c
+}
+
+func (a *app) enroll(c *cobra.Command, token string) error {
+	p, err := a.login()
+	if err != nil {
+		return err
+	}
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	m := a.machine(home)
+	defer m.Close()
+	a.Progress("Asking the TPM…")
+	var device resource.Device
+	what := "enrolled"
+	if token != "" {
+		device, err = m.Enroll(c.Context(), p, token, a.options())
+	} else {
+		what = "registered and enrolled"
+		device, err = m.EnrollCurrent(c.Context(), p, a.options())
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(a.Stdout, "Device \"%s\"/%s %s\n", cli.Safe(device.Spec.AssetTag), osName(device.Spec.OSType), what); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.Stderr, "Log in again to get certificates of a trusted device: dtsh login")
+	return nil
+}
+
+// osName is how people write a system that the API knows.
+func osName(os string) string {
+	switch os {
+	case "linux":
+		return "Linux"
+	case "macos":
+		return "macOS"
+	case "windows":
+		return "Windows"
+	}
+	return cli.Safe(os)
+}
+
+func (a *app) assetTagCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "asset-tag",
+		Short:             "Print the asset tag that this device would be registered by",
+		Example:           "  dtsh device asset-tag",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(*cobra.Command, []string) error {
+			m := a.machine(nil)
+			defer m.Close()
+			tag, err := m.AssetTag()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.Stdout, tag)
+			return err
+		},
+	}
+}
+
+func (a *app) collectCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "collect",
+		Short: "Print what this device reports of itself",
+		Long: `Print what this device reports of itself at enrollments and logins, under the
+names that dtctl get device/TAG shows it under.`,
+		Example:           "  dtsh device collect\n  dtsh device collect --format=json",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	format := cli.AddFormat(c, cli.Text)
+	c.RunE = func(*cobra.Command, []string) error {
+		m := a.machine(nil)
+		defer m.Close()
+		data, err := m.Collect()
+		if err != nil {
+			return err
+		}
+		if *format == cli.Text {
+			*format = cli.YAML
+		}
+		return cli.Write(a.Stdout, *format, collected(data))
+	}
+	return c
+}
+
+// collected names the fields as the device's resource does.
+func collected(d *dtv1.DeviceData) resource.CollectedData {
+	return resource.CollectedData{
+		CollectTime:           d.GetCollectTime().AsTime().UTC().Truncate(time.Second),
+		OSType:                d.GetOsType(),
+		AssetTag:              d.GetAssetTag(),
+		OSID:                  d.GetOsId(),
+		OSVersion:             d.GetOsVersion(),
+		OSBuild:               d.GetOsBuild(),
+		KernelVersion:         d.GetKernelVersion(),
+		Hostname:              d.GetHostname(),
+		ModelIdentifier:       d.GetModelIdentifier(),
+		SerialNumber:          d.GetSerialNumber(),
+		ReportedAssetTag:      d.GetReportedAssetTag(),
+		SystemSerialNumber:    d.GetSystemSerialNumber(),
+		BaseBoardSerialNumber: d.GetBaseBoardSerialNumber(),
+		TPMManufacturer:       d.GetTpmManufacturer(),
+		TPMFirmware:           d.GetTpmFirmware(),
+	}
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"devicetrust/client"
+	"devicetrust/cmd/internal/cli"
+)
+
+func (a *app) loginCommand() *cobra.Command {
+	var passwordStdin bool
+	c := &cobra.Command{
+		Use:   "login",
+		Short: "Log in to a cluster, with this device where it is enrolled",
+		Long: `Log in to a cluster. What is not given is asked for. Where this device is
+enrolled in the cluster, its TPM proves that you are at it, and the login's
+certificates say so. Logging in while logged in replaces the login.`,
+		Example: `  dtsh login --proxy=dt.example.com --user=alice
+  dtsh login --proxy=dt.example.com --user=alice --ca-pin=sha256:9f86d0…
+  dtsh login --password-stdin < password`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.runLogin(c.Context(), passwordStdin)
+		},
+	}
+	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from the first line of stdin")
+	return c
+}
+
+func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	p, err := a.chooseProfile(ctx, home)
+	if err != nil {
+		return err
+	}
+	user, err := a.chooseUser(ctx, p)
+	if err != nil {
+		return err
+	}
+	trust, err := client.NewTrust(a.pins, a.caFile, p.Trust)
+	if err != nil {
+		return err
+	}
+	password, err := a.password(ctx, fmt.Sprintf("Enter password for dt user %s: ", cli.Safe(user)), passwordStdin)
+	if err != nil {
+		return err
+	}
+	m := a.machine(home)
+	defer m.Close()
+	_, err = p.Login(ctx, client.Ask{
+		User: user, Password: password, TTL: time.Duration(a.ttl), Trust: trust, Prove: m.Prove,
+	}, a.options())
+	if err != nil {
+		return err
+	}
+	s, err := p.Status()
+	if err != nil {
+		return err
+	}
+	if err := a.printStatus(s); err != nil {
+		return err
+	}
+	a.tellDevice(s.Device, p.Device.Hint)
+	return nil
+}
+
+// tellDevice says how the device ceremony ended.
+func (a *app) tellDevice(d client.DeviceStatus, hint string) {
+	if d.Trusted {
+		fmt.Fprintf(a.Stderr, "Device %q authenticated.\n", d.AssetTag)
+		return
+	}
+	fmt.Fprintf(a.Stderr, "Device not authenticated: %s\n", cli.Safe(d.Reason))
+	if hint != "" {
+		fmt.Fprintln(a.Stderr, cli.Safe(hint))
+	}
+}
+
+// chooseProfile takes the cluster that was named, else the current one, else
+// asks.
+func (a *app) chooseProfile(ctx context.Context, home *client.Home) (*client.Profile, error) {
+	p, err := home.Profile(a.namedProxy())
+	if !errors.Is(err, client.ErrNotLoggedIn) {
+		return p, err
+	}
+	if !a.Interactive() {
+		return nil, cli.Usagef("no cluster is named: want --proxy=HOST:PORT")
+	}
+	proxy, err := a.ReadLine(ctx, "Address of the cluster (HOST:PORT): ")
+	if err != nil {
+		return nil, err
+	}
+	return home.Profile(proxy)
+}
+
+// chooseUser takes the name that was given, else that of the login there is,
+// else asks.
+func (a *app) chooseUser(ctx context.Context, p *client.Profile) (string, error) {
+	for _, user := range []string{a.user, a.Getenv("DTSH_USER"), p.User} {
+		if user != "" {
+			return user, nil
+		}
+	}
+	if !a.Interactive() {
+		return "", cli.Usagef("no user is named: want --user=USER")
+	}
+	return a.ReadLine(ctx, "User: ")
+}
+
+// password asks on the terminal, or reads a line of stdin where the person
+// said so.
+func (a *app) password(ctx context.Context, prompt string, fromStdin bool) (string, error) {
+	return checked(func() (string, error) {
+		if fromStdin {
+			return a.ReadStdinLine()
+		}
+		return a.ReadPassword(ctx, prompt)
+	})
+}
+
+func checked(read func() (string, error)) (string, error) {
+	password, err := read()
+	if err != nil {
+		return "", err
+	}
+	return password, client.CheckPassword(password)
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"devicetrust/client"
+	"devicetrust/cmd/internal/cli"
+)
+
+// app is the program: its world, and the flags that all commands share.
+type app struct {
+	*cli.Env
+	proxy  proxyFlag
+	user   string
+	ttl    ttlFlag
+	pins   pinsFlag
+	caFile string
+}
+
+func newRoot(env *cli.Env) *cobra.Command {
+	env.LogLevel = slog.LevelWarn
+	a := &app{Env: env}
+	root := &cobra.Command{
+		Use:   "dtsh",
+		Short: "Log in, enroll this device, reach servers",
+		Long: `dtsh logs you in to a cluster, proves with this machine's TPM which device you
+are at, and reaches the cluster's servers.
+
+Environment: DTSH_HOME (default ~/.dtsh) holds profiles and keys; DTSH_PROXY and
+DTSH_USER stand for --proxy and --user; DTSH_TPM names the TPM (default
+/dev/tpmrm0; unix:PATH or tcp:HOST:PORT of a TPM 2.0 command socket);
+DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id).`,
+		Example: `  dtsh login --proxy=dt.example.com --user=alice
+  dtsh device enroll --current-device
+  dtsh ls
+  dtsh ssh root@server-1`,
+	}
+	flags := root.PersistentFlags()
+	flags.Var(&a.proxy, "proxy", "address of the cluster's dtauthd (DTSH_PROXY)")
+	flags.StringVar(&a.user, "user", "", "your name in the cluster (DTSH_USER)")
+	flags.Var(&a.ttl, "ttl", "how long the login shall last at most, such as 8h")
+	flags.Var(&a.pins, "ca-pin", "believe the cluster whose CA has this pin; an administrator sees it with: dtctl status")
+	flags.StringVar(&a.caFile, "ca-file", "", "believe the cluster whose CA is in this PEM file")
+	root.AddCommand(
+		a.loginCommand(), a.logoutCommand(), a.statusCommand(),
+		a.lsCommand(), a.sshCommand(), a.configCommand(),
+		a.deviceCommand(), a.passwdCommand(),
+	)
+	return root
+}
+
+// proxyFlag is HOST:PORT.
+type proxyFlag string
+
+func (f *proxyFlag) String() string { return string(*f) }
+func (f *proxyFlag) Type() string   { return "HOST[:PORT]" }
+func (f *proxyFlag) Set(s string) error {
+	proxy, err := client.ParseProxy(s)
+	*f = proxyFlag(proxy)
+	return err
+}
+
+// pinsFlag may be given more than once.
+type pinsFlag []client.Pin
+
+func (f *pinsFlag) String() string { return "" }
+func (f *pinsFlag) Type() string   { return "sha256:HEX" }
+func (f *pinsFlag) Set(s string) error {
+	pin, err := client.ParsePin(s)
+	*f = append(*f, pin)
+	return err
+}
+
+// ttlFlag is a time that something lasts.
+type ttlFlag time.Duration
+
+func (f *ttlFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return time.Duration(*f).String()
+}
+func (f *ttlFlag) Type() string { return "DURATION" }
+func (f *ttlFlag) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return cli.Usagef("want a time such as 8h or 30m")
+	}
+	*f = ttlFlag(d)
+	return nil
+}
+
+// home is where profiles and keys are.
+func (a *app) home() (*client.Home, error) {
+	dir := a.Getenv("DTSH_HOME")
+	if dir == "" && a.Getenv("HOME") != "" {
+		dir = filepath.Join(a.Getenv("HOME"), ".dtsh")
+	}
+	if dir == "" && a.Getenv("USERPROFILE") != "" { // Windows
+		dir = filepath.Join(a.Getenv("USERPROFILE"), ".dtsh")
+	}
+	return client.OpenHome(dir)
+}
+
+// namedProxy is the address that the person named; empty where they did not.
+func (a *app) namedProxy() string {
+	if a.proxy != "" {
+		return string(a.proxy)
+	}
+	return a.Getenv("DTSH_PROXY")
+}
+
+// login is the profile that the person is logged in with.
+func (a *app) login() (*client.Profile, error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	p, err := home.Profile(a.namedProxy())
+	if err != nil {
+		return nil, err
+	}
+	if p.User == "" {
+		return nil, client.ErrNotLoggedIn
+	}
+	return p, nil
+}
+
+// connect gives an API connection as the person who is logged in.
+func (a *app) connect() (*client.Profile, *client.Conn, error) {
+	p, err := a.login()
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := client.Dial(p, a.options())
+	return p, conn, err
+}
+
+func (a *app) options() client.Options { return client.Options{Now: a.Now, Log: a.Log()} }
+
+// machine is this machine; close it.
+func (a *app) machine(home *client.Home) *client.Machine {
+	return &client.Machine{Home: home, DMIDir: a.Getenv("DTSH_DMI_DIR"), TPM: a.Getenv("DTSH_TPM"), Now: a.Now}
+}
