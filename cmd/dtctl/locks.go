@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/cmd/internal/cli"
+	"devicetrust/policy"
+	"devicetrust/resource"
+)
+
+func (a *app) lock() *cobra.Command {
+	var target policy.LockTarget
+	c := &cobra.Command{
+		Use:   "lock",
+		Short: "Keep out a user, role, login, device or node, for a time or until the lock is removed",
+		Long: `Keep out whatever matches: with several of --user, --role, --login, --device
+and --node, only what matches all of them. Sessions that match end.
+
+'dtctl get locks' lists the locks, 'dtctl rm lock/NAME' removes one.`,
+		Example: `  dtctl lock --user=alice --message="left the company"
+  dtctl lock --login=root --node=web-1 --ttl=2h`,
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVar(&target.User, "user", "", "name of the user")
+	c.Flags().StringVar(&target.Role, "role", "", "name of the role: everybody who has it")
+	c.Flags().StringVar(&target.Login, "login", "", "account on servers")
+	c.Flags().StringVar(&target.Device, "device", "", "ID or asset tag of the device")
+	c.Flags().StringVar(&target.Node, "node", "", "ID or name of the node")
+	c.MarkFlagsOneRequired("user", "role", "login", "device", "node")
+	terms := lockFlags(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.createLock(cmd.Context(), target, terms)
+	}
+	return c
+}
+
+// lockTerms are why and how long.
+type lockTerms struct {
+	message string
+	ttl     *ttl
+	expires moment
+}
+
+func lockFlags(c *cobra.Command) *lockTerms {
+	t := &lockTerms{}
+	c.Flags().StringVar(&t.message, "message", "", "what to tell those who are kept out")
+	t.ttl = addTTL(c, "ttl", "how long; without it and --expires, until the lock is removed")
+	c.Flags().Var(&t.expires, "expires", "until when, as 2026-01-31T18:00:00Z")
+	c.MarkFlagsMutuallyExclusive("ttl", "expires")
+	return t
+}
+
+// createLock makes a lock. A device is looked up first: a lock on one that
+// does not exist would keep nobody out, and its writer would not know.
+func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *lockTerms) error {
+	now := a.Now()
+	lock := &resource.Lock{
+		Header: resource.NewHeader(resource.KindLock, uuid.NewString()),
+		Spec:   resource.LockSpec{Target: target, Message: terms.message, Expires: terms.expires.UTC()},
+	}
+	if *terms.ttl != 0 {
+		lock.Spec.Expires = now.Add(terms.ttl.duration()).UTC()
+	}
+	if e := lock.Spec.Expires; !e.IsZero() && !e.After(now) {
+		return cli.Usagef("--expires is in the past")
+	}
+	services, err := a.services()
+	if err != nil {
+		return err
+	}
+	if target.Device != "" {
+		device, err := fetch(ctx, services, reference{resource.KindDevice, target.Device})
+		if err != nil {
+			return err
+		}
+		lock.Spec.Target.Device = device.Head().Metadata.Name
+	}
+	doc, err := resource.MarshalJSON(lock)
+	if err != nil {
+		return err
+	}
+	resp, err := services.Resource.CreateResource(ctx, connect.NewRequest(
+		&dtv1.CreateResourceRequest{Kind: resource.KindLock, Resource: doc}))
+	if err != nil {
+		return err
+	}
+	return a.say("Created a lock with name %q.", resp.Msg.GetName())
+}
