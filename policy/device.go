@@ -1,6 +1,9 @@
 package policy
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+)
 
 // demand is what a mode asks of a subject, the strictest last.
 type demand int
@@ -23,6 +26,14 @@ func (m Mode) demand() demand {
 	default:
 		return demandUnknown
 	}
+}
+
+// CheckMode refuses a mode that nobody knows; an unset one is fine.
+func CheckMode(m Mode) error {
+	if m.demand() == demandUnknown {
+		return fmt.Errorf("%.64q is not one of off, optional, required, required-for-humans", m)
+	}
+	return nil
 }
 
 // demands is a mode with the rules that it adds to a decision.

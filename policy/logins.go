@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -30,7 +31,8 @@ func newLogins(effect RuleEffect, source, field string, spec []string) (logins, 
 		notAmong: &Rule{RuleSkip, source, "the login is not among them"},
 		shown:    &Rule{effect, source, "it grants a login on the node"},
 	}
-	for _, login := range spec {
+	for i, login := range spec {
+		field := fmt.Sprintf("%s[%d]", field, i)
 		switch {
 		case login == ownLogins:
 			l.own = true

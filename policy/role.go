@@ -113,8 +113,8 @@ func newConditions(effect RuleEffect, name, block string, spec RoleConditions) (
 // newLimits checks options and says what they do to a session. A permission
 // that is not there is not given.
 func newLimits(o RoleOptions) (Limits, error) {
-	if o.DeviceTrustMode != ModeUnset && o.DeviceTrustMode.demand() == demandUnknown {
-		return Limits{}, fieldError("options.device_trust_mode", "%.64q is not one of off, optional, required, required-for-humans", o.DeviceTrustMode)
+	if err := CheckMode(o.DeviceTrustMode); err != nil {
+		return Limits{}, fieldError("options.device_trust_mode", "%v", err)
 	}
 	if o.MaxSessionTTL < 0 || time.Duration(o.MaxSessionTTL) > maxTTL {
 		return Limits{}, fieldError("options.max_session_ttl", "%s is not between nothing and %s", o.MaxSessionTTL, maxTTL)

@@ -127,6 +127,16 @@ func (c *Catalog) list(tx *store.Tx, kind string, now time.Time) ([]resource.Res
 	return out, rows.Err()
 }
 
+// Count tells how many there are of a kind.
+func (c *Catalog) Count(tx *store.Tx, kind string) (n int64, err error) {
+	err = tx.QueryRow(`SELECT count(*) FROM policy_objects WHERE kind = $1 AND (expires_at = 0 OR expires_at > $2)`,
+		kind, store.Micros(c.now())).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("catalog: %w", err)
+	}
+	return n, nil
+}
+
 // Create stores r, and refuses what exists (CodeAlreadyExists). A lock
 // without a name gets one, which r then has.
 func (c *Catalog) Create(ctx context.Context, actor string, r resource.Resource) error {

@@ -1,0 +1,29 @@
+package resource
+
+// Bounds of what is read. The yaml parser needs some 200 bytes for the
+// smallest node, so a text may grow by that much while it is read.
+const (
+	// maxText: documents are kilobytes; an export of some thousand devices
+	// fits. What goes to the server has its own, smaller bound there.
+	maxText = 1 << 20
+	// maxDocuments is the same for many small ones.
+	maxDocuments = 10_000
+	// maxName is that of a user, the longest of all names.
+	maxName = 128
+	// maxLine is a label, a message, a field of a device: one line that
+	// people read.
+	maxLine = 512
+	// maxDescription is a paragraph.
+	maxDescription = 4096
+	// maxLabels is the same as what a role may ask for.
+	maxLabels = 64
+	// maxTraits, maxTraitValues and maxTraitText are what a certificate may
+	// carry (identity).
+	maxTraits      = 32
+	maxTraitValues = 256
+	maxTraitText   = 256
+	// maxAllowedCAs is several times the number of TPM makers.
+	maxAllowedCAs = 128
+	// maxQuoted is how much of a wrong text an error repeats.
+	maxQuoted = 64
+)
