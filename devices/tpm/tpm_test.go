@@ -136,6 +136,7 @@ func garbage(t *testing.T, answer string) string {
 			if err != nil {
 				return
 			}
+			conn.Read(make([]byte, 64))
 			conn.Write([]byte(answer))
 			conn.Close()
 		}

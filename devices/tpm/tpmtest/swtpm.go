@@ -4,6 +4,7 @@
 package tpmtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,10 @@ func Run(dir string) (tpm *TPM, stop func(), err error) {
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
 		"--server", "type=unixio,path="+socket, "--ctrl", "type=unixio,path="+socket+".ctrl",
 		"--flags", "not-need-init,startup-clear")
-	cmd.Stderr = os.Stderr
+	// It reports every client that leaves, so what it says is for the one case
+	// in which it does not start.
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		return nil, nil, fmt.Errorf("tpmtest: %w (Debian has it in package swtpm)", err)
 	}
@@ -77,7 +81,7 @@ func Run(dir string) (tpm *TPM, stop func(), err error) {
 		}
 		select {
 		case err := <-ended:
-			return nil, nil, fmt.Errorf("tpmtest: swtpm ended: %v", err)
+			return nil, nil, fmt.Errorf("tpmtest: swtpm ended: %v: %s", err, said.Bytes())
 		case <-deadline:
 			stop()
 			return nil, nil, errors.New("tpmtest: swtpm does not answer")

@@ -1,0 +1,213 @@
+package devices
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
+	"devicetrust/identity"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// AuthenticateStream is the server's end of DeviceService.AuthenticateDevice.
+type AuthenticateStream interface {
+	Receive() (*dtv1.AuthenticateDeviceRequest, error)
+	Send(*dtv1.AuthenticateDeviceResponse) error
+}
+
+// Verified is a device that has just proved itself for one login. Only
+// Authenticate makes one; the zero value is no device.
+type Verified struct {
+	device identity.Device
+	osType string
+	owner  string
+}
+
+// Device is what a certificate says of it.
+func (v Verified) Device() identity.Device { return v.device }
+
+// OSType is linux, macos or windows.
+func (v Verified) OSType() string { return v.osType }
+
+// Authenticate is the server's half of the ceremony of every login: the TPM of
+// an enrolled device signs a nonce that covers the person and the two keys of
+// b. Cluster, Challenge and CredentialID of b are filled in here. The last
+// message of the stream, with the certificates, is the caller's. Every outcome
+// is recorded; what a device is refused for is an *api.Refusal.
+func (i *Inventory) Authenticate(ctx context.Context, b identity.LoginBinding, remoteAddr string, s AuthenticateStream) (Verified, error) {
+	if b.User == "" || len(b.SSHPublicKey) == 0 || len(b.TLSPublicKey) == 0 {
+		return Verified{}, errors.New("devices: a device is authenticated for a user and two keys")
+	}
+	leave, err := i.seats.take(b.User)
+	if err != nil {
+		return Verified{}, err
+	}
+	defer leave()
+	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
+	defer cancel()
+
+	msg, err := receive(ctx, s.Receive)
+	if err != nil {
+		return Verified{}, err
+	}
+	if msg.GetInit() == nil {
+		return Verified{}, api.Refuse(connect.CodeInvalidArgument, "a device authentication begins with init")
+	}
+	b.Cluster = i.cluster
+	a := &authenticating{Inventory: i, binding: b, remoteAddr: remoteAddr}
+	v, err := a.run(ctx, msg.GetInit(), s)
+	if err != nil {
+		return Verified{}, errors.Join(err, i.log.RecordAlone(ctx, a.event(false, err.Error())))
+	}
+	return v, nil
+}
+
+// authenticating is one device authentication that goes on.
+type authenticating struct {
+	*Inventory
+	binding    identity.LoginBinding
+	remoteAddr string
+	// device is zero until it is found.
+	device resource.Device
+}
+
+func (a *authenticating) run(ctx context.Context, init *dtv1.AuthenticateInit, s AuthenticateStream) (Verified, error) {
+	if err := a.find(ctx, init); err != nil {
+		return Verified{}, err
+	}
+	if err := matches(a.device, init.GetDeviceData()); err != nil {
+		return Verified{}, err
+	}
+	// The challenge lives in this call alone, as in an enrollment.
+	a.binding.Challenge = make([]byte, challengeBytes)
+	rand.Read(a.binding.Challenge) //nolint:errcheck // it never fails (crypto/rand)
+	a.binding.CredentialID = a.device.Spec.Credential.ID
+	err := s.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Challenge{
+		Challenge: &dtv1.AuthenticateChallenge{Challenge: a.binding.Challenge},
+	}})
+	if err != nil {
+		return Verified{}, fmt.Errorf("devices: send the challenge: %w", err)
+	}
+	msg, err := receive(ctx, s.Receive)
+	if err != nil {
+		return Verified{}, err
+	}
+	answer := msg.GetTpmChallengeResponse()
+	if answer == nil {
+		return Verified{}, api.Refuse(connect.CodeInvalidArgument, "the device does not answer the challenge")
+	}
+	nonce := identity.LoginNonce(a.binding)
+	m, err := guard(func() (measured, error) {
+		return verifyQuote(a.device.Spec.Credential.TPMAKPublic, answer.GetPlatform(), nonce[:])
+	})
+	if err != nil {
+		return Verified{}, err
+	}
+	return a.commit(ctx, init.GetDeviceData(), m)
+}
+
+// find takes the device of a credential, enrolled by this person.
+func (a *authenticating) find(ctx context.Context, init *dtv1.AuthenticateInit) error {
+	if err := checkData(init.GetDeviceData()); err != nil {
+		return err
+	}
+	id := init.GetCredentialId()
+	if id == "" || len(id) > maxCredentialID {
+		return api.Refuse(connect.CodeInvalidArgument, "the device does not say which key it has")
+	}
+	var found []resource.Device
+	err := a.db.Read(ctx, func(tx *store.Tx) (err error) {
+		found, err = find(tx, `credential_id = $1`, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(found) != 1 {
+		return api.Refuse(connect.CodeNotFound, "this device is not enrolled in %s, or not any more", a.cluster).
+			WithHint("enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's")
+	}
+	a.device = found[0]
+	return stands(a.device, a.verified())
+}
+
+// stands tells whether a device is still what a Verified says.
+func stands(d resource.Device, v Verified) error {
+	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil || d.Spec.Credential.ID != v.device.CredentialID {
+		return api.Refuse(connect.CodePermissionDenied, "device %s is not enrolled any more", d.Spec.AssetTag)
+	}
+	return enrolledByOther(d, v.owner)
+}
+
+func (a *authenticating) verified() Verified {
+	v := Verified{
+		device: identity.Device{ID: a.device.Metadata.Name, AssetTag: a.device.Spec.AssetTag},
+		osType: a.device.Spec.OSType,
+		owner:  a.binding.User,
+	}
+	if a.device.Spec.Credential != nil {
+		v.device.CredentialID = a.device.Spec.Credential.ID
+	}
+	return v
+}
+
+// commit keeps what the device reported, with the record of it, provided that
+// it still stands: the inventory may have changed since the ceremony began.
+func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m measured) (Verified, error) {
+	v := a.verified()
+	err := a.db.Write(ctx, func(tx *store.Tx) error {
+		d, err := a.Get(tx, Ref{ID: v.device.ID})
+		if err != nil {
+			return err
+		}
+		if err := stands(d, v); err != nil {
+			return err
+		}
+		now := a.instant()
+		d.Spec.LastSeenTime = now
+		collect(&d, data, now)
+		if err := update(tx, &d); err != nil {
+			return err
+		}
+		ev := a.event(true, "")
+		ev.Reasons = m.reasons()
+		_, err = a.log.Record(tx, ev)
+		return err
+	})
+	if err != nil {
+		return Verified{}, err
+	}
+	return v, nil
+}
+
+func (a *authenticating) event(success bool, message string) event.Event {
+	e := event.Event{
+		Type: event.DeviceAuthenticate, User: a.binding.User, RemoteAddr: a.remoteAddr,
+		Success: success, Message: message,
+	}
+	if a.device.Metadata.Name != "" {
+		e.Device = described(a.device)
+	}
+	return e
+}
+
+// StillStands refuses where the device of v was removed, unenrolled or given to
+// somebody else since it proved itself: the last look before a certificate
+// says so.
+func (i *Inventory) StillStands(tx *store.Tx, v Verified) error {
+	if !v.device.Trusted() || v.owner == "" {
+		return api.Refuse(connect.CodePermissionDenied, "no device has proved itself")
+	}
+	d, err := i.Get(tx, Ref{ID: v.device.ID})
+	if err != nil {
+		return err
+	}
+	return stands(d, v)
+}

@@ -1,0 +1,100 @@
+package devices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+)
+
+// detailed is a refusal with what only the audit record says in full.
+type detailed struct {
+	*api.Refusal
+	detail error
+}
+
+func (d *detailed) Error() string { return fmt.Sprintf("%s: %v", d.Message, d.detail) }
+
+// Unwrap gives the edge the refusal, which is all that it shows.
+func (d *detailed) Unwrap() error { return d.Refusal }
+
+// withDetail keeps err for the record.
+func withDetail(r *api.Refusal, err error) error { return &detailed{r, err} }
+
+// receive waits for the other side's next message until ctx ends. The
+// goroutine that still waits then ends with the stream, which its owner closes
+// when the ceremony returns.
+func receive[T any](ctx context.Context, next func() (T, error)) (T, error) {
+	type result struct {
+		msg T
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		msg, err := next()
+		got <- result{msg, err}
+	}()
+	var none T
+	select {
+	case r := <-got:
+		if errors.Is(r.err, io.EOF) {
+			return none, api.Refuse(connect.CodeInvalidArgument, "the device ended the ceremony before it was over")
+		}
+		return r.msg, r.err
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return none, api.Refuse(connect.CodeDeadlineExceeded, "the device did not answer within %v", ceremonyTimeout).
+				WithHint("try again; if it stays so, dtsh device status looks at the TPM")
+		}
+		return none, api.Refuse(connect.CodeCanceled, "the device left before the ceremony was over")
+	}
+}
+
+// guard runs a check of what came off the wire. The parsers under it have had
+// panics that a crafted message could reach; one ends the ceremony, not the
+// server.
+func guard[T any](check func() (T, error)) (result T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			var none T
+			result, err = none, withDetail(errMalformed, fmt.Errorf("panic: %v", p))
+		}
+	}()
+	return check()
+}
+
+var errMalformed = api.Refuse(connect.CodeInvalidArgument, "the device's attestation is malformed")
+
+// seats bounds the ceremonies that go on at the same time.
+type seats struct {
+	mu    sync.Mutex
+	taken map[string]int // by user; guarded by mu
+	total int            // guarded by mu
+}
+
+func newSeats() *seats { return &seats{taken: map[string]int{}} }
+
+// take gives user a seat until leave is called.
+func (s *seats) take(user string) (leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.total >= maxCeremonies || s.taken[user] >= maxPerUser {
+		return nil, api.Refuse(connect.CodeResourceExhausted, "too many device ceremonies at the same time").
+			WithHint("try again in a minute")
+	}
+	s.total++
+	s.taken[user]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.total--
+		if s.taken[user]--; s.taken[user] == 0 {
+			delete(s.taken, user)
+		}
+	}, nil
+}

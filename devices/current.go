@@ -1,0 +1,61 @@
+package devices
+
+import (
+	"context"
+	"errors"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// RegisterCurrent gives user a token for the machine that data describes, and
+// registers it where it is not. A machine that somebody else has enrolled is
+// refused, which is recorded.
+func (i *Inventory) RegisterCurrent(ctx context.Context, user string, data *dtv1.DeviceData) (token Token, err error) {
+	if err := checkData(data); err != nil {
+		return Token{}, err
+	}
+	source := bySelf
+	d := NewDevice{OSType: data.GetOsType(), AssetTag: data.GetAssetTag(), Source: &source}
+	var taken resource.Device
+	err = i.db.Write(ctx, func(tx *store.Tx) error {
+		found, err := find(tx, `asset_tag = $1 AND os_type = $2`, d.AssetTag, d.OSType)
+		if err != nil {
+			return err
+		}
+		var device resource.Device
+		if len(found) == 1 {
+			device = found[0]
+		} else if device, err = i.register(tx, user, d, i.blank(d)); err != nil {
+			return err
+		}
+		if err := enrolledByOther(device, user); err != nil {
+			taken = device
+			return err
+		}
+		token, err = i.issueToken(tx, user, device, 0)
+		return err
+	})
+	if taken.Metadata.Name != "" {
+		return Token{}, errors.Join(err, i.log.RecordAlone(ctx, event.Event{
+			Type: event.DeviceTokenCreate, User: user, Message: err.Error(), Device: described(taken),
+		}))
+	}
+	return token, err
+}
+
+// enrolledByOther refuses a device that belongs to somebody else: an
+// administrator has to take it away first, so that it does not change hands
+// unseen.
+func enrolledByOther(d resource.Device, user string) error {
+	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Owner == user {
+		return nil
+	}
+	return api.Refuse(connect.CodePermissionDenied, "device %s is enrolled by another user", d.Spec.AssetTag).
+		WithHint("an administrator can unenroll it: dtctl edit device/%s, and set enroll_status to %s", d.Spec.AssetTag, resource.NotEnrolled)
+}

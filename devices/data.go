@@ -1,0 +1,82 @@
+package devices
+
+import (
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/devices/assettag"
+	"devicetrust/resource"
+)
+
+// checkData refuses a report that cannot be one, and names the field. The
+// texts end up in tables and logs, so none may hold what moves a cursor.
+func checkData(data *dtv1.DeviceData) error {
+	if data == nil {
+		return api.Refuse(connect.CodeInvalidArgument, "the device does not say what it is")
+	}
+	if err := checkOS(data.GetOsType()); err != nil {
+		return err
+	}
+	if err := assettag.Valid(data.GetAssetTag()); err != nil {
+		return api.Refuse(connect.CodeInvalidArgument, "%v", err)
+	}
+	var err error
+	data.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		if field.Kind() == protoreflect.StringKind && !isLine(value.String()) {
+			err = api.Refuse(connect.CodeInvalidArgument, "the device's %s is not a line of at most %d bytes", field.Name(), maxField)
+		}
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	if t := data.GetCollectTime(); t != nil && (!t.IsValid() || t.AsTime().Year() < 1970 || t.AsTime().Year() > 9999) {
+		return api.Refuse(connect.CodeInvalidArgument, "the device's collect_time is no time")
+	}
+	return nil
+}
+
+// isLine tells whether s can be printed as it is.
+func isLine(s string) bool {
+	return len(s) <= maxField && utf8.ValidString(s) &&
+		strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// matches tells whether a report is one of the registered device; the error
+// says which of the two differs.
+func matches(d resource.Device, data *dtv1.DeviceData) error {
+	if got := data.GetOsType(); got != d.Spec.OSType {
+		return api.Refuse(connect.CodeFailedPrecondition, "device %s is registered for %s, and this machine runs %.16q", d.Spec.AssetTag, d.Spec.OSType, got).
+			WithHint("register this machine as it is: dtctl devices add --os=%s --asset-tag=%s", got, data.GetAssetTag())
+	}
+	if got := data.GetAssetTag(); got != d.Spec.AssetTag {
+		return api.Refuse(connect.CodeFailedPrecondition, "this is device %q, and not %q", got, d.Spec.AssetTag).
+			WithHint("dtsh device asset-tag says this machine's tag; the token must be one for it")
+	}
+	return nil
+}
+
+// collect adds a report to those that are kept, the newest last.
+func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) {
+	c := resource.CollectedData{
+		RecordTime: now,
+		OSType:     data.GetOsType(), AssetTag: data.GetAssetTag(),
+		OSID: data.GetOsId(), OSVersion: data.GetOsVersion(), OSBuild: data.GetOsBuild(), KernelVersion: data.GetKernelVersion(),
+		Hostname: data.GetHostname(), ModelIdentifier: data.GetModelIdentifier(),
+		SerialNumber: data.GetSerialNumber(), ReportedAssetTag: data.GetReportedAssetTag(),
+		SystemSerialNumber: data.GetSystemSerialNumber(), BaseBoardSerialNumber: data.GetBaseBoardSerialNumber(),
+		TPMManufacturer: data.GetTpmManufacturer(), TPMFirmware: data.GetTpmFirmware(),
+	}
+	if t := data.GetCollectTime(); t != nil {
+		c.CollectTime = t.AsTime().Truncate(time.Microsecond)
+	}
+	kept := append(d.Spec.CollectedData, c)
+	d.Spec.CollectedData = kept[max(0, len(kept)-maxCollected):]
+}

@@ -1,0 +1,223 @@
+package devices
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/store"
+)
+
+// Attestation types: what is known of an endorsement key.
+const (
+	// attestedKey: the key alone. Any computer can make one.
+	attestedKey = "tpm_ekpub"
+	// attestedCert: a certificate says that it is of a TPM, and nobody said
+	// who may certify that.
+	attestedCert = "tpm_ekcert"
+	// attestedTrusted: the certificate is of a CA in ekcert_allowed_cas.
+	attestedTrusted = "tpm_ekcert_trusted"
+)
+
+// Trust is what the cluster asks of a machine that enrolls.
+type Trust struct {
+	// AllowedCAs in PEM; where there is one, a TPM's certificate must be of
+	// one of them.
+	AllowedCAs []string
+	// Replaced, where not nil, is called in the transaction that enrolls a
+	// device which was enrolled before, to end what that enrollment gave.
+	Replaced func(tx *store.Tx, deviceID string) error
+}
+
+// endorsement is an endorsement key that was checked. The certificate, where
+// there is one, is of this key, and this key is what the challenge is
+// encrypted to: there is no second one.
+type endorsement struct {
+	key crypto.PublicKey
+	der []byte // PKIX DER, as we encode it
+	// attestation is one of the attestation types.
+	attestation string
+	// serial number of the certificate, in hex with colons; empty without one.
+	serial string
+}
+
+func (e endorsement) digest() string {
+	digest := sha256.Sum256(e.der)
+	return hex.EncodeToString(digest[:])
+}
+
+// checkEndorsement takes what a device says its endorsement key is. Nothing
+// that it sends is believed for the signatures on the certificate, and no
+// address in it is visited.
+func checkEndorsement(e *dtv1.TPMEnroll, trust Trust, now time.Time) (endorsement, error) {
+	if len(e.GetEkCert()) > maxEKCertificate || len(e.GetEkKey()) > maxEKKey {
+		return endorsement{}, errMalformed
+	}
+	allowed, err := parseAllowed(trust.AllowedCAs)
+	if err != nil {
+		return endorsement{}, err
+	}
+	var cert *x509.Certificate
+	if len(e.GetEkCert()) > 0 {
+		if cert, err = x509.ParseCertificate(e.GetEkCert()); err != nil {
+			return endorsement{}, withDetail(api.Refuse(connect.CodeInvalidArgument, "the TPM's endorsement key certificate cannot be read"), err)
+		}
+	}
+	checked, err := oneKey(cert, e.GetEkKey())
+	if err != nil {
+		return endorsement{}, err
+	}
+	switch {
+	case allowed != nil && cert == nil:
+		return endorsement{}, api.Refuse(connect.CodePermissionDenied, "the TPM has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas")
+	case allowed != nil:
+		checked.attestation = attestedTrusted
+		err = verifyChain(cert, allowed, now)
+	case cert != nil:
+		checked.attestation = attestedCert
+	default:
+		checked.attestation = attestedKey
+	}
+	if err != nil {
+		return endorsement{}, err
+	}
+	return checked, nil
+}
+
+// oneKey gives the one key that the certificate and the message both hold.
+func oneKey(cert *x509.Certificate, der []byte) (endorsement, error) {
+	var checked endorsement
+	if len(der) > 0 {
+		key, err := x509.ParsePKIXPublicKey(der)
+		if err != nil {
+			return checked, withDetail(errMalformed, fmt.Errorf("endorsement key: %w", err))
+		}
+		if checked, err = usableKey(key); err != nil {
+			return checked, err
+		}
+	}
+	if cert == nil {
+		if checked.key == nil {
+			return checked, api.Refuse(connect.CodeInvalidArgument, "the device sends no endorsement key")
+		}
+		return checked, nil
+	}
+	certified, err := usableKey(cert.PublicKey)
+	if err != nil {
+		return checked, err
+	}
+	if checked.key != nil && !bytes.Equal(checked.der, certified.der) {
+		return checked, api.Refuse(connect.CodePermissionDenied, "the TPM's endorsement key certificate is that of another key")
+	}
+	certified.serial = colons(cert.SerialNumber)
+	return certified, nil
+}
+
+// usableKey takes the two kinds of key that every TPM has (TCG EK Credential
+// Profile, templates L-1 and L-2), for which the challenge is made.
+func usableKey(key crypto.PublicKey) (endorsement, error) {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() != 2048 || k.E != 65537 {
+			return endorsement{}, unsupportedKey("RSA of %d bits with exponent %d", k.N.BitLen(), k.E)
+		}
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() {
+			return endorsement{}, unsupportedKey("ECC on %s", k.Curve.Params().Name)
+		}
+	default:
+		return endorsement{}, unsupportedKey("%T", key)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return endorsement{}, withDetail(errMalformed, err)
+	}
+	return endorsement{key: key, der: der}, nil
+}
+
+func unsupportedKey(format string, args ...any) error {
+	return api.Refuse(connect.CodeInvalidArgument, "the endorsement key is %s: want RSA 2048 or ECC P-256", fmt.Sprintf(format, args...))
+}
+
+func colons(n *big.Int) string {
+	var pairs []string
+	for _, b := range n.Bytes() {
+		pairs = append(pairs, fmt.Sprintf("%02x", b))
+	}
+	return strings.Join(pairs, ":")
+}
+
+// parseAllowed gives nil where every TPM is welcome.
+func parseAllowed(allowed []string) (*x509.CertPool, error) {
+	if len(allowed) == 0 {
+		return nil, nil
+	}
+	unusable := func(n int, format string, args ...any) error {
+		return withDetail(api.Refuse(connect.CodeFailedPrecondition, "no device can be enrolled: entry %d of the cluster's ekcert_allowed_cas is not usable", n+1).
+			WithHint("an administrator corrects it: dtctl edit cluster_auth_preference"), fmt.Errorf(format, args...))
+	}
+	pool := x509.NewCertPool()
+	for n, text := range allowed {
+		block, rest := pem.Decode([]byte(text))
+		if block == nil {
+			return nil, unusable(n, "it has no PEM block")
+		}
+		for ; block != nil; block, rest = pem.Decode(rest) {
+			ca, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, unusable(n, "%w", err)
+			}
+			if !ca.BasicConstraintsValid || !ca.IsCA {
+				return nil, unusable(n, "%q is not a CA", ca.Subject)
+			}
+			pool.AddCert(ca)
+		}
+	}
+	return pool, nil
+}
+
+var (
+	// oidSubjectAltName says which TPM it is, critically, since the subject is
+	// empty, and in a form that crypto/x509 does not read.
+	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	// oidEKCertificate is tcg-kp-EKCertificate (TCG EK Credential Profile,
+	// section 3.2.16).
+	oidEKCertificate = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
+)
+
+// verifyChain holds a certificate against the listed CAs, each of which is a
+// root: an intermediate that is not listed is not known.
+func verifyChain(cert *x509.Certificate, allowed *x509.CertPool, now time.Time) error {
+	refuse := func(format string, args ...any) *api.Refusal {
+		return api.Refuse(connect.CodePermissionDenied, format, args...)
+	}
+	if !slices.ContainsFunc(cert.UnknownExtKeyUsage, oidEKCertificate.Equal) {
+		return refuse("the TPM's certificate is not one for endorsement keys")
+	}
+	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
+	_, err := cert.Verify(x509.VerifyOptions{
+		Roots: allowed, CurrentTime: now,
+		// The usage is not one that crypto/x509 knows; it was looked at above.
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return withDetail(refuse("the TPM's endorsement key certificate is not of a CA in ekcert_allowed_cas, or not valid now"), err)
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package devices
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
+	"devicetrust/devices/assettag"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// EnrollStream is the server's end of DeviceService.EnrollDevice.
+type EnrollStream interface {
+	Receive() (*dtv1.EnrollDeviceRequest, error)
+	Send(*dtv1.EnrollDeviceResponse) error
+}
+
+// Enroll is the server's half of the enrollment of a device by user, who was
+// authenticated. It spends the token, has the TPM prove itself, enrolls the
+// device and says so on the stream. Every outcome is recorded; what a device
+// is refused for is an *api.Refusal. Nothing of an enrollment is stored before
+// its last transaction, so one that is cut short leaves only a spent token.
+func (i *Inventory) Enroll(ctx context.Context, user, remoteAddr string, trust Trust, s EnrollStream) error {
+	if user == "" {
+		return api.Refuse(connect.CodeUnauthenticated, "nobody is logged in")
+	}
+	leave, err := i.seats.take(user)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
+	defer cancel()
+
+	init, err := receiveEnrollInit(ctx, s)
+	if err != nil {
+		return err
+	}
+	device, err := i.spendToken(ctx, user, remoteAddr, init.GetToken())
+	if err != nil {
+		return err
+	}
+	e := &enrolling{Inventory: i, user: user, remoteAddr: remoteAddr, trust: trust, device: device}
+	if err = e.run(ctx, init, s); err != nil {
+		return errors.Join(err, i.log.RecordAlone(ctx, e.event(false, err.Error())))
+	}
+	document, err := json.Marshal(e.device)
+	if err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	return s.Send(&dtv1.EnrollDeviceResponse{Payload: &dtv1.EnrollDeviceResponse_Success{Success: &dtv1.EnrollSuccess{Device: document}}})
+}
+
+func receiveEnrollInit(ctx context.Context, s EnrollStream) (*dtv1.EnrollInit, error) {
+	msg, err := receive(ctx, s.Receive)
+	if err != nil {
+		return nil, err
+	}
+	if msg.GetInit() == nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "an enrollment begins with init")
+	}
+	return msg.GetInit(), nil
+}
+
+// enrolling is one enrollment that goes on.
+type enrolling struct {
+	*Inventory
+	user, remoteAddr string
+	trust            Trust
+	// device is as the inventory has it, and after the last step as enrolled.
+	device resource.Device
+}
+
+// proposal is what a device asks to be enrolled as, checked as far as that can
+// be done without the TPM's answer.
+type proposal struct {
+	endorsement
+	key        attestationKey
+	activation activation
+	data       *dtv1.DeviceData
+}
+
+func (e *enrolling) run(ctx context.Context, init *dtv1.EnrollInit, s EnrollStream) error {
+	if err := e.admit(init); err != nil {
+		return err
+	}
+	p, err := guard(func() (proposal, error) { return e.check(init) })
+	if err != nil {
+		return err
+	}
+	// The nonce lives in this call alone: it is good for the one answer that
+	// is read here, and no other ceremony has the same.
+	nonce := make([]byte, challengeBytes)
+	rand.Read(nonce) //nolint:errcheck // it never fails (crypto/rand)
+	err = s.Send(&dtv1.EnrollDeviceResponse{Payload: &dtv1.EnrollDeviceResponse_TpmChallenge{
+		TpmChallenge: &dtv1.TPMEnrollChallenge{EncryptedCredential: p.activation.encrypted, Nonce: nonce},
+	}})
+	if err != nil {
+		return fmt.Errorf("devices: send the challenge: %w", err)
+	}
+	msg, err := receive(ctx, s.Receive)
+	if err != nil {
+		return err
+	}
+	answer := msg.GetTpmChallengeResponse()
+	if answer == nil {
+		return api.Refuse(connect.CodeInvalidArgument, "the device does not answer the challenge")
+	}
+	if subtle.ConstantTimeCompare(answer.GetActivatedSecret(), p.activation.secret) != 1 {
+		return api.Refuse(connect.CodePermissionDenied, "the TPM could not decrypt the challenge: its attestation key is not in the TPM of its endorsement key")
+	}
+	m, err := guard(func() (measured, error) { return verifyQuote(p.key.public, answer.GetPlatform(), nonce) })
+	if err != nil {
+		return err
+	}
+	return e.commit(ctx, p, m)
+}
+
+// admit holds what the machine says of itself against the inventory.
+func (e *enrolling) admit(init *dtv1.EnrollInit) error {
+	if err := checkData(init.GetDeviceData()); err != nil {
+		return err
+	}
+	if err := matches(e.device, init.GetDeviceData()); err != nil {
+		return err
+	}
+	if err := enrolledByOther(e.device, e.user); err != nil {
+		return err
+	}
+	switch {
+	case e.device.Spec.OSType == osMacOS:
+		return api.Refuse(connect.CodeUnimplemented, "macOS devices cannot be enrolled yet: they have no TPM, and their Secure Enclave is not supported")
+	case init.GetTpm() == nil:
+		return api.Refuse(connect.CodeInvalidArgument, "the device has shown no TPM, and without one it cannot be enrolled")
+	}
+	return nil
+}
+
+func (e *enrolling) check(init *dtv1.EnrollInit) (p proposal, err error) {
+	p.data = init.GetDeviceData()
+	if p.endorsement, err = checkEndorsement(init.GetTpm(), e.trust, e.now()); err != nil {
+		return proposal{}, err
+	}
+	if tag := e.device.Spec.AssetTag; assettag.IsFromEK(tag) && tag != assettag.FromEK(p.der) {
+		return proposal{}, api.Refuse(connect.CodePermissionDenied, "asset tag %s is not that of this TPM, which is %s", tag, assettag.FromEK(p.der))
+	}
+	parameters := init.GetTpm().GetAttestationParameters()
+	if p.key, err = checkKey(parameters.GetPublic()); err != nil {
+		return proposal{}, err
+	}
+	if p.key.credentialID != init.GetCredentialId() {
+		return proposal{}, api.Refuse(connect.CodeInvalidArgument, "the credential ID is not that of the attestation key")
+	}
+	p.activation, err = challengeKey(p.endorsement, p.key, parameters)
+	return p, err
+}
+
+// commit enrolls the device, in the one transaction that also records it. The
+// inventory may have changed since the ceremony began.
+func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
+	return e.db.Write(ctx, func(tx *store.Tx) error {
+		d, err := e.Get(tx, Ref{ID: e.device.Metadata.Name})
+		if err != nil {
+			return err
+		}
+		if err := enrolledByOther(d, e.user); err != nil {
+			return err
+		}
+		if err := notElsewhere(tx, d, p); err != nil {
+			return err
+		}
+		if d.Spec.EnrollStatus == resource.Enrolled && e.trust.Replaced != nil {
+			if err := e.trust.Replaced(tx, d.Metadata.Name); err != nil {
+				return err
+			}
+		}
+		now := e.instant()
+		d.Spec.EnrollStatus, d.Spec.Owner = resource.Enrolled, e.user
+		d.Spec.Credential = &resource.Credential{
+			ID: p.key.credentialID, PublicKeyDER: p.key.der, TPMAKPublic: p.key.public,
+			DeviceAttestationType: p.attestation, TPMSerial: p.serial, TPMEKKeyDigest: p.digest(),
+		}
+		d.Spec.UpdateTime, d.Spec.LastSeenTime = now, now
+		collect(&d, p.data, now)
+		if err := update(tx, &d); err != nil {
+			return err
+		}
+		e.device = d
+		ev := e.event(true, "")
+		ev.Reasons = append([]string{"attestation: " + p.attestation}, m.reasons()...)
+		_, err = e.log.Record(tx, ev)
+		return err
+	})
+}
+
+// notElsewhere refuses a TPM that is another machine already: one chip would
+// then be two devices, and locking one would leave the other. The exception is
+// a machine with two operating systems, which is one device for each, under
+// one tag.
+func notElsewhere(tx *store.Tx, d resource.Device, p proposal) error {
+	same, err := find(tx, `(ek_digest = $1 OR credential_id = $2) AND id <> $3`, p.digest(), p.key.credentialID, d.Metadata.Name)
+	if err != nil {
+		return err
+	}
+	for _, other := range same {
+		sameKey := other.Spec.Credential != nil && other.Spec.Credential.ID == p.key.credentialID
+		if other.Spec.AssetTag != d.Spec.AssetTag || sameKey {
+			return api.Refuse(connect.CodeFailedPrecondition, "this TPM is enrolled already, as device %s", label(other)).
+				WithHint("an administrator removes or unenrolls that one first: dtctl devices rm --device-id=%s", other.Metadata.Name)
+		}
+	}
+	return nil
+}
+
+func (e *enrolling) event(success bool, message string) event.Event {
+	return event.Event{
+		Type: event.DeviceEnroll, User: e.user, RemoteAddr: e.remoteAddr,
+		Success: success, Message: message, Device: described(e.device),
+	}
+}

@@ -1,0 +1,54 @@
+package devices
+
+import "time"
+
+const (
+	// MaxMessage is what a message of a ceremony can have: an event log and
+	// 64 KiB for the rest. Whoever serves the ceremonies sets it as the bound
+	// of what is read from the wire.
+	MaxMessage = maxEventLog + 64<<10
+
+	// ceremonyTimeout is from the first message to the last. Slow chips take
+	// seconds for an activation and a quote; what takes longer, the making of
+	// keys, comes before.
+	ceremonyTimeout = 60 * time.Second
+	// maxCeremonies at once, each with up to MaxMessage in memory, and of
+	// them maxPerUser of one person: nobody has more than a few machines
+	// logging in at the same time.
+	maxCeremonies = 256
+	maxPerUser    = 8
+
+	// defaultTokenTTL and maxTokenTTL of enrollment tokens: they are sent to
+	// people, who have lunch and holidays, but they are also found in chats.
+	defaultTokenTTL = time.Hour
+	maxTokenTTL     = 7 * 24 * time.Hour
+	// tokenBytes of randomness: more than can be guessed.
+	tokenBytes = 32
+
+	// challengeBytes of randomness in a nonce or a challenge.
+	challengeBytes = 32
+
+	// maxEKCertificate: real ones have one to two KiB.
+	maxEKCertificate = 16 << 10
+	// maxEKKey: an RSA 2048 key has 294 bytes in PKIX DER.
+	maxEKKey = 1 << 10
+	// maxStructure bounds TPM structures; the largest, of RSA 4096 keys, have
+	// about 600 bytes.
+	maxStructure = 2 << 10
+	// minRSABits and maxRSABits of attestation keys.
+	minRSABits = 2048
+	maxRSABits = 4096
+	// maxEventLog: real ones have 30 to 300 KiB.
+	maxEventLog = 1 << 20
+	// maxToken and maxCredentialID: what is longer is no such thing.
+	maxToken        = 128
+	maxCredentialID = 64
+
+	// maxField bounds each text that a device reports, in bytes.
+	maxField = 256
+	// maxCollected is how many reports of a device are kept.
+	maxCollected = 10
+	// maxProfile and maxLabels bound what an administrator may note.
+	maxProfile = 64
+	maxLabels  = 64
+)

@@ -1,0 +1,110 @@
+package devices
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// version of device documents.
+const version = "v1"
+
+// find gives the devices that fit, by asset tag and operating system. where is
+// ours, never a caller's text.
+func find(tx *store.Tx, where string, args ...any) (found []resource.Device, err error) {
+	rows, err := tx.Query(`SELECT document, revision FROM devices WHERE `+where, args...)
+	if err != nil {
+		return nil, fmt.Errorf("devices: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var document string
+		var revision int64
+		if err := rows.Scan(&document, &revision); err != nil {
+			return nil, fmt.Errorf("devices: %w", err)
+		}
+		var d resource.Device
+		if err := json.Unmarshal([]byte(document), &d); err != nil {
+			return nil, fmt.Errorf("devices: stored document: %w", err)
+		}
+		if d.Version != version {
+			return nil, fmt.Errorf("devices: stored document of device %q has version %q, want %q", d.Metadata.Name, d.Version, version)
+		}
+		d.Metadata.Revision = strconv.FormatInt(revision, 10)
+		found = append(found, d)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("devices: %w", err)
+	}
+	slices.SortFunc(found, func(a, b resource.Device) int {
+		return cmp.Or(cmp.Compare(a.Spec.AssetTag, b.Spec.AssetTag), cmp.Compare(a.Spec.OSType, b.Spec.OSType))
+	})
+	return found, nil
+}
+
+// insert stores a new device with revision 1.
+func insert(tx *store.Tx, d *resource.Device) error {
+	c, err := columns(d)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO devices
+		(id, os_type, asset_tag, enroll_status, owner, credential_id, ek_digest, document, revision, created_at, updated_at, last_seen_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $11)`,
+		append([]any{d.Metadata.Name}, c...)...)
+	if err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	d.Metadata.Revision = "1"
+	return nil
+}
+
+// update stores a device that was read in the same transaction.
+func update(tx *store.Tx, d *resource.Device) error {
+	c, err := columns(d)
+	if err != nil {
+		return err
+	}
+	n, err := tx.Exec(`UPDATE devices SET
+		os_type = $2, asset_tag = $3, enroll_status = $4, owner = $5, credential_id = $6, ek_digest = $7, document = $8,
+		revision = revision + 1, created_at = $9, updated_at = $10, last_seen_at = $11
+		WHERE id = $1`,
+		append([]any{d.Metadata.Name}, c...)...)
+	if err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	if n != 1 {
+		return fmt.Errorf("devices: device %q is not there", d.Metadata.Name)
+	}
+	revision, err := strconv.ParseInt(d.Metadata.Revision, 10, 64)
+	if err != nil {
+		return fmt.Errorf("devices: revision of device %q: %w", d.Metadata.Name, err)
+	}
+	d.Metadata.Revision = strconv.FormatInt(revision+1, 10)
+	return nil
+}
+
+// columns are what devices are looked up by, from the one document that says
+// it.
+func columns(d *resource.Device) ([]any, error) {
+	kept := *d
+	kept.Metadata.Revision = "" // the column's
+	document, err := json.Marshal(kept)
+	if err != nil {
+		return nil, fmt.Errorf("devices: document of device %q: %w", d.Metadata.Name, err)
+	}
+	var credential resource.Credential
+	if d.Spec.Credential != nil {
+		credential = *d.Spec.Credential
+	}
+	return []any{
+		d.Spec.OSType, d.Spec.AssetTag, d.Spec.EnrollStatus, d.Spec.Owner, credential.ID, credential.TPMEKKeyDigest, string(document),
+		store.Micros(d.Spec.CreateTime), store.Micros(d.Spec.UpdateTime), store.Micros(d.Spec.LastSeenTime),
+	}, nil
+}

@@ -1,0 +1,210 @@
+package devices
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+
+	"devicetrust/api"
+	"devicetrust/audit/event"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// Create registers the device of a document. A name, where it has one, becomes
+// its ID. Fields that only a ceremony or the server sets are refused by name.
+func (i *Inventory) Create(ctx context.Context, actor string, d resource.Device) (device resource.Device, err error) {
+	fresh := resource.Device{Spec: resource.DeviceSpec{OSType: d.Spec.OSType, AssetTag: d.Spec.AssetTag}}
+	if err := onlyEditable(d, fresh); err != nil {
+		return resource.Device{}, err
+	}
+	if s := d.Spec.EnrollStatus; s != "" && s != resource.NotEnrolled {
+		return resource.Device{}, errEnrollStatus(s)
+	}
+	if err := checkNotes(d); err != nil {
+		return resource.Device{}, err
+	}
+	id := d.Metadata.Name
+	if id == "" {
+		id = uuid.NewString()
+	} else if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
+		return resource.Device{}, api.Refuse(connect.CodeInvalidArgument, "metadata.name %.64q is not a device's ID, a UUID in lower case", id).
+			WithHint("leave it out, and the device is given one")
+	}
+	n := NewDevice{OSType: d.Spec.OSType, AssetTag: d.Spec.AssetTag}
+	device = i.blank(n)
+	device.Metadata.Name = id
+	note(&device, d)
+	err = i.db.Write(ctx, func(tx *store.Tx) error {
+		same, err := find(tx, `id = $1`, id)
+		if err != nil {
+			return err
+		}
+		if len(same) > 0 {
+			return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", id, label(same[0]))
+		}
+		device, err = i.register(tx, actor, n, device)
+		return err
+	})
+	if err != nil {
+		return resource.Device{}, err
+	}
+	return device, nil
+}
+
+// Update replaces what an administrator may change of the device that d names
+// by its ID: description, labels and profile; and enroll_status from enrolled
+// to not_enrolled, which ends the enrollment: then inTx, where not nil, ends in
+// the same transaction what it gave. A revision that is not empty must be the
+// current one (CodeAborted). The other fields may be left out; a change of one
+// is refused by its name.
+func (i *Inventory) Update(ctx context.Context, actor string, d resource.Device, revision string, inTx func(tx *store.Tx, id string) error) (device resource.Device, err error) {
+	if err := checkNotes(d); err != nil {
+		return resource.Device{}, err
+	}
+	err = i.db.Write(ctx, func(tx *store.Tx) error {
+		current, err := i.Get(tx, Ref{ID: d.Metadata.Name})
+		if err != nil {
+			return err
+		}
+		if revision != "" && revision != current.Metadata.Revision {
+			return api.Refuse(connect.CodeAborted, "device %s was changed in the meantime", label(current)).
+				WithHint("get it again and repeat the change")
+		}
+		if err := onlyEditable(d, current); err != nil {
+			return err
+		}
+		device, err = i.change(tx, actor, current, d, inTx)
+		return err
+	})
+	return device, err
+}
+
+func (i *Inventory) change(tx *store.Tx, actor string, current, wanted resource.Device, inTx func(tx *store.Tx, id string) error) (resource.Device, error) {
+	var done []string
+	switch status := wanted.Spec.EnrollStatus; {
+	case status == "" || status == current.Spec.EnrollStatus:
+	case status == resource.NotEnrolled:
+		if err := i.unenroll(tx, &current, inTx); err != nil {
+			return resource.Device{}, err
+		}
+		done = append(done, "unenrolled")
+	default:
+		return resource.Device{}, errEnrollStatus(status)
+	}
+	note(&current, wanted)
+	current.Spec.UpdateTime = i.instant()
+	if err := update(tx, &current); err != nil {
+		return resource.Device{}, err
+	}
+	_, err := i.log.Record(tx, event.Event{Type: event.DeviceUpdate, User: actor, Success: true, Device: described(current), Reasons: done})
+	return current, err
+}
+
+func errEnrollStatus(status string) error {
+	return api.Refuse(connect.CodeInvalidArgument, "spec.enroll_status cannot be set to %.32q: only the enrollment ceremony enrolls a device", status).
+		WithHint("give the device a token: dtctl devices enroll --asset-tag=TAG")
+}
+
+// unenroll takes away what the ceremony gave.
+func (i *Inventory) unenroll(tx *store.Tx, d *resource.Device, inTx func(tx *store.Tx, id string) error) error {
+	d.Spec.EnrollStatus, d.Spec.Owner, d.Spec.Credential = resource.NotEnrolled, "", nil
+	return i.end(tx, d.Metadata.Name, inTx)
+}
+
+// UnenrollOwnedBy unenrolls all devices of a user who is going: somebody who
+// is given the name later must not find them enrolled. inTx is called for each.
+func (i *Inventory) UnenrollOwnedBy(tx *store.Tx, actor, user string, inTx func(tx *store.Tx, id string) error) error {
+	owned, err := find(tx, `owner = $1`, user)
+	if err != nil {
+		return err
+	}
+	for _, d := range owned {
+		wanted := resource.Device{Spec: resource.DeviceSpec{EnrollStatus: resource.NotEnrolled}}
+		wanted.Metadata, wanted.Spec.Profile = d.Metadata, d.Spec.Profile
+		if _, err := i.change(tx, actor, d, wanted, inTx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// note copies what an administrator may write.
+func note(d *resource.Device, from resource.Device) {
+	d.Metadata.Description, d.Metadata.Labels = from.Metadata.Description, from.Metadata.Labels
+	d.Spec.Profile = from.Spec.Profile
+}
+
+func checkNotes(d resource.Device) error {
+	refuse := func(format string, args ...any) error {
+		return api.Refuse(connect.CodeInvalidArgument, format, args...)
+	}
+	if !isLine(d.Metadata.Description) {
+		return refuse("metadata.description is not a line of at most %d bytes", maxField)
+	}
+	if len(d.Metadata.Labels) > maxLabels {
+		return refuse("metadata.labels has %d entries, at most %d can be", len(d.Metadata.Labels), maxLabels)
+	}
+	if len(d.Spec.Profile) > maxProfile {
+		return refuse("spec.profile has %d entries, at most %d can be", len(d.Spec.Profile), maxProfile)
+	}
+	for where, entries := range map[string]map[string]string{"metadata.labels": d.Metadata.Labels, "spec.profile": d.Spec.Profile} {
+		for key, value := range entries {
+			if key == "" || !isLine(key) || !isLine(value) {
+				return refuse("%s: %.64q: %.64q are not lines of at most %d bytes", where, key, value, maxField)
+			}
+		}
+	}
+	return nil
+}
+
+// onlyEditable refuses a document that changes what is the server's; what it
+// leaves out it does not change.
+func onlyEditable(d, current resource.Device) error {
+	if !d.Metadata.Expires.IsZero() {
+		return api.Refuse(connect.CodeInvalidArgument, "metadata.expires is not supported for devices")
+	}
+	for _, field := range []struct {
+		name      string
+		got, want any
+	}{
+		{"spec.os_type", d.Spec.OSType, current.Spec.OSType},
+		{"spec.asset_tag", d.Spec.AssetTag, current.Spec.AssetTag},
+		{"spec.owner", d.Spec.Owner, current.Spec.Owner},
+		{"spec.source", d.Spec.Source, current.Spec.Source},
+		{"spec.credential", d.Spec.Credential, current.Spec.Credential},
+		{"spec.collected_data", d.Spec.CollectedData, current.Spec.CollectedData},
+		{"spec.create_time", d.Spec.CreateTime, current.Spec.CreateTime},
+		{"spec.update_time", d.Spec.UpdateTime, current.Spec.UpdateTime},
+		{"spec.last_seen_time", d.Spec.LastSeenTime, current.Spec.LastSeenTime},
+	} {
+		same, err := sameJSON(field.got, field.want)
+		if err != nil {
+			return err
+		}
+		if !reflect.ValueOf(field.got).IsZero() && !same {
+			return api.Refuse(connect.CodeInvalidArgument, "%s is set by the server and cannot be changed", field.name).
+				WithHint("leave it as it is, or out")
+		}
+	}
+	return nil
+}
+
+// sameJSON compares what documents say: times without their zones' names,
+// empty lists as absent ones.
+func sameJSON(a, b any) (bool, error) {
+	x, err := json.Marshal(a)
+	if err != nil {
+		return false, fmt.Errorf("devices: %w", err)
+	}
+	y, err := json.Marshal(b)
+	if err != nil {
+		return false, fmt.Errorf("devices: %w", err)
+	}
+	return bytes.Equal(x, y), nil
+}
