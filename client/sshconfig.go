@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -60,11 +61,17 @@ func (p *Profile) hostBlock(n resource.Node, keys string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	names := name
-	if configName.MatchString(p.Cluster) {
-		names += " " + name + "." + p.Cluster
+	names := []string{name}
+	if lower := strings.ToLower(name); lower != name { // ssh compares as typed
+		names = append(names, lower)
 	}
-	return fmt.Sprintf("\nHost %s\n    HostName %s\n    Port %s\n    HostKeyAlias %s\n%s", names, host, port, strings.ToLower(name), keys), nil
+	if configName.MatchString(p.Cluster) {
+		for _, n := range slices.Clone(names) {
+			names = append(names, n+"."+p.Cluster)
+		}
+	}
+	return fmt.Sprintf("\nHost %s\n    HostName %s\n    Port %s\n    HostKeyAlias %s\n%s",
+		strings.Join(names, " "), host, port, strings.ToLower(name), keys), nil
 }
 
 // configPaths are the lines that are the same for every node.

@@ -22,8 +22,7 @@ const (
 )
 
 // startPTY asks for a terminal on the node and puts the person's own into raw
-// mode, where there is one. Call restore on every way out; it is safe to call
-// it twice.
+// mode, where there is one. Call restore on every way out, once.
 func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost context.CancelCauseFunc) (restore func(), err error) {
 	columns, rows := s.size()
 	if err := sess.RequestPty(s.term(), rows, columns, s.modes()); err != nil {
@@ -38,24 +37,24 @@ func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost contex
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the terminal: %w", err)
 	}
-	restore = sync.OnceFunc(func() {
+	giveBack := sync.OnceFunc(func() {
 		// A terminal that has gone needs no restoring.
 		_ = term.Restore(fd, before)
 	})
 	// The end may come as a signal; whoever handles it may not come back here.
-	stopEnd := context.AfterFunc(ctx, restore)
-	stopSignals := s.watch(ctx, sess, restore, lost)
+	stopEnd := context.AfterFunc(ctx, giveBack)
+	stopSignals := s.watch(ctx, sess, giveBack, lost)
 	return func() {
 		stopEnd()
 		stopSignals()
-		restore()
+		giveBack()
 	}, nil
 }
 
 // watch tells the node each new size of the terminal, and ends the session on
 // signals that would end the process with the terminal raw. SIGINT and SIGTERM
 // are the caller's: they end ctx.
-func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, restore func(), lost context.CancelCauseFunc) (stop func()) {
+func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, giveBack func(), lost context.CancelCauseFunc) (stop func()) {
 	resized, fatal := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	notifyResize(resized)
 	signal.Notify(fatal, syscall.SIGHUP, syscall.SIGQUIT)
@@ -68,7 +67,7 @@ func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, restore func()
 			case <-ctx.Done():
 				return
 			case sig := <-fatal:
-				restore()
+				giveBack()
 				lost(api.Refuse(connect.CodeCanceled, "ended by signal: %v", sig))
 			case <-resized:
 				columns, rows := s.size()

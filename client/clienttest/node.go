@@ -105,12 +105,8 @@ func (c *Cluster) hostSigner(t testing.TB, name string, h HostCert) ssh.Signer {
 	if h.Plain {
 		return signer
 	}
-	names := h.Names
-	if names == nil {
-		names = []string{name, "127.0.0.1"}
-	}
 	host := identity.Host{
-		NodeID: "node-1", Names: names, Serial: 1,
+		NodeID: "node-1", Names: []string{strings.ToLower(name), "127.0.0.1"}, Serial: 1,
 		ValidAfter: time.Now().Add(-2 * time.Hour), ValidBefore: time.Now().Add(time.Hour),
 	}
 	if h.Expired {
@@ -119,6 +115,9 @@ func (c *Cluster) hostSigner(t testing.TB, name string, h HostCert) ssh.Signer {
 	cert, err := host.SSHCertificate(signer.PublicKey())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if h.Names != nil {
+		cert.ValidPrincipals = h.Names
 	}
 	if h.Type != 0 {
 		cert.CertType = h.Type

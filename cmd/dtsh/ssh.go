@@ -60,15 +60,12 @@ the command's, or 255 where there was no session.`,
 
 // splitTarget reads [LOGIN@]NODE. As with ssh, -l wins.
 func splitTarget(target, flag string) (login, host string, err error) {
-	host = target
+	login, host = ownName(), target
 	if i := strings.LastIndex(target, "@"); i >= 0 {
 		login, host = target[:i], target[i+1:]
 	}
 	if flag != "" {
 		login = flag
-	}
-	if login == "" {
-		login = ownName()
 	}
 	if err := identity.CheckLogin(login); err != nil {
 		return "", "", cli.Usagef("%v: want LOGIN@NODE", err)

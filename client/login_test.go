@@ -1,0 +1,323 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/client/clienttest"
+	"devicetrust/devices/tpm"
+	"devicetrust/identity"
+)
+
+func TestALoginGivesCertificatesThatTheClusterKnows(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	loggedIn(t, c, h, nil)
+	p, err := LoadProfile(h.Dir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := Dial(p, options()) // by what the login brought, without the pin
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Nodes(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	hosts, err := p.HostAuthorities()
+	if err != nil || len(hosts) != 1 || string(hosts[0].Marshal()) != string(c.HostAuthority.PublicKey().Marshal()) {
+		t.Errorf("host authorities %v, %v", hosts, err)
+	}
+	creds, err := p.Credentials()
+	if err != nil || creds.Identity.User != "alice" || creds.Identity.Device.Trusted() {
+		t.Errorf("identity %+v, %v", creds.Identity, err)
+	}
+}
+
+func TestAnAnswerThatDoesNotFitTheQuestionIsRefused(t *testing.T) {
+	keys, err := newKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirSSH, theirTLS, err := keys.public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	donor := clienttest.Start(t)
+	other := loggedIn(t, donor, newHome(t), nil)
+	creds, err := other.Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*dtv1.Certificates){
+		"an SSH certificate for another key": func(m *dtv1.Certificates) { m.Ssh = creds.SSH.Marshal() },
+		"a TLS certificate for another key":  func(m *dtv1.Certificates) { m.Tls = creds.TLS.Raw },
+		"a plain SSH key":                    func(m *dtv1.Certificates) { m.Ssh = theirSSH },
+		"no TLS certificate":                 func(m *dtv1.Certificates) { m.Tls = theirTLS },
+		"nothing":                            func(m *dtv1.Certificates) { m.Ssh, m.Tls = nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, h := clienttest.Start(t), newHome(t)
+			c.Certificates = change
+			p, err := h.Profile(c.Proxy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Login(t.Context(), ask(c, nil), options()); err == nil || !strings.Contains(err.Error(), "unusable answer") {
+				t.Errorf("error %v", err)
+			}
+			if _, err := os.Stat(h.Dir()); err == nil {
+				t.Error("something was kept")
+			}
+		})
+	}
+}
+
+func TestACertificateOfAnotherUserIsRefused(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	creds, err := loggedIn(t, c, h, nil).Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &newLogin{}
+	certs := &dtv1.Certificates{Ssh: creds.SSH.Marshal(), Tls: creds.TLS.Raw}
+	if err := l.take(creds.keys, certs, "bob"); err == nil {
+		t.Error("bob takes alice's certificate")
+	}
+	if err := l.take(creds.keys, certs, "alice"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHowTheDeviceCeremonyEndsIsKept(t *testing.T) {
+	refuse := func(err error) Prover {
+		return func(context.Context, identity.LoginBinding, tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+			return nil, err
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		mode   string
+		server error
+		prove  Prover
+		want   DeviceOutcome // the zero value: trusted
+	}{
+		{"authenticated", "optional", nil, clienttest.Prove, DeviceOutcome{}},
+		{"required and authenticated", "required", nil, clienttest.Prove, DeviceOutcome{}},
+		{"not wanted", "off", nil, clienttest.Prove, DeviceOutcome{Reason: "the cluster does not use device trust"}},
+		{"no TPM", "optional", nil, nil, DeviceOutcome{Reason: "this machine's TPM was not asked"}},
+		{"refused by the machine", "optional", nil, refuse(api.Refuse(connect.CodeFailedPrecondition, "the TPM was cleared").WithHint("enroll again")),
+			DeviceOutcome{Reason: "the TPM was cleared", Hint: "enroll again"}},
+		{"a fault of the machine", "optional", nil, refuse(errors.New("the TPM burns")), DeviceOutcome{Reason: "the TPM burns"}},
+		{"refused by the server", "required", api.Refuse(connect.CodePermissionDenied, "device X is enrolled by another user").WithHint("ask"), clienttest.Prove,
+			DeviceOutcome{Reason: "device X is enrolled by another user", Hint: "ask"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, h := clienttest.Start(t), newHome(t)
+			c.Mode, c.ErrDevice = tt.mode, tt.server
+			loggedIn(t, c, h, tt.prove)
+			p, err := LoadProfile(h.Dir(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, p.Device); diff != "" {
+				t.Error(diff)
+			}
+			s, err := p.Status()
+			if err != nil || s.Device.Trusted != (tt.want == DeviceOutcome{}) {
+				t.Errorf("device %+v, %v", s.Device, err)
+			}
+		})
+	}
+}
+
+func TestTheQuoteIsBoundToTheKeysThatAreKept(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	var bound identity.LoginBinding
+	p := loggedIn(t, c, h, func(ctx context.Context, b identity.LoginBinding, s tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+		bound = b
+		return clienttest.Prove(ctx, b, s)
+	})
+	creds, err := p.Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := identity.LoginBinding{
+		Cluster: clienttest.Name, User: "alice",
+		SSHPublicKey: creds.SSH.Key.Marshal(), TLSPublicKey: creds.TLS.RawSubjectPublicKeyInfo,
+	}
+	if diff := cmp.Diff(want, bound); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestASuccessWithoutADeviceInTheCertificateIsNone(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	var first *dtv1.Certificates
+	c.Certificates = func(m *dtv1.Certificates) {
+		if first == nil {
+			first = &dtv1.Certificates{Ssh: m.GetSsh(), Tls: m.GetTls()}
+		}
+		m.Ssh, m.Tls = first.GetSsh(), first.GetTls()
+	}
+	p := loggedIn(t, c, h, clienttest.Prove)
+	if s, err := p.Status(); err != nil || s.Device.Trusted || s.Device.Reason == "" {
+		t.Errorf("device %+v, %v", s.Device, err)
+	}
+}
+
+func TestLoggingInAgainReplacesTheLogin(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	before, err := loggedIn(t, c, h, nil).Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Ended(); len(got) != 0 {
+		t.Fatalf("ended %q", got)
+	}
+	after, err := loggedIn(t, c, h, clienttest.Prove).Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(before.SSH.Key.Marshal()) == string(after.SSH.Key.Marshal()) || before.keys.tls.Equal(after.keys.tls) {
+		t.Error("a key is used again")
+	}
+	if diff := cmp.Diff([]string{"alice"}, c.Ended()); diff != "" {
+		t.Errorf("the login before was not ended: %s", diff)
+	}
+	if !after.Identity.Device.Trusted() {
+		t.Error("the login was not upgraded")
+	}
+}
+
+func TestAFailedLoginLeavesTheOneThereWas(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p := loggedIn(t, c, h, nil)
+	before, err := p.Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := ask(c, nil)
+	wrong.Password = "wrong"
+	if _, err := p.Login(t.Context(), wrong, options()); err == nil {
+		t.Fatal("logged in with a wrong password")
+	}
+	odd := ask(c, nil)
+	odd.User = "ca.pem"
+	if _, err := p.Login(t.Context(), odd, options()); err == nil {
+		t.Fatal("logged in as a file")
+	}
+	after, err := p.Credentials()
+	if err != nil || string(after.SSH.Marshal()) != string(before.SSH.Marshal()) || len(c.Ended()) != 0 {
+		t.Errorf("the login before is not as it was: %v, ended %q", err, c.Ended())
+	}
+}
+
+func TestALoginWhoseKeysCannotBeKeptIsEnded(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p, err := h.Profile(c.Proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A file where the folder of keys should be, for root may write anywhere.
+	if err := h.write([]byte("in the way"), "keys"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Login(t.Context(), ask(c, nil), options())
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "cannot write") || r.Hint == "" {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff([]string{"alice"}, c.Ended()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnExpiredLoginIsSaidToBe(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p := loggedIn(t, c, h, nil)
+	later := Options{Now: func() time.Time { return time.Now().Add(13 * time.Hour) }}
+	_, err := Dial(p, later)
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "expired") || !strings.Contains(r.Hint, "dtsh login") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestLogoutEndsEveryLoginAndKeepsWhatIsNoSecret(t *testing.T) {
+	one, two, h := clienttest.Start(t), clienttest.Start(t), newHome(t)
+	loggedIn(t, one, h, nil)
+	loggedIn(t, two, h, nil)
+	if err := h.write([]byte("{}"), "device", "state.json"); err != nil {
+		t.Fatal(err)
+	}
+	two.Stop()
+	problems, err := h.LogoutAll(t.Context(), options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(problems) != 1 || !strings.Contains(problems[0].Error(), two.Proxy) {
+		t.Errorf("problems %v, want one of %s", problems, two.Proxy)
+	}
+	if diff := cmp.Diff([]string{"alice"}, one.Ended()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"current-profile", "device", "profiles"}, entries(t, h.Dir())); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := os.Stat(h.DeviceState()); err != nil {
+		t.Error(err)
+	}
+	if _, err := LoadProfile(h.Dir(), one.Proxy); !errors.Is(err, ErrNotLoggedIn) {
+		t.Errorf("error %v", err)
+	}
+	// The cluster is believed as before.
+	p, err := h.Profile(one.Proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := ask(one, nil)
+	if again.Trust, err = NewTrust(nil, "", p.Trust); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Login(t.Context(), again, options()); err != nil {
+		t.Error(err)
+	}
+	if problems, err := h.LogoutAll(t.Context(), options()); err != nil || len(problems) != 0 {
+		t.Errorf("again: %v, %v", problems, err)
+	}
+	if problems, err := newHome(t).LogoutAll(t.Context(), options()); err != nil || len(problems) != 0 {
+		t.Errorf("of nobody: %v, %v", problems, err)
+	}
+}
+
+func TestStatusHasTheKeysThatScriptsRead(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p := loggedIn(t, c, h, clienttest.Prove)
+	s, err := p.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ValidUntil = time.Date(2023, 6, 23, 5, 47, 5, 0, time.UTC)
+	s.Device.Attestation = "tpm_ekpub"
+	got, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/status.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer(c.Proxy, "PROXY", h.path("keys", fileName(c.Proxy)), "KEYS").Replace(string(got)) + "\n"
+	if diff := cmp.Diff(string(want), text); diff != "" {
+		t.Error(diff)
+	}
+}

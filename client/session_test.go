@@ -1,0 +1,132 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"devicetrust/api"
+)
+
+func TestTheStatusIsTheCommands(t *testing.T) {
+	client, _ := connectSSH(t)
+	for command, want := range map[string]int{
+		"exit 0": 0, "exit 7": 7, "exit 255": 255, "signal KILL": 128 + 9, "signal TERM": 128 + 15, "signal XYZ": 128, "bogus": 127,
+	} {
+		got, err := SSHSession{Command: command, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(t.Context(), client)
+		if err != nil || got != want {
+			t.Errorf("%s: status %d, %v; want %d", command, got, err, want)
+		}
+	}
+}
+
+func TestTheStreamsAreTheCommands(t *testing.T) {
+	client, _ := connectSSH(t)
+	big := strings.Repeat("0123456789abcdef", 1<<16)
+	for _, tt := range []struct{ command, stdin, stdout, stderr string }{
+		{"echo hello", "", "hello\n", ""},
+		{"err oops", "", "", "oops\n"},
+		{"cat", "one\ntwo", "one\ntwo", ""},
+		{"cat", big, big, ""},
+		{"pty", "", "none\n", ""},
+	} {
+		var out, errs bytes.Buffer
+		status, err := SSHSession{Command: tt.command, Stdin: strings.NewReader(tt.stdin), Stdout: &out, Stderr: &errs}.Run(t.Context(), client)
+		if err != nil || status != 0 || out.String() != tt.stdout || errs.String() != tt.stderr {
+			t.Errorf("%s: status %d, %v, %d bytes on stdout, stderr %q", tt.command, status, err, out.Len(), errs.String())
+		}
+	}
+}
+
+// x/crypto's own Wait waits for standard input too.
+func TestACommandThatEndsDoesNotWaitForInput(t *testing.T) {
+	client, _ := connectSSH(t)
+	never, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	status, err := SSHSession{Command: "exit 3", Stdin: never, Stdout: io.Discard, Stderr: io.Discard}.Run(ctx, client)
+	if err != nil || status != 3 {
+		t.Errorf("status %d, %v", status, err)
+	}
+}
+
+func TestACommandThatLosesItsConnectionHasNoStatus(t *testing.T) {
+	client, _ := connectSSH(t)
+	_, err := SSHSession{Command: "drop", Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(t.Context(), client)
+	if _, ok := errors.AsType[*api.Refusal](err); !ok {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCtrlCEndsACommand(t *testing.T) {
+	client, _ := connectSSH(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	_, err := SSHSession{Command: "hang", Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(ctx, client)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+type badWriter struct{ panics bool }
+
+func (w badWriter) Write([]byte) (int, error) {
+	if w.panics {
+		panic("bad writer")
+	}
+	return 0, errors.New("no space left")
+}
+
+func TestOutputThatCannotBeWrittenEndsTheSession(t *testing.T) {
+	for panics, want := range map[bool]string{false: "no space left", true: "bad writer"} {
+		client, _ := connectSSH(t)
+		never, w := io.Pipe()
+		_, err := SSHSession{Command: "echo x", Stdin: never, Stdout: badWriter{panics}, Stderr: io.Discard}.Run(t.Context(), client)
+		w.Close()
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
+
+func TestANodeThatFallsSilentIsNoticed(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		client, node := connectSSH(t)
+		node.Silent = silent
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			keepAlive(ctx, client, 10*time.Millisecond, cancel)
+		}()
+		if silent {
+			<-done
+			if r, ok := errors.AsType[*api.Refusal](context.Cause(ctx)); !ok || !strings.Contains(r.Message, "no answer from the node") {
+				t.Errorf("cause %v", context.Cause(ctx))
+			}
+			continue
+		}
+		// Ten times as long as silence would take.
+		for range 40 {
+			if _, _, err := client.SendRequest(fmt.Sprint("ping"), true, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if ctx.Err() != nil {
+			t.Errorf("ended: %v", context.Cause(ctx))
+		}
+		cancel(nil)
+		<-done
+	}
+}
+
+var _ ssh.Conn = (*ssh.Client)(nil)
