@@ -33,6 +33,6 @@ func syncFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer d.Close() //nolint:errcheck // it was only read
 	return d.Sync()
 }

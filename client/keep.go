@@ -80,7 +80,7 @@ func (h *Home) replaceFolder(files map[string][]byte, elem ...string) error {
 	if err != nil {
 		return unwritable(dir, err)
 	}
-	defer os.RemoveAll(fresh) // after an exchange, the old folder
+	defer os.RemoveAll(fresh) //nolint:errcheck // after an exchange the old folder; the next logout removes what stays
 	for name, data := range files {
 		if err := writeFile(filepath.Join(fresh, name), data); err != nil {
 			return unwritable(filepath.Join(dir, name), err)

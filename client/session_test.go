@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -116,7 +115,7 @@ func TestANodeThatFallsSilentIsNoticed(t *testing.T) {
 		}
 		// Ten times as long as silence would take.
 		for range 40 {
-			if _, _, err := client.SendRequest(fmt.Sprint("ping"), true, nil); err != nil {
+			if _, _, err := client.SendRequest("ping", true, nil); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(10 * time.Millisecond)

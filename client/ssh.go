@@ -102,11 +102,11 @@ func handshake(ctx context.Context, tcp net.Conn, t Target, config *ssh.ClientCo
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	// Closing ends the handshake wherever it is; x/crypto knows no context.
-	stop := context.AfterFunc(ctx, func() { tcp.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
 	conn, channels, requests, err := ssh.NewClientConn(tcp, t.Addresses[0], config)
 	if !stop() {
 		if err == nil {
-			conn.Close()
+			_ = conn.Close() // it came too late
 		}
 		return nil, context.Cause(ctx)
 	}

@@ -38,11 +38,11 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 	if err != nil {
 		return 0, noSession(err)
 	}
-	defer sess.Close()
+	defer sess.Close() //nolint:errcheck // it has ended by itself
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	// What x/crypto waits for does not end with ctx, but with the connection.
-	defer context.AfterFunc(ctx, func() { client.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = client.Close() })()
 	guarded(lost, func() { keepAlive(ctx, client, keepaliveInterval, lost) })
 
 	if s.PTY {

@@ -52,7 +52,7 @@ func (a *app) enroll(c *cobra.Command, token string) error {
 		return err
 	}
 	m := a.machine(home)
-	defer m.Close()
+	defer m.Close() //nolint:errcheck // the TPM has said all
 	a.Progress("Asking the TPM…")
 	var device resource.Device
 	what := "enrolled"
@@ -94,7 +94,7 @@ func (a *app) assetTagCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			m := a.machine(nil)
-			defer m.Close()
+			defer m.Close() //nolint:errcheck // the TPM has said all
 			tag, err := m.AssetTag()
 			if err != nil {
 				return err
@@ -118,7 +118,7 @@ names that dtctl get device/TAG shows it under.`,
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(*cobra.Command, []string) error {
 		m := a.machine(nil)
-		defer m.Close()
+		defer m.Close() //nolint:errcheck // the TPM has said all
 		data, err := m.Collect()
 		if err != nil {
 			return err

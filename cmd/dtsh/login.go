@@ -55,7 +55,7 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
 		return err
 	}
 	m := a.machine(home)
-	defer m.Close()
+	defer m.Close() //nolint:errcheck // the TPM has said all
 	_, err = p.Login(ctx, client.Ask{
 		User: user, Password: password, TTL: time.Duration(a.ttl), Trust: trust, Prove: m.Prove,
 	}, a.options())

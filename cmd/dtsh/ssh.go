@@ -123,7 +123,7 @@ func (a *app) runSSH(ctx context.Context, f sshFlags, login, host, command strin
 	if err != nil {
 		return 0, err
 	}
-	defer ssh.Close()
+	defer ssh.Close() //nolint:errcheck // the session has ended
 	return a.session(f, command).Run(ctx, ssh)
 }
 
