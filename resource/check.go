@@ -11,6 +11,15 @@ import (
 	"devicetrust/policy"
 )
 
+// Check holds r to the rules of its kind, as parsing does, and fills in what
+// may be left out: for resources that did not come from a document.
+func Check(r Resource) error {
+	if err := checkKind(r); err != nil {
+		return err
+	}
+	return (&document{kind: r.Head().Kind, written: true}).check(r)
+}
+
 // check holds r to the rules of its kind and fills in what may be left out.
 // Errors are *policy.FieldError where a field is at fault.
 func (d *document) check(r Resource) error {

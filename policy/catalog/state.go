@@ -1,0 +1,47 @@
+package catalog
+
+import (
+	"fmt"
+	"time"
+
+	"devicetrust/policy"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// State is the policy in force at now, as tx sees it. Revoked is empty: the
+// CA knows it. A State comes only without an error; nil denies.
+func (c *Catalog) State(tx *store.Tx, now time.Time) (*policy.State, error) {
+	roles, preference, locks, err := documents(tx, now)
+	if err != nil {
+		return nil, err
+	}
+	state, err := resource.PolicyState(roles, preference, locks)
+	if err != nil {
+		return nil, fmt.Errorf("catalog: %w", err)
+	}
+	return state, nil
+}
+
+// Documents are the same as JSON, for nodes: every role, the preference,
+// every lock that has not expired; in the order of their names.
+func (c *Catalog) Documents(tx *store.Tx) (roles [][]byte, preference []byte, locks [][]byte, err error) {
+	return documents(tx, c.now())
+}
+
+func documents(tx *store.Tx, now time.Time) (roles [][]byte, preference []byte, locks [][]byte, err error) {
+	err = eachAt(tx, "", now, func(o object) error {
+		switch doc := []byte(o.document); o.kind {
+		case resource.KindRole:
+			roles = append(roles, doc)
+		case resource.KindPreference:
+			preference = doc
+		case resource.KindLock:
+			locks = append(locks, doc)
+		default:
+			return fmt.Errorf("catalog: a %q is stored, which is not policy", o.kind)
+		}
+		return nil
+	})
+	return roles, preference, locks, err
+}
