@@ -102,9 +102,11 @@ func TestWithoutADeviceNothingSpeaksOfOne(t *testing.T) {
 
 func TestSomebodyWithoutLoginsGetsAPrincipalOfNobody(t *testing.T) {
 	w := newWorld(t, storetest.Open(t))
-	certs := w.issue(t, func(r *UserRequest) { r.Identity.Logins = nil })
-	if d := cmp.Diff([]string{identity.NoLogin}, certs.SSH.ValidPrincipals); d != "" {
-		t.Error(d)
+	for _, none := range [][]string{nil, {}} {
+		certs := w.issue(t, func(r *UserRequest) { r.Identity.Logins, r.Identity.Roles = none, none })
+		if d := cmp.Diff([]string{identity.NoLogin}, certs.SSH.ValidPrincipals); d != "" {
+			t.Error(d)
+		}
 	}
 }
 
@@ -384,6 +386,45 @@ func TestAnExchangedAuthorityDoesNotGetOut(t *testing.T) {
 	}
 	if err := w.ca.verifyUser(s, w.request(t).Identity, p); identity.ReasonOf(err) != identity.ReasonAuthority {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestReadingBackComparesWithWhatWasAskedFor(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	req := w.request(t)
+	p, err := w.ca.prepareUser(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.ca.record(t.Context(), p, allow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.ca.sign(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ca.verifyUser(s, req.Identity, p); err != nil {
+		t.Fatal(err)
+	}
+	for name, other := range map[string]func(*identity.Identity){
+		"a user":           func(id *identity.Identity) { id.User = "bob" },
+		"a role more":      func(id *identity.Identity) { id.Roles = id.Roles[:1] },
+		"a login more":     func(id *identity.Identity) { id.Logins = id.Logins[:1] },
+		"a device":         func(id *identity.Identity) { id.Device = identity.Device{} },
+		"a permission":     func(id *identity.Identity) { id.Permit = identity.Permit{} },
+		"an address":       func(id *identity.Identity) { id.LoginIP = netip.MustParseAddr("192.0.2.8") },
+		"no pin":           func(id *identity.Identity) { id.PinSourceIP = false },
+		"a longer life":    func(id *identity.Identity) { id.ValidBefore = id.ValidBefore.Add(-time.Second) },
+		"a login for none": func(id *identity.Identity) { id.Logins = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := req.Identity
+			other(&want)
+			if err := w.ca.verifyUser(s, want, p); err == nil {
+				t.Error("was not noticed")
+			}
+		})
 	}
 }
 

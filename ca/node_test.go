@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"testing"
 	"time"
@@ -47,6 +49,25 @@ func TestANodeGetsAHostCertificateAndACallersCertificate(t *testing.T) {
 			t.Errorf("record: want (-), got (+):\n%s", d)
 		}
 	})
+}
+
+// One root per cluster is the rule; a root that was copied to another cluster
+// must still not make callers here.
+func TestACallerOfAnotherClusterIsRefused(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	key, _ := tlsKey(t)
+	template, err := identity.NodeTemplate("other.example.com", "node-1", 1, w.clock.now(), w.clock.now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, w.ca.root, key.Public(), w.ca.tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller, err := w.ca.VerifyTLSClient(mustParse(t, der))
+	if identity.ReasonOf(err) != identity.ReasonAuthority || caller.Kind() != identity.KindNone {
+		t.Errorf("got %+v, %v", caller, err)
+	}
 }
 
 func TestANodeThatCouldPassForOthersIsRefused(t *testing.T) {

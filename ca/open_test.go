@@ -51,6 +51,23 @@ func TestTheFirstStartMakesTheAuthoritiesAndLaterOnesLoadThem(t *testing.T) {
 	})
 }
 
+func TestTheStoredNameIsKnownBeforeOpening(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := &world{db: db, keeper: newKeeperFile(t), clock: newClock()}
+		for _, want := range []string{"", testCluster} {
+			w.read(t, func(tx *store.Tx) error {
+				got, err := StoredCluster(tx)
+				if got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				return err
+			})
+			w.log = audit.Open(db, testCluster, w.keeper.AuditKey(), w.clock.now)
+			w.open(t)
+		}
+	})
+}
+
 // Several dtauthd on one PostgreSQL may start for the first time at once.
 func TestTwoFirstStartsAtOnceMakeOneSetOfAuthorities(t *testing.T) {
 	storetest.RunAt(t, func(t *testing.T, address string) {

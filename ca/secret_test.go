@@ -28,6 +28,9 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		Value  Keeper
 	}
 	values := []any{w.ca, w.keeper, *w.keeper, inside{w.ca, w.keeper, *w.keeper}, []any{w.ca, *w.keeper}}
+	if got := fmt.Sprintf("%+v %#v", w.ca, w.keeper); got != "ca.CA(example.com) ca.Keeper(secret)" {
+		t.Errorf("printed: %s", got)
+	}
 	var out bytes.Buffer
 	for _, v := range values {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
@@ -46,7 +49,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		for _, form := range []string{
 			string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)),
 			base64.StdEncoding.EncodeToString(secret), base64.RawURLEncoding.EncodeToString(secret),
-			strings.Trim(fmt.Sprint(secret), "[]"), strings.Trim(fmt.Sprintf("%#v", secret), "[]byte{}"),
+			strings.Trim(fmt.Sprintf("%d", secret), "[]"), strings.Trim(fmt.Sprintf("%#v", secret), "[]byte{}"),
 		} {
 			if strings.Contains(out.String(), form) {
 				t.Errorf("%s was printed", name)

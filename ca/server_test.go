@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"devicetrust/store/storetest"
 )
 
@@ -59,8 +61,12 @@ func TestClientsTrustTheServersCertificateUnderItsNames(t *testing.T) {
 	if len(chain) != 2 || string(chain[1]) != string(w.ca.root.Raw) {
 		t.Error("the root, which clients pin, is not in the chain")
 	}
-	if _, err := w.ca.VerifyTLSClient(mustParse(t, chain[0])); err == nil {
+	leaf := mustParse(t, chain[0])
+	if _, err := w.ca.VerifyTLSClient(leaf); err == nil {
 		t.Error("it passes for a caller's")
+	}
+	if d := cmp.Diff([]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, leaf.ExtKeyUsage); d != "" {
+		t.Errorf("uses: want (-), got (+):\n%s", d)
 	}
 }
 

@@ -5,7 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,11 +155,11 @@ func (c *CA) verifyUser(s signed, want identity.Identity, p prepared) error {
 		return fmt.Errorf("ca: own X.509 certificate: %w", err)
 	}
 	for _, id := range []identity.Identity{got, caller.Identity()} {
-		if id.User != want.User || id.Device != want.Device || !reflect.DeepEqual(id.Roles, want.Roles) || id.ValidBefore.After(want.ValidBefore) {
+		if id.User != want.User || id.Device != want.Device || !slices.Equal(id.Roles, want.Roles) || id.ValidBefore.After(want.ValidBefore) {
 			return errors.New("ca: own certificate says something else than what was asked for")
 		}
 	}
-	if !reflect.DeepEqual(got.Logins, want.Logins) || got.Permit != want.Permit || got.PinSourceIP != want.PinSourceIP {
+	if !slices.Equal(got.Logins, want.Logins) || got.Permit != want.Permit || got.PinSourceIP != want.PinSourceIP {
 		return errors.New("ca: own SSH certificate grants something else than what was asked for")
 	}
 	return nil

@@ -197,7 +197,7 @@ func TestCheckRefusesWeakAndNestedKeys(t *testing.T) {
 	}
 	good := ed25519Signer(t).PublicKey()
 	inner := sign(good, authority)
-	rsa1024 := rsaSigner(t, 1024) //nolint:gosec // weak on purpose
+	rsa1024 := rsaSigner(t, 1024)
 	rsa2048 := rsaSigner(t, 2048)
 
 	t.Run("RSA of 1024 bits", func(t *testing.T) {

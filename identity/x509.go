@@ -31,6 +31,7 @@ func (k Kind) String() string {
 		return "user"
 	case KindNode:
 		return "node"
+	case KindNone:
 	}
 	return "none"
 }

@@ -183,7 +183,7 @@ func TestACertificateSignedByAUserIsRefused(t *testing.T) {
 
 func TestWeakTLSKeysAreRefused(t *testing.T) {
 	ca := newTLSCA(t)
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // weak on purpose
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}
