@@ -1,0 +1,308 @@
+package authd
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit"
+	"devicetrust/audit/event"
+	"devicetrust/identity"
+	"devicetrust/login"
+	"devicetrust/policy"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// adminService is what administrators do beside plain resources, and what
+// everybody may see.
+type adminService struct{ s *Server }
+
+var _ dtv1connect.AdminServiceHandler = adminService{}
+
+func (h adminService) AddUser(ctx context.Context, req *connect.Request[dtv1.AddUserRequest]) (*connect.Response[dtv1.Invite], error) {
+	s, m, actor := h.s, req.Msg, callerOf(ctx).actor
+	if n := len(m.GetLogins()); n > maxLogins {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "at most %d logins, got %d", maxLogins, n)
+	}
+	if err := s.rolesExist(ctx, m.GetRoles()); err != nil {
+		return nil, err
+	}
+	u := resource.User{Header: resource.Header{Kind: resource.KindUser, Version: "v2"}}
+	u.Metadata.Name = m.GetName()
+	u.Spec.Roles = m.GetRoles()
+	if len(m.GetLogins()) > 0 {
+		u.Spec.Traits = map[string][]string{"logins": m.GetLogins()}
+	}
+	if m.Password != nil {
+		password := login.NewSecret(m.GetPassword())
+		if err := s.login.CreateUser(ctx, actor, u, &password); err != nil {
+			return nil, err
+		}
+		return connect.NewResponse(&dtv1.Invite{User: m.GetName()}), nil
+	}
+	ttl, err := duration(m.GetTtl())
+	if err != nil {
+		return nil, err
+	}
+	invite, err := s.login.CreateInvited(ctx, actor, u, ttl)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(s.invitation(m.GetName(), invite)), nil
+}
+
+func (s *Server) invitation(user string, i login.Invite) *dtv1.Invite {
+	proxy, token := s.public[0], i.Token.Reveal()
+	return &dtv1.Invite{
+		User: user, Token: token, Url: "https://" + proxy + "/web/invite#" + token,
+		Expires: timestamppb.New(i.Expires), Proxy: proxy, CaPins: s.tls.pins(),
+	}
+}
+
+func (h adminService) ResetUser(ctx context.Context, req *connect.Request[dtv1.ResetUserRequest]) (*connect.Response[dtv1.Invite], error) {
+	s, name := h.s, req.Msg.GetName()
+	ttl, err := duration(req.Msg.GetTtl())
+	if err != nil {
+		return nil, err
+	}
+	invite, err := s.login.Reset(ctx, callerOf(ctx).actor, name, ttl, func(tx *store.Tx) error {
+		return s.endUser(tx, name, "the user was reset")
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(s.invitation(name, invite)), nil
+}
+
+func (h adminService) AddToken(ctx context.Context, req *connect.Request[dtv1.AddTokenRequest]) (*connect.Response[dtv1.JoinToken], error) {
+	s, m := h.s, req.Msg
+	if m.GetType() != "node" {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "unknown type of token %.64q", m.GetType()).WithHint("the only type is node")
+	}
+	ttl, err := duration(m.GetTtl())
+	if err != nil {
+		return nil, err
+	}
+	if ttl == 0 {
+		ttl = defaultJoinTTL
+	}
+	if ttl > maxJoinTTL {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "a join token lives at most %s, not %s", maxJoinTTL, ttl)
+	}
+	if err := checkLabels(m.GetLabels()); err != nil {
+		return nil, err
+	}
+	var t joinToken
+	err = s.db.Write(ctx, func(tx *store.Tx) (err error) {
+		if t, err = s.nodes.addToken(tx, ttl, m.GetLabels()); err != nil {
+			return err
+		}
+		_, err = s.audit.Record(tx, event.Event{
+			Type: event.JoinTokenCreate, Success: true, User: callerOf(ctx).actor, Kind: resource.KindToken, Name: t.name,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.JoinToken{
+		Token: t.secret, Type: "node", Expires: timestamppb.New(t.expires), CaPins: s.tls.pins(), AuthServer: s.public[0],
+	}), nil
+}
+
+// ListNodes shows each caller the nodes that policy lets it see.
+func (h adminService) ListNodes(ctx context.Context, _ *connect.Request[dtv1.ListNodesRequest]) (*connect.Response[dtv1.ListNodesResponse], error) {
+	s, c := h.s, callerOf(ctx)
+	out := &dtv1.ListNodesResponse{}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		state, err := s.policyState(tx)
+		if err != nil {
+			return err
+		}
+		all, err := s.nodes.list(tx)
+		if err != nil {
+			return err
+		}
+		for _, n := range all {
+			d := policy.Decide(state, policy.Request{Action: policy.SeeNode, Subject: c.subject, Node: policyNode(n), Now: s.now()})
+			if !d.Allowed() {
+				continue
+			}
+			doc, err := resource.MarshalJSON(n)
+			if err != nil {
+				return err
+			}
+			out.Nodes = append(out.Nodes, doc)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (h adminService) ListAudit(ctx context.Context, req *connect.Request[dtv1.ListAuditRequest]) (*connect.Response[dtv1.ListAuditResponse], error) {
+	m := req.Msg
+	limit := int(m.GetLimit())
+	if limit <= 0 {
+		limit = defaultAuditLimit
+	}
+	var since time.Time
+	if m.GetSince() != nil {
+		since = m.GetSince().AsTime()
+	}
+	events, err := h.s.audit.List(ctx, audit.Filter{
+		Type: event.Type(m.GetType()), User: m.GetUser(), Since: since, FailedOnly: m.GetFailed(), Limit: min(limit, maxAuditLimit),
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &dtv1.ListAuditResponse{}
+	for _, e := range events {
+		doc, err := json.Marshal(e)
+		if err != nil {
+			return nil, err
+		}
+		out.Events = append(out.Events, doc)
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (h adminService) VerifyAudit(ctx context.Context, _ *connect.Request[dtv1.VerifyAuditRequest]) (*connect.Response[dtv1.VerifyAuditResponse], error) {
+	v, err := h.s.audit.Verify(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.VerifyAuditResponse{Intact: v.Intact, Records: v.Records, Problem: v.Problem}), nil
+}
+
+// Explain asks the same Decide that the node asks, with the same facts.
+func (h adminService) Explain(ctx context.Context, req *connect.Request[dtv1.ExplainRequest]) (*connect.Response[dtv1.ExplainResponse], error) {
+	s, m := h.s, req.Msg
+	var d policy.Decision
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		state, err := s.policyState(tx)
+		if err != nil {
+			return err
+		}
+		node, err := s.nodes.lookup(tx, m.GetNode())
+		if err != nil {
+			return err
+		}
+		subject, err := s.explained(tx, state, m)
+		if err != nil {
+			return err
+		}
+		d = policy.Explain(state, policy.Request{
+			Action: policy.OpenSession, Subject: subject, Login: m.GetLogin(), Node: policyNode(node), Now: s.now(),
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &dtv1.ExplainResponse{Allowed: d.Allowed(), Reason: d.Reason, Changes: d.Changes}
+	for _, r := range d.Rules {
+		out.Rules = append(out.Rules, &dtv1.ExplainRule{Effect: string(r.Effect), Source: r.Source, Detail: r.Detail})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// explained is the subject in question: what a certificate says, or what the
+// user's next login would give, with the device where one is named.
+func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, error) {
+	if len(m.GetCertificate()) > 0 {
+		return s.explainedCertificate(tx, state, m)
+	}
+	user, err := s.login.GetUser(tx, m.GetUser())
+	if err != nil {
+		return policy.Subject{}, err
+	}
+	subject := policy.Subject{User: m.GetUser(), Roles: user.Spec.Roles, Traits: user.Spec.Traits}
+	if m.GetDevice() == "" {
+		return subject, nil
+	}
+	ref, err := s.devices.Resolve(tx, m.GetDevice())
+	if err != nil {
+		return policy.Subject{}, err
+	}
+	d, err := s.devices.Get(tx, ref)
+	if err != nil {
+		return policy.Subject{}, err
+	}
+	// Only an enrolled device of this person's own counts at a login.
+	if d.Spec.EnrollStatus == resource.Enrolled && d.Spec.Owner == m.GetUser() && d.Spec.Credential != nil {
+		subject.DeviceID, subject.DeviceAssetTag, subject.DeviceCredentialID = d.Metadata.Name, d.Spec.AssetTag, d.Spec.Credential.ID
+	}
+	return subject, nil
+}
+
+func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, error) {
+	key, err := ssh.ParsePublicKey(m.GetCertificate())
+	if err != nil {
+		return policy.Subject{}, api.Refuse(connect.CodeInvalidArgument, "the certificate cannot be read")
+	}
+	id, err := identity.SSHCheck{Authorities: s.ca.UserAuthorities(), Login: m.GetLogin(), Now: s.now()}.Check(key)
+	if err != nil {
+		return policy.Subject{}, api.Refuse(connect.CodePermissionDenied, "every node refuses this certificate: %v", err)
+	}
+	revoked, err := s.ca.IsRevoked(tx, id.Serial)
+	if err != nil {
+		return policy.Subject{}, err
+	}
+	if revoked {
+		state.Revoked = map[uint64]struct{}{id.Serial: {}}
+	}
+	return policy.Subject{
+		User: id.User, Roles: id.Roles, Traits: id.Traits, Principals: id.Logins, Serial: id.Serial,
+		DeviceID: id.Device.ID, DeviceAssetTag: id.Device.AssetTag, DeviceCredentialID: id.Device.CredentialID,
+	}, nil
+}
+
+func (h adminService) ExportAuthority(_ context.Context, req *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error) {
+	text, err := h.s.ca.Export(req.Msg.GetType())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.ExportAuthorityResponse{Text: text}), nil
+}
+
+func (h adminService) Status(ctx context.Context, _ *connect.Request[dtv1.StatusRequest]) (*connect.Response[dtv1.StatusResponse], error) {
+	s := h.s
+	info, err := s.clusterInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &dtv1.StatusResponse{
+		Cluster: info.GetName(), Version: s.cfg.Version, CaPins: s.tls.pins(), PublicAddresses: s.public,
+		DeviceTrustMode: info.GetDeviceTrustMode(), Counts: map[string]int64{},
+	}
+	if err := s.db.Read(ctx, func(tx *store.Tx) error { return s.count(tx, out.Counts) }); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (s *Server) count(tx *store.Tx, into map[string]int64) (err error) {
+	for name, count := range map[string]func(*store.Tx) (int64, error){
+		"users": s.login.Count,
+		"nodes": s.nodes.count,
+		"roles": func(tx *store.Tx) (int64, error) { return s.catalog.Count(tx, resource.KindRole) },
+		"locks": func(tx *store.Tx) (int64, error) { return s.catalog.Count(tx, resource.KindLock) },
+	} {
+		if into[name], err = count(tx); err != nil {
+			return err
+		}
+	}
+	into["devices"], into["devices_enrolled"], err = s.devices.Count(tx)
+	return err
+}

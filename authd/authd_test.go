@@ -1,0 +1,320 @@
+package authd
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit/event"
+	"devicetrust/devices"
+	"devicetrust/identity"
+)
+
+func TestALoginGivesACertificateWithoutADevice(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	k := r.login("alice")
+	id, err := identity.UnverifiedFromSSH(k.sshCert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id.User != "alice" || len(id.Logins) != 1 || id.Logins[0] != "root" || id.Device.Trusted() {
+		t.Errorf("the certificate says %+v", id)
+	}
+	if life := time.Until(id.ValidBefore); life > 12*time.Hour || life < 11*time.Hour {
+		t.Errorf("it lives %s", life)
+	}
+	if !bytes.Equal(k.sshCert.Key.Marshal(), k.ssh.PublicKey().Marshal()) {
+		t.Error("another key was certified")
+	}
+}
+
+func TestACertificateOfSomebodyWithoutLoginsIsGoodForNone(t *testing.T) {
+	r := start(t)
+	r.addUser("bob", "auditor")
+	k := r.login("bob")
+	if len(k.sshCert.ValidPrincipals) != 1 || k.sshCert.ValidPrincipals[0] != identity.NoLogin {
+		t.Errorf("principals %q", k.sshCert.ValidPrincipals)
+	}
+}
+
+func TestLogoutEndsTheLogin(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	k := r.login("alice")
+	c := dtv1connect.NewLoginServiceClient(r.https(k), r.url())
+	if _, err := c.Logout(t.Context(), connect.NewRequest(&dtv1.LogoutRequest{})); err != nil {
+		t.Fatal(err)
+	}
+	_, err := dtv1connect.NewAdminServiceClient(r.https(k), r.url()).Status(t.Context(), connect.NewRequest(&dtv1.StatusRequest{}))
+	wantCode(t, err, connect.CodeUnauthenticated)
+	if state := r.nextState(r.join("n"), 0); !contains(state.GetRevokedSerials(), k.sshCert.Serial) {
+		t.Errorf("nodes do not hear that serial %d is revoked: %v", k.sshCert.Serial, state.GetRevokedSerials())
+	}
+}
+
+func contains(list []uint64, n uint64) bool {
+	for _, v := range list {
+		if v == n {
+			return true
+		}
+	}
+	return false
+}
+
+// nextState follows as a node until a state above sequence comes.
+func (r *running) nextState(node *keys, sequence uint64) *dtv1.NodeState {
+	r.t.Helper()
+	stream, err := dtv1connect.NewNodeServiceClient(r.https(node), r.url()).Follow(r.t.Context(), connect.NewRequest(&dtv1.FollowRequest{}))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if stream.Msg().GetSequence() > sequence {
+			return stream.Msg()
+		}
+	}
+	r.t.Fatal(stream.Err())
+	return nil
+}
+
+func TestNodesHearOfAChangeAtOnce(t *testing.T) {
+	r := start(t)
+	node := r.join("n")
+	before := r.nextState(node, 0)
+	got := make(chan *dtv1.NodeState)
+	go func() { got <- r.nextState(node, before.GetSequence()) }()
+	doc := `{kind: role, version: v7, metadata: {name: fresh}, spec: {allow: {logins: [root]}}}`
+	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "role", Resource: []byte(doc)})); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case state := <-got:
+		if !strings.Contains(string(bytes.Join(state.GetRoles(), nil)), `"fresh"`) {
+			t.Error("the new role is not in the state")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("no new state came")
+	}
+}
+
+func TestChangingAUsersRolesEndsWhatTheyGave(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access", "auditor")
+	k := r.login("alice")
+	doc := `{kind: user, metadata: {name: alice}, spec: {roles: [access], traits: {logins: [root]}}}`
+	_, err := r.resources().UpdateResource(t.Context(), connect.NewRequest(&dtv1.UpdateResourceRequest{Kind: "user", Resource: []byte(doc)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = dtv1connect.NewAdminServiceClient(r.https(k), r.url()).Status(t.Context(), connect.NewRequest(&dtv1.StatusRequest{}))
+	wantCode(t, err, connect.CodeUnauthenticated)
+}
+
+func TestARoleThatSomebodyHoldsCannotBeRemoved(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	_, err := r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "role", Name: "access"}))
+	wantCode(t, err, connect.CodeFailedPrecondition)
+}
+
+func TestAnUnknownRoleCannotBeGiven(t *testing.T) {
+	r := start(t)
+	_, err := r.adminService().AddUser(t.Context(), connect.NewRequest(&dtv1.AddUserRequest{Name: "x", Roles: []string{"nope"}}))
+	wantCode(t, err, connect.CodeInvalidArgument)
+}
+
+func TestAJoinTokenIsGoodForOneNode(t *testing.T) {
+	r := start(t)
+	token := r.joinToken(nil)
+	var wg sync.WaitGroup
+	var joined atomic.Int32
+	for i := range 8 {
+		wg.Go(func() {
+			if _, err := r.tryJoin("racer-"+string(rune('a'+i)), token); err == nil {
+				joined.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if n := joined.Load(); n != 1 {
+		t.Errorf("%d nodes joined with one token", n)
+	}
+}
+
+func TestANodeCannotTakeAnothersName(t *testing.T) {
+	r := start(t)
+	r.join("db")
+	_, err := r.tryJoin("db", r.joinToken(nil))
+	wantCode(t, err, connect.CodeAlreadyExists)
+	info := nodeInfo("other")
+	info.Addresses = []string{"db:3022"}
+	k := newKeys(t)
+	_, err = dtv1connect.NewNodeServiceClient(r.https(nil), r.url()).Join(t.Context(), connect.NewRequest(&dtv1.JoinRequest{
+		Token: r.joinToken(nil), Node: info, SshPublicKey: k.ssh.PublicKey().Marshal(), TlsPublicKey: k.der,
+	}))
+	wantCode(t, err, connect.CodeAlreadyExists)
+}
+
+func TestLabelsOfTheTokenStandOverTheNodesOwn(t *testing.T) {
+	r := start(t)
+	k, err := r.tryJoin("n", r.joinToken(map[string]string{"env": "prod"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.nextState(k, 0).GetLabels()["env"]; got != "prod" {
+		t.Errorf("env=%q", got)
+	}
+}
+
+func TestARemovedNodeIsNobody(t *testing.T) {
+	r := start(t)
+	k := r.join("n")
+	if _, err := r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "node", Name: "n"})); err != nil {
+		t.Fatal(err)
+	}
+	_, err := dtv1connect.NewNodeServiceClient(r.https(k), r.url()).Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{Node: nodeInfo("n")}))
+	wantCode(t, err, connect.CodeUnauthenticated)
+}
+
+func TestANodeReportsOnlyWhatHappensOnNodes(t *testing.T) {
+	r := start(t)
+	c := dtv1connect.NewNodeServiceClient(r.https(r.join("n")), r.url())
+	send := func(e event.Event) error {
+		doc, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.RecordEvents(t.Context(), connect.NewRequest(&dtv1.RecordEventsRequest{Events: [][]byte{doc}}))
+		return err
+	}
+	good := event.Event{Type: event.SessionStart, UID: "u-1", Time: time.Now(), User: "alice", Success: true}
+	for range 2 { // at least once: the second is the same record
+		if err := send(good); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantCode(t, send(event.Event{Type: event.UserCreate, UID: "u-2", Time: time.Now(), User: "mallory"}), connect.CodeInvalidArgument)
+	res, err := r.adminService().ListAudit(t.Context(), connect.NewRequest(&dtv1.ListAuditRequest{Type: string(event.SessionStart)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(res.Msg.GetEvents()); n != 1 {
+		t.Errorf("%d records, want 1", n)
+	}
+}
+
+func TestTheAdminSocketIsForItsOwnerAlone(t *testing.T) {
+	r := start(t)
+	for path, want := range map[string]os.FileMode{"admin.sock": 0o600, "ca.key": 0o600, "dt.db": 0o600} {
+		info, err := os.Stat(filepath.Join(r.dir, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s is %o, want %o", path, got, want)
+		}
+	}
+	res, err := r.adminService().ListAudit(t.Context(), connect.NewRequest(&dtv1.ListAuditRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Msg.GetEvents()) == 0 {
+		t.Error("the first start left no record")
+	}
+}
+
+func TestOversizedAndMalformedRequestsAreRefused(t *testing.T) {
+	r := start(t)
+	c := r.https(nil)
+	login := r.url() + dtv1connect.LoginServiceLoginProcedure
+	big := append([]byte(`{"user":"`), bytes.Repeat([]byte("a"), devices.MaxMessage+1)...)
+	if status, answer := post(t, c, login, "application/json", append(big, `"}`...)); status != http.StatusTooManyRequests && status != http.StatusRequestEntityTooLarge {
+		t.Errorf("an oversized body: %d %s", status, answer)
+	}
+	for name, body := range map[string]string{"not JSON": "\x00\x01", "an unknown field": `{"nope":1}`, "a wrong type": `{"user":[]}`} {
+		if status, answer := post(t, c, login, "application/json", []byte(body)); status != http.StatusBadRequest && status != http.StatusUnauthorized {
+			t.Errorf("%s: %d %s", name, status, answer)
+		}
+	}
+	garbage, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer garbage.Close()
+	if _, err := garbage.Write(bytes.Repeat([]byte{0xff}, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	if err := garbage.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(garbage); err != nil && strings.Contains(err.Error(), "timeout") {
+		t.Error("garbage before TLS keeps its connection")
+	}
+	if res, err := c.Get(r.url() + "/v1/webapi/find"); err != nil || res.StatusCode != http.StatusOK {
+		t.Errorf("after all that: %v %v", res, err)
+	}
+}
+
+func TestFindTellsWhatAnybodyMayKnow(t *testing.T) {
+	r := start(t)
+	res, err := r.https(nil).Get(r.url() + "/v1/webapi/find")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var got findResponse
+	if err := json.NewDecoder(res.Body).Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	want := findResponse{ServerVersion: "0.0.0", ClusterName: "test", Auth: findAuth{SecondFactor: "off", DeviceTrust: findDeviceTrust{Mode: "optional"}}}
+	if got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestASecondStartKeepsTheAuthorities(t *testing.T) {
+	dir := t.TempDir()
+	first := startAt(t, dir, "")
+	first.addUser("alice", "access")
+	k := first.login("alice")
+	pin := first.pins[0]
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	second := startAt(t, dir, "")
+	if second.pins[0] != pin {
+		t.Errorf("pin %s, was %s", second.pins[0], pin)
+	}
+	if _, err := dtv1connect.NewAdminServiceClient(second.https(k), second.url()).Status(t.Context(), connect.NewRequest(&dtv1.StatusRequest{})); err != nil {
+		t.Errorf("the login of before does not hold: %v", err)
+	}
+	if next := second.login("alice"); next.sshCert.Serial <= k.sshCert.Serial {
+		t.Errorf("serial %d after %d", next.sshCert.Serial, k.sshCert.Serial)
+	}
+}
+
+func TestAWeakKeyIsNotCertified(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	k := r.login("alice")
+	_, err := dtv1connect.NewLoginServiceClient(r.https(nil), r.url()).Login(t.Context(), connect.NewRequest(&dtv1.LoginRequest{
+		User: "alice", Password: goodPassword, SshPublicKey: ssh.PublicKey(k.sshCert).Marshal(), TlsPublicKey: k.der,
+	}))
+	wantCode(t, err, connect.CodeInvalidArgument)
+}

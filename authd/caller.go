@@ -1,0 +1,307 @@
+package authd
+
+import (
+	"context"
+	"crypto/x509"
+	"net/http"
+	"net/netip"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
+	"devicetrust/identity"
+	"devicetrust/login"
+	"devicetrust/policy"
+	"devicetrust/store"
+)
+
+// caller is who calls, as the edge verified it. The zero value is nobody.
+type caller struct {
+	kind callerKind
+	// actor names the caller in the audit record.
+	actor string
+	addr  netip.Addr
+
+	// Set for callerUser.
+	login    login.Login
+	identity identity.Identity
+	subject  policy.Subject
+
+	// Set for callerNode.
+	nodeID string
+}
+
+type callerKind int
+
+const (
+	callerNobody callerKind = iota
+	callerUser
+	callerNode
+	callerLocal
+)
+
+type callerKey struct{}
+type peerKey struct{}
+
+// peer is what the connection tells, before anything is believed.
+type peer struct {
+	addr netip.Addr
+	// osUser is set on the admin socket: whoever may open it administers.
+	osUser      string
+	certificate *x509.Certificate
+}
+
+// remote is the caller's address for records; empty on the admin socket.
+func (c caller) remote() string {
+	if !c.addr.IsValid() {
+		return ""
+	}
+	return c.addr.String()
+}
+
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// withPeer notes on each request where it came from.
+func withPeer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := peer{}
+		if name, ok := r.Context().Value(osUserKey{}).(string); ok {
+			p.osUser = name
+		} else {
+			if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+				p.addr = ap.Addr().Unmap()
+			}
+			if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+				p.certificate = r.TLS.PeerCertificates[0]
+			}
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, p)))
+	})
+}
+
+// gate authenticates callers and holds each method to its declaration. What
+// it lets through carries the caller in its context.
+type gate struct {
+	s        *Server
+	declared declarations
+}
+
+var _ connect.Interceptor = (*gate)(nil)
+
+func (g *gate) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		start, procedure := g.s.now(), req.Spec().Procedure
+		ctx, cancel := context.WithTimeout(ctx, unaryTimeout)
+		defer cancel()
+		kind := ""
+		if k, ok := req.Any().(interface{ GetKind() string }); ok {
+			kind = k.GetKind()
+		}
+		var res connect.AnyResponse
+		ctx, err := g.admit(ctx, procedure, kind)
+		if err == nil {
+			res, err = next(ctx, req)
+		}
+		err = g.s.toWire(procedure, err)
+		g.s.metrics.observe(procedure, err, g.s.now().Sub(start))
+		return res, err
+	}
+}
+
+func (g *gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		start, procedure := g.s.now(), conn.Spec().Procedure
+		ctx, err := g.admit(ctx, procedure, "")
+		if err == nil {
+			err = next(ctx, conn)
+		}
+		err = g.s.toWire(procedure, err)
+		g.s.metrics.observe(procedure, err, g.s.now().Sub(start))
+		return err
+	}
+}
+
+func (g *gate) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// admit returns ctx with the caller in it, or says why the caller may not
+// call procedure. kind is the request's own, for methods that take any kind.
+func (g *gate) admit(ctx context.Context, procedure, kind string) (context.Context, error) {
+	access := g.declared[procedure]
+	p, _ := ctx.Value(peerKey{}).(peer)
+	var c caller
+	err := g.s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		if c, err = g.s.identify(tx, p, access.GetWho() == dtv1.Access_WHO_ANYONE); err != nil {
+			return err
+		}
+		return g.s.authorize(tx, c, access, kind)
+	})
+	if err != nil {
+		g.s.recordRefusal(ctx, c, procedure, err)
+		return ctx, err
+	}
+	return context.WithValue(ctx, callerKey{}, c), nil
+}
+
+// identify says who the peer is. A certificate that does not stand is an
+// error, unless the method is open to anyone: then it counts as none.
+func (s *Server) identify(tx *store.Tx, p peer, anyone bool) (caller, error) {
+	c := caller{addr: p.addr}
+	switch {
+	case p.osUser != "":
+		c.kind, c.actor = callerLocal, "os:"+p.osUser
+		c.subject = policy.Subject{User: c.actor, LocalAdmin: true}
+		return c, nil
+	case p.certificate == nil || anyone:
+		return c, nil
+	}
+	v, err := identity.VerifyX509(p.certificate, s.ca.TLSAuthorities(), s.now())
+	if err != nil {
+		return c, api.Refuse(connect.CodeUnauthenticated, "the certificate was refused: %v", err).WithHint(hintLogin)
+	}
+	// From here on a refusal has somebody to name in the audit record.
+	c.actor = v.Name()
+	if v.Kind() == identity.KindNode {
+		c.actor = "node:" + v.Name()
+	}
+	revoked, err := s.ca.IsRevoked(tx, v.Serial())
+	if err != nil {
+		return c, err
+	}
+	if revoked {
+		return c, api.Refuse(connect.CodeUnauthenticated, "the certificate has been revoked").WithHint(hintLogin)
+	}
+	if v.Kind() == identity.KindNode {
+		return s.identifyNode(tx, c, v)
+	}
+	return s.identifyUser(tx, c, v)
+}
+
+const hintLogin = "log in again: dtsh login"
+
+func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller, error) {
+	loginID, err := s.ca.LoginOf(tx, v.Serial())
+	if err != nil {
+		return c, err
+	}
+	l, err := s.login.Find(tx, loginID)
+	if err != nil {
+		return c, err
+	}
+	user, err := s.login.GetUser(tx, l.User)
+	if err != nil {
+		return c, err
+	}
+	c.kind, c.login, c.identity = callerUser, l, v.Identity()
+	c.subject = policy.Subject{
+		User:               l.User,
+		Roles:              intersect(c.identity.Roles, user.Spec.Roles),
+		Traits:             user.Spec.Traits,
+		DeviceID:           c.identity.Device.ID,
+		DeviceAssetTag:     c.identity.Device.AssetTag,
+		DeviceCredentialID: c.identity.Device.CredentialID,
+		Serial:             v.Serial(),
+	}
+	return c, nil
+}
+
+func (s *Server) identifyNode(tx *store.Tx, c caller, v identity.Caller) (caller, error) {
+	if _, err := s.nodes.get(tx, v.Name()); err != nil {
+		return c, api.Refuse(connect.CodeUnauthenticated, "node %q is not part of this cluster any more", v.Name()).
+			WithHint("join it again with a new token: dtctl tokens add --type=node")
+	}
+	c.kind, c.nodeID = callerNode, v.Name()
+	return c, nil
+}
+
+// authorize holds c to what the method declares.
+func (s *Server) authorize(tx *store.Tx, c caller, access *dtv1.Access, kind string) error {
+	switch access.GetWho() {
+	case dtv1.Access_WHO_ANYONE:
+		return nil
+	case dtv1.Access_WHO_NODE:
+		if c.kind == callerNode {
+			return nil
+		}
+		return api.Refuse(connect.CodePermissionDenied, "only nodes may call this")
+	case dtv1.Access_WHO_USER:
+		if c.kind == callerUser || c.kind == callerLocal {
+			return s.decideCall(tx, c, "", "")
+		}
+	case dtv1.Access_WHO_RULE:
+		if c.kind != callerUser && c.kind != callerLocal {
+			break
+		}
+		resource := access.GetResource()
+		if resource == "" {
+			var err error
+			if resource, err = knownKind(kind); err != nil {
+				return err
+			}
+		}
+		for _, verb := range access.GetVerbs() {
+			if err := s.decideCall(tx, c, resource, verb); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if c.kind == callerNode {
+		return api.Refuse(connect.CodePermissionDenied, "a node may not call this")
+	}
+	return api.Refuse(connect.CodeUnauthenticated, "not logged in").WithHint("log in: dtsh login")
+}
+
+// decideCall asks policy whether c may do verb on kind; without a verb,
+// whether c may call anything at all.
+func (s *Server) decideCall(tx *store.Tx, c caller, kind, verb string) error {
+	state, err := s.policyState(tx)
+	if err != nil {
+		return err
+	}
+	action := policy.CallAPI
+	if verb == "" {
+		action = policy.LogIn
+	}
+	d := policy.Decide(state, policy.Request{
+		Action: action, Subject: c.subject, Resource: kind, Verb: verb, Now: s.now(),
+	})
+	if !d.Allowed() {
+		return api.Refuse(connect.CodePermissionDenied, "access denied: %s", d.Reason)
+	}
+	return nil
+}
+
+// recordRefusal audits a call that was not let through. Callers without a
+// certificate of ours are not recorded: anybody could fill the record.
+func (s *Server) recordRefusal(ctx context.Context, c caller, procedure string, cause error) {
+	if c.actor == "" {
+		return
+	}
+	err := s.audit.RecordAlone(context.WithoutCancel(ctx), event.Event{
+		Type: event.AccessDenied, User: c.actor, Message: cause.Error(), Name: procedure, RemoteAddr: c.remote(),
+	})
+	if err != nil {
+		s.log.Error("a refusal could not be recorded", "procedure", procedure, "error", err)
+	}
+}
+
+func intersect(a, b []string) []string {
+	have := make(map[string]bool, len(b))
+	for _, s := range b {
+		have[s] = true
+	}
+	var out []string
+	for _, s := range a {
+		if have[s] {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,179 @@
+package authd
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/devices"
+	"devicetrust/identity"
+	"devicetrust/policy"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// deviceService answers "which machine?".
+type deviceService struct{ s *Server }
+
+var _ dtv1connect.DeviceServiceHandler = deviceService{}
+
+func (h deviceService) AddDevice(ctx context.Context, req *connect.Request[dtv1.AddDeviceRequest]) (*connect.Response[dtv1.AddDeviceResponse], error) {
+	s, m, actor := h.s, req.Msg, callerOf(ctx).actor
+	d := devices.NewDevice{OSType: m.GetOsType(), AssetTag: m.GetAssetTag()}
+	out := &dtv1.AddDeviceResponse{}
+	var added resource.Device
+	if m.GetEnroll() {
+		ttl, err := duration(m.GetEnrollTtl())
+		if err != nil {
+			return nil, err
+		}
+		var token devices.Token
+		if added, token, err = s.devices.AddWithToken(ctx, actor, d, ttl); err != nil {
+			return nil, err
+		}
+		out.Token = enrollToken(token)
+	} else {
+		var err error
+		if added, err = s.devices.Add(ctx, actor, d); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if out.Device, err = resource.MarshalJSON(&added); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (h deviceService) RemoveDevice(ctx context.Context, req *connect.Request[dtv1.RemoveDeviceRequest]) (*connect.Response[dtv1.RemoveDeviceResponse], error) {
+	if err := h.s.removeDevice(ctx, deviceRef(req.Msg.GetDevice())); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.RemoveDeviceResponse{}), nil
+}
+
+// removeDevice ends what the device gave, in the same transaction.
+func (s *Server) removeDevice(ctx context.Context, ref devices.Ref) error {
+	_, err := s.devices.Remove(ctx, callerOf(ctx).actor, ref, s.endDevice("the device was removed"))
+	return err
+}
+
+// endDevice revokes what was issued to a login with the device.
+func (s *Server) endDevice(why string) func(tx *store.Tx, id string) error {
+	return func(tx *store.Tx, id string) error {
+		_, err := s.ca.RevokeDevice(tx, id, why)
+		return err
+	}
+}
+
+func (h deviceService) CreateEnrollToken(ctx context.Context, req *connect.Request[dtv1.CreateEnrollTokenRequest]) (*connect.Response[dtv1.EnrollToken], error) {
+	ttl, err := duration(req.Msg.GetTtl())
+	if err != nil {
+		return nil, err
+	}
+	token, err := h.s.devices.CreateToken(ctx, callerOf(ctx).actor, deviceRef(req.Msg.GetDevice()), ttl)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(enrollToken(token)), nil
+}
+
+func (h deviceService) RegisterCurrentDevice(ctx context.Context, req *connect.Request[dtv1.RegisterCurrentDeviceRequest]) (*connect.Response[dtv1.EnrollToken], error) {
+	c, err := person(ctx)
+	if err != nil {
+		return nil, err
+	}
+	token, err := h.s.devices.RegisterCurrent(ctx, c.actor, req.Msg.GetDevice())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(enrollToken(token)), nil
+}
+
+func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStream[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) error {
+	c, err := person(ctx)
+	if err != nil {
+		return err
+	}
+	trust, err := h.s.deviceTrust(ctx)
+	if err != nil {
+		return err
+	}
+	return h.s.devices.Enroll(ctx, c.actor, c.remote(), devices.Trust{AllowedCAs: trust.EKCertAllowedCAs}, stream)
+}
+
+// AuthenticateDevice proves the machine of a login and issues that login's
+// certificates again, with the device in them.
+func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.BidiStream[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]) error {
+	c, err := person(ctx)
+	if err != nil {
+		return err
+	}
+	trust, err := h.s.deviceTrust(ctx)
+	if err != nil {
+		return err
+	}
+	if trust.Mode == policy.ModeOff {
+		return api.Refuse(connect.CodeFailedPrecondition, "device trust is off in this cluster").
+			WithHint("an administrator turns it on: dtctl edit cluster_auth_preference")
+	}
+	verified, err := h.s.devices.Authenticate(ctx, identity.LoginBinding{
+		Cluster: h.s.ca.Cluster(), User: c.login.User, SSHPublicKey: c.login.SSHKey, TLSPublicKey: c.login.TLSKey,
+	}, c.remote(), stream)
+	if err != nil {
+		return err
+	}
+	return h.s.issueTrusted(ctx, c, verified, stream)
+}
+
+func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Verified, stream devices.AuthenticateStream) error {
+	sshKey, err := ssh.ParsePublicKey(c.login.SSHKey)
+	if err != nil {
+		return err
+	}
+	device := verified.Device()
+	certs, err := s.issue(ctx, issuing{
+		user: c.login.User, loginID: c.login.ID, sshKey: sshKey, tlsKey: c.login.TLSKey,
+		// The device never lengthens the life of what the login had.
+		until: c.identity.ValidBefore, device: device, addr: c.addr,
+	}, func(tx *store.Tx) error {
+		if _, err := s.login.Find(tx, c.login.ID); err != nil {
+			return err
+		}
+		if err := s.devices.StillStands(tx, verified); err != nil {
+			return err
+		}
+		return s.login.MarkDevice(tx, c.login.ID, device.ID)
+	})
+	if err != nil {
+		return err
+	}
+	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{
+		Success: &dtv1.AuthenticateSuccess{Certificates: certs, DeviceId: device.ID, AssetTag: device.AssetTag},
+	}})
+}
+
+// deviceTrust are the settings in force.
+func (s *Server) deviceTrust(ctx context.Context) (trust policy.DeviceTrust, err error) {
+	err = s.db.Read(ctx, func(tx *store.Tx) error {
+		state, err := s.policyState(tx)
+		if err == nil {
+			trust = state.Preference.DeviceTrust
+		}
+		return err
+	})
+	return trust, err
+}
+
+func deviceRef(r *dtv1.DeviceRef) devices.Ref {
+	return devices.Ref{ID: r.GetDeviceId(), AssetTag: r.GetAssetTag()}
+}
+
+func enrollToken(t devices.Token) *dtv1.EnrollToken {
+	return &dtv1.EnrollToken{Token: t.Token, AssetTag: t.AssetTag, DeviceId: t.DeviceID, Expires: timestamppb.New(t.Expires)}
+}

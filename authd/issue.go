@@ -1,0 +1,179 @@
+package authd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"sort"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
+	"devicetrust/ca"
+	"devicetrust/identity"
+	"devicetrust/policy"
+	"devicetrust/store"
+)
+
+// issuing is what certificates are asked for.
+type issuing struct {
+	user    string
+	loginID string
+	sshKey  ssh.PublicKey
+	tlsKey  []byte
+	// until is the latest end of life: what the person asked for, or what is
+	// left of the login that the device was added to.
+	until  time.Time
+	device identity.Device
+	// addr is where the person is now.
+	addr netip.Addr
+}
+
+// issue gives certificates for what policy grants at this moment. check runs
+// in the transaction that records them, after the grant was found unchanged.
+func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.Tx) error) (*dtv1.Certificates, error) {
+	var id identity.Identity
+	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		id, err = s.grant(tx, want, s.now())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	granted := s.now()
+	certs, err := s.ca.IssueUser(ctx, ca.UserRequest{
+		Identity: id, LoginID: want.loginID, SSHKey: want.sshKey, TLSKey: want.tlsKey, RemoteAddr: callerOf(ctx).remote(),
+	}, func(tx *store.Tx) error {
+		if err := check(tx); err != nil {
+			return err
+		}
+		// Between reading and recording somebody may have taken away what
+		// was granted; what is recorded is what holds now.
+		again, err := s.grant(tx, want, granted)
+		if err != nil {
+			return err
+		}
+		again.ValidBefore = id.ValidBefore
+		if !reflect.DeepEqual(again, id) {
+			return api.Refuse(connect.CodeAborted, "your access was changed at this moment").WithHint(hintLogin)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &dtv1.Certificates{
+		Ssh: certs.SSH.Marshal(), Tls: certs.TLS, Roles: id.Roles, Logins: loginsShown(id), ValidUntil: timestamppb.New(id.ValidBefore),
+	}, nil
+}
+
+// grant is the identity that policy gives a user now.
+func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Identity, error) {
+	user, err := s.login.GetUser(tx, want.user)
+	if err != nil {
+		return identity.Identity{}, err
+	}
+	state, err := s.policyState(tx)
+	if err != nil {
+		return identity.Identity{}, err
+	}
+	roles := append([]string(nil), user.Spec.Roles...)
+	sort.Strings(roles)
+	subject := policy.Subject{
+		User: want.user, Roles: roles, Traits: user.Spec.Traits,
+		DeviceID: want.device.ID, DeviceAssetTag: want.device.AssetTag, DeviceCredentialID: want.device.CredentialID,
+	}
+	d := policy.Decide(state, policy.Request{Action: policy.LogIn, Subject: subject, Now: now})
+	if !d.Allowed() {
+		return identity.Identity{}, api.Refuse(connect.CodePermissionDenied, "access denied: %s", d.Reason)
+	}
+	life := d.Limits.MaxSessionTTL
+	if life == 0 {
+		life = policy.MaxSessionTTLDefault
+	}
+	until := now.Add(life)
+	if want.until.Before(until) {
+		until = want.until
+	}
+	return identity.Identity{
+		Cluster: s.ca.Cluster(), User: want.user, Roles: roles, Traits: user.Spec.Traits,
+		Logins: policy.LoginsOf(state, subject),
+		Device: want.device,
+		Permit: identity.Permit{
+			PTY: true, PortForwarding: d.Limits.PortForwarding,
+			AgentForwarding: d.Limits.AgentForwarding, X11Forwarding: d.Limits.X11Forwarding,
+		},
+		LoginIP: want.addr, PinSourceIP: d.Limits.PinSourceIP, PrivateKeyPolicy: "none",
+		// Certificates count in whole seconds.
+		ValidBefore: until.Truncate(time.Second),
+	}, nil
+}
+
+// policyState is all that Decide needs, with the serials that are revoked
+// left out: who calls was checked against those before.
+func (s *Server) policyState(tx *store.Tx) (*policy.State, error) {
+	return s.catalog.State(tx, s.now())
+}
+
+func (s *Server) clusterInfo(ctx context.Context) (*dtv1.ClusterInfo, error) {
+	info := &dtv1.ClusterInfo{Name: s.ca.Cluster()}
+	for _, c := range s.tls.anchors() {
+		info.TlsAuthorities = append(info.TlsAuthorities, c.Raw)
+	}
+	for _, k := range s.ca.HostAuthorities() {
+		info.HostAuthorities = append(info.HostAuthorities, k.Marshal())
+	}
+	err := s.db.Read(ctx, func(tx *store.Tx) error {
+		state, err := s.policyState(tx)
+		if err != nil {
+			return err
+		}
+		trust := state.Preference.DeviceTrust
+		info.DeviceTrustMode, info.AutoEnroll = string(trust.Mode), trust.AutoEnroll
+		return nil
+	})
+	return info, err
+}
+
+// parseUserKeys reads the two keys that a person wants certified.
+func parseUserKeys(sshKey, tlsKey []byte) (ssh.PublicKey, error) {
+	key, err := ssh.ParsePublicKey(sshKey)
+	if err == nil {
+		err = identity.CheckSSHKey(key)
+	}
+	if err != nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the SSH public key was refused: %v", err)
+	}
+	if _, err := identity.ParseTLSKey(tlsKey); err != nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the TLS public key was refused: %v", err)
+	}
+	return key, nil
+}
+
+// recordFailure records that an act failed and returns why; where that cannot
+// be recorded, the person hears of that instead.
+func recordFailure(ctx context.Context, s *Server, cause error, e event.Event) error {
+	e.Success, e.Message = false, cause.Error()
+	if err := s.audit.RecordAlone(context.WithoutCancel(ctx), e); err != nil {
+		return errors.Join(fmt.Errorf("authd: a failure could not be recorded: %w", err), cause)
+	}
+	return cause
+}
+
+// loginsShown are the logins without the principal that stands for none.
+func loginsShown(id identity.Identity) []string {
+	var out []string
+	for _, l := range id.Logins {
+		if l != identity.NoLogin {
+			out = append(out, l)
+		}
+	}
+	return out
+}

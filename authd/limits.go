@@ -1,0 +1,64 @@
+package authd
+
+import "time"
+
+// Every bound of the edge, with its reason.
+const (
+	// maxConnections bounds the memory of callers who never say who they are:
+	// a TLS connection costs about 50 KiB.
+	maxConnections = 4096
+	// maxConnectionsPerAddress leaves room for an office behind one address.
+	maxConnectionsPerAddress = 512
+	// maxStreams is how many calls one HTTP/2 connection may have open.
+	maxStreams = 64
+
+	// readHeaderTimeout and idleTimeout end connections that say nothing.
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	// unaryTimeout bounds a call that is not a stream; the longest honest one
+	// waits for its turn at hashing a password.
+	unaryTimeout = 30 * time.Second
+
+	// ceremonyTimeout is a little more than what devices gives a ceremony, so
+	// that it is devices who says why it ended.
+	ceremonyTimeout = 65 * time.Second
+
+	// followKeepalive is how often a node hears from us although nothing
+	// changed, so that both sides notice a dead connection.
+	followKeepalive = 15 * time.Second
+
+	// maxEventsPerCall and maxEvent bound what a node reports in one call.
+	maxEventsPerCall = 1000
+	maxEvent         = 64 << 10
+
+	// maxRoles and maxLogins of a user, maxLabels and maxAddresses of a node,
+	// and the bytes of a label: far above what people use, and all of them
+	// fit into certificates and into what every node keeps.
+	maxRoles, maxLogins = 64, 64
+	maxLabels, maxLabel = 64, 256
+	maxAddresses        = 16
+
+	// defaultAuditLimit is a screenful or two; maxAuditLimit bounds an answer
+	// to some ten megabytes.
+	defaultAuditLimit = 100
+	maxAuditLimit     = 10_000
+
+	// The HTTPS certificate of our own CA is renewed while it still has a
+	// long weekend to live and more.
+	serverCertLife  = 30 * 24 * time.Hour
+	serverCertRenew = 10 * 24 * time.Hour
+
+	// drainTime is what a stop waits for calls that are under way.
+	drainTime = 10 * time.Second
+	// pruneEvery only keeps tables small; what has expired counts nowhere.
+	pruneEvery = 10 * time.Minute
+
+	// Join tokens travel from one terminal to another.
+	defaultJoinTTL = 30 * time.Minute
+	maxJoinTTL     = 7 * 24 * time.Hour
+
+	// defaultCertTTL is a working day; below minCertTTL a certificate expires
+	// before the person has typed the next command.
+	defaultCertTTL = 12 * time.Hour
+	minCertTTL     = time.Minute
+)

@@ -1,0 +1,128 @@
+package authd
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit/event"
+	"devicetrust/login"
+	"devicetrust/store"
+)
+
+// loginService answers "who is it?".
+type loginService struct{ s *Server }
+
+var _ dtv1connect.LoginServiceHandler = loginService{}
+
+func (h loginService) Login(ctx context.Context, req *connect.Request[dtv1.LoginRequest]) (*connect.Response[dtv1.LoginResponse], error) {
+	s, m, c := h.s, req.Msg, callerOf(ctx)
+	sshKey, err := parseUserKeys(m.GetSshPublicKey(), m.GetTlsPublicKey())
+	if err != nil {
+		return nil, err
+	}
+	ttl, err := duration(m.GetTtl())
+	if err != nil {
+		return nil, err
+	}
+	if ttl == 0 {
+		ttl = defaultCertTTL
+	}
+	if ttl < minCertTTL {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "a certificate lives at least %s, not %s", minCertTTL, ttl)
+	}
+	verified, err := s.login.CheckPassword(ctx, m.GetUser(), login.NewSecret(m.GetPassword()), c.addr)
+	if err != nil {
+		return nil, err
+	}
+	want := issuing{
+		user: verified.User(), loginID: login.NewID(), sshKey: sshKey, tlsKey: m.GetTlsPublicKey(),
+		until: s.now().Add(ttl), addr: c.addr,
+	}
+	certs, err := s.issue(ctx, want, func(tx *store.Tx) error {
+		_, err := s.login.Begin(tx, verified, login.Login{
+			ID: want.loginID, SSHKey: m.GetSshPublicKey(), TLSKey: m.GetTlsPublicKey(),
+			RemoteAddr: c.remote(), Expires: want.until,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := s.clusterInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.LoginResponse{Certificates: certs, Cluster: cluster}), nil
+}
+
+func (h loginService) AcceptInvite(ctx context.Context, req *connect.Request[dtv1.AcceptInviteRequest]) (*connect.Response[dtv1.AcceptInviteResponse], error) {
+	user, err := h.s.login.AcceptInvite(ctx, login.NewSecret(req.Msg.GetToken()), login.NewSecret(req.Msg.GetPassword()), callerOf(ctx).addr)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.AcceptInviteResponse{User: user}), nil
+}
+
+func (h loginService) ChangePassword(ctx context.Context, req *connect.Request[dtv1.ChangePasswordRequest]) (*connect.Response[dtv1.ChangePasswordResponse], error) {
+	c, err := person(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = h.s.login.ChangePassword(ctx, c.login.User, login.NewSecret(req.Msg.GetOldPassword()), login.NewSecret(req.Msg.GetNewPassword()), c.addr)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.ChangePasswordResponse{}), nil
+}
+
+func (h loginService) Logout(ctx context.Context, _ *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error) {
+	s := h.s
+	c, err := person(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		_, err := s.audit.Record(tx, event.Event{
+			Type: event.UserLogout, Success: true, User: c.actor, LoginID: c.login.ID, RemoteAddr: c.remote(),
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := s.ca.RevokeLogin(tx, c.login.ID, "logged out"); err != nil {
+			return err
+		}
+		return s.login.End(tx, c.login.ID)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.LogoutResponse{}), nil
+}
+
+// person is the caller of a method about the caller's own login, which the
+// administrator on the socket does not have.
+func person(ctx context.Context) (caller, error) {
+	c := callerOf(ctx)
+	if c.kind != callerUser {
+		return c, api.Refuse(connect.CodeFailedPrecondition, "this needs a login of your own").WithHint("log in: dtsh login")
+	}
+	return c, nil
+}
+
+// duration reads a length of time that somebody asked for; 0 is that nobody
+// did, and each room has its own default and bounds.
+func duration(d *durationpb.Duration) (time.Duration, error) {
+	if d == nil {
+		return 0, nil
+	}
+	if d.CheckValid() != nil || d.AsDuration() <= 0 {
+		return 0, api.Refuse(connect.CodeInvalidArgument, "a time to live must be longer than nothing")
+	}
+	return d.AsDuration(), nil
+}

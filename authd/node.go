@@ -1,0 +1,216 @@
+package authd
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit/event"
+	"devicetrust/ca"
+	"devicetrust/store"
+)
+
+// nodeService answers nodes.
+type nodeService struct{ s *Server }
+
+var _ dtv1connect.NodeServiceHandler = nodeService{}
+
+// Join spends the token first, on its own: a join that fails later does not
+// bring it back.
+func (h nodeService) Join(ctx context.Context, req *connect.Request[dtv1.JoinRequest]) (*connect.Response[dtv1.JoinResponse], error) {
+	s, m := h.s, req.Msg
+	var token joinToken
+	err := s.db.Write(ctx, func(tx *store.Tx) (err error) {
+		token, err = s.nodes.takeToken(tx, m.GetToken())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	id := uuid.NewString()
+	res, err := s.joinWith(ctx, id, token, m)
+	if err != nil {
+		if token.name != "" {
+			err = recordFailure(ctx, s, err, event.Event{
+				Type: event.NodeJoin, User: "token:" + token.name, NodeName: m.GetNode().GetName(), RemoteAddr: callerOf(ctx).remote(),
+			})
+		}
+		return nil, err
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (s *Server) joinWith(ctx context.Context, id string, token joinToken, m *dtv1.JoinRequest) (*dtv1.JoinResponse, error) {
+	if err := token.check(s.now()); err != nil {
+		return nil, err
+	}
+	return s.certifyNode(ctx, id, m.GetNode(), m.GetSshPublicKey(), m.GetTlsPublicKey(), token.labels, func(tx *store.Tx) error {
+		_, err := s.audit.Record(tx, event.Event{
+			Type: event.NodeJoin, Success: true, User: "token:" + token.name,
+			NodeID: id, NodeName: m.GetNode().GetName(), RemoteAddr: callerOf(ctx).remote(),
+		})
+		return err
+	})
+}
+
+// Renew certifies the same node again, with the labels that its token fixed.
+func (h nodeService) Renew(ctx context.Context, req *connect.Request[dtv1.RenewRequest]) (*connect.Response[dtv1.JoinResponse], error) {
+	s, m, id := h.s, req.Msg, callerOf(ctx).nodeID
+	var fixed map[string]string
+	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		fixed, err = s.nodes.fixedLabels(tx, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	stillThere := func(tx *store.Tx) error {
+		_, err := s.nodes.get(tx, id)
+		return err
+	}
+	res, err := s.certifyNode(ctx, id, m.GetNode(), m.GetSshPublicKey(), m.GetTlsPublicKey(), fixed, stillThere)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(res), nil
+}
+
+// certifyNode stores the node and issues its certificates; before runs in the
+// transaction that records the issuing.
+func (s *Server) certifyNode(ctx context.Context, id string, info *dtv1.NodeInfo, sshKey, tlsKey []byte, fixed map[string]string, before func(tx *store.Tx) error) (*dtv1.JoinResponse, error) {
+	if err := checkInfo(info); err != nil {
+		return nil, err
+	}
+	key, err := ssh.ParsePublicKey(sshKey)
+	if err != nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the SSH public key cannot be read")
+	}
+	host, tlsCert, err := s.ca.IssueNode(ctx, ca.NodeRequest{
+		NodeID: id, Name: info.GetName(), Hostname: info.GetHostname(),
+		Principals: principalsOf(info.GetName(), info.GetHostname(), info.GetAddresses()),
+		SSHKey:     key, TLSKey: tlsKey,
+	}, func(tx *store.Tx) error {
+		if err := before(tx); err != nil {
+			return err
+		}
+		if err := s.nodes.checkFree(tx, id, info); err != nil {
+			return err
+		}
+		return s.nodes.put(tx, id, info, fixed)
+	})
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := s.clusterInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &dtv1.JoinResponse{
+		NodeId: id, HostCertificate: host.Marshal(), TlsCertificate: tlsCert, Cluster: cluster, Labels: fixed,
+	}, nil
+}
+
+func (h nodeService) Heartbeat(ctx context.Context, req *connect.Request[dtv1.HeartbeatRequest]) (*connect.Response[dtv1.HeartbeatResponse], error) {
+	s, info, id := h.s, req.Msg.GetNode(), callerOf(ctx).nodeID
+	if err := checkInfo(info); err != nil {
+		return nil, err
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		fixed, err := s.nodes.fixedLabels(tx, id)
+		if err != nil {
+			return err
+		}
+		if err := s.nodes.checkFree(tx, id, info); err != nil {
+			return err
+		}
+		return s.nodes.put(tx, id, info, fixed)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.HeartbeatResponse{}), nil
+}
+
+// Follow sends the whole state at once, after each change, and every
+// followKeepalive although nothing changed.
+func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.NodeState]) error {
+	s := h.s
+	id := callerOf(ctx).nodeID
+	s.metrics.nodes.Inc()
+	defer s.metrics.nodes.Dec()
+	tick := time.NewTicker(followKeepalive)
+	defer tick.Stop()
+	for {
+		shared, changed := s.feed.latest()
+		state := s.stateFor(shared)
+		err := s.db.Read(ctx, func(tx *store.Tx) error {
+			node, err := s.nodes.get(tx, id)
+			if err == nil {
+				state.Labels = node.Metadata.Labels
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(state); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping.Done():
+			return api.Refuse(connect.CodeUnavailable, "dtauthd is stopping")
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// stateFor is a message that one node's own fields may be set on; the lists,
+// which may be long, are shared with all others and never written.
+func (s *Server) stateFor(shared *dtv1.NodeState) *dtv1.NodeState {
+	return &dtv1.NodeState{
+		Sequence: shared.GetSequence(), Time: timestamppb.New(s.now()), Cluster: shared.GetCluster(),
+		UserAuthorities: shared.GetUserAuthorities(), HostAuthorities: shared.GetHostAuthorities(), TlsAuthorities: shared.GetTlsAuthorities(),
+		Roles: shared.GetRoles(), Preference: shared.GetPreference(), Locks: shared.GetLocks(), RevokedSerials: shared.GetRevokedSerials(),
+	}
+}
+
+// RecordEvents stores what a node did. A node speaks only of itself, and only
+// of what happens on nodes.
+func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1.RecordEventsRequest]) (*connect.Response[dtv1.RecordEventsResponse], error) {
+	s, id := h.s, callerOf(ctx).nodeID
+	if n := len(req.Msg.GetEvents()); n > maxEventsPerCall {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "at most %d events a call, got %d", maxEventsPerCall, n)
+	}
+	events := make([]event.Event, 0, len(req.Msg.GetEvents()))
+	for i, raw := range req.Msg.GetEvents() {
+		var e event.Event
+		if len(raw) > maxEvent || json.Unmarshal(raw, &e) != nil || !event.FromNode(e.Type) || e.UID == "" || len(e.UID) > 64 || e.Time.IsZero() {
+			return nil, api.Refuse(connect.CodeInvalidArgument, "event %d is not one that a node may report", i)
+		}
+		e.NodeID = id
+		events = append(events, e)
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		for _, e := range events {
+			if err := s.audit.RecordForeign(tx, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.RecordEventsResponse{}), nil
+}

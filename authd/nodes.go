@@ -1,0 +1,328 @@
+package authd
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/policy"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+// nodes owns the tables nodes and join_tokens.
+type nodes struct {
+	now func() time.Time
+}
+
+// joinToken is a token as it is given out; only its hash is stored.
+type joinToken struct {
+	secret  string
+	name    string
+	expires time.Time
+	labels  map[string]string
+}
+
+// addToken makes a join token for one node.
+func (n nodes) addToken(tx *store.Tx, ttl time.Duration, labels map[string]string) (joinToken, error) {
+	var raw [32]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		return joinToken{}, fmt.Errorf("authd: %w", err)
+	}
+	t := joinToken{
+		secret:  base64.RawURLEncoding.EncodeToString(raw[:]),
+		name:    uuid.NewString(),
+		expires: n.now().Add(ttl),
+		labels:  labels,
+	}
+	doc, err := json.Marshal(labels)
+	if err != nil {
+		return joinToken{}, fmt.Errorf("authd: %w", err)
+	}
+	hash := sha256.Sum256([]byte(t.secret))
+	_, err = tx.Exec(`INSERT INTO join_tokens (name, hash, labels, expires_at) VALUES ($1, $2, $3, $4)`,
+		t.name, hash[:], string(doc), store.Micros(t.expires))
+	return t, err
+}
+
+// takeToken removes the token and then says whether it was good: whatever
+// comes of the join, it is spent.
+func (n nodes) takeToken(tx *store.Tx, secret string) (joinToken, error) {
+	hash := sha256.Sum256([]byte(secret))
+	var t joinToken
+	var labels string
+	var expires int64
+	err := tx.QueryRow(`DELETE FROM join_tokens WHERE hash = $1 RETURNING name, labels, expires_at`, hash[:]).
+		Scan(&t.name, &labels, &expires)
+	if errors.Is(err, sql.ErrNoRows) {
+		return t, nil // the zero name: no such token
+	}
+	if err != nil {
+		return t, fmt.Errorf("authd: %w", err)
+	}
+	t.expires = store.Time(expires)
+	if err := json.Unmarshal([]byte(labels), &t.labels); err != nil {
+		return t, fmt.Errorf("authd: join token %s: %w", t.name, err)
+	}
+	return t, nil
+}
+
+// check says whether a taken token lets a node join.
+func (t joinToken) check(now time.Time) error {
+	const hint = "make a new one: dtctl tokens add --type=node"
+	if t.name == "" {
+		return api.Refuse(connect.CodePermissionDenied, "the join token is unknown or was used already").WithHint(hint)
+	}
+	if !now.Before(t.expires) {
+		return api.Refuse(connect.CodePermissionDenied, "the join token has expired").WithHint(hint)
+	}
+	return nil
+}
+
+func (n nodes) listTokens(tx *store.Tx) ([]resource.Resource, error) {
+	rows, err := tx.Query(`SELECT name, labels, expires_at FROM join_tokens WHERE expires_at > $1 ORDER BY name`, store.Micros(n.now()))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() //nolint:errcheck // rows.Err tells
+	var out []resource.Resource
+	for rows.Next() {
+		var name, labels string
+		var expires int64
+		if err := rows.Scan(&name, &labels, &expires); err != nil {
+			return nil, fmt.Errorf("authd: %w", err)
+		}
+		t := &resource.Token{Header: resource.Header{Kind: resource.KindToken, Version: "v2"}}
+		t.Metadata.Name, t.Metadata.Expires = name, store.Time(expires)
+		t.Spec.Roles = []string{"Node"}
+		if err := json.Unmarshal([]byte(labels), &t.Spec.Labels); err != nil {
+			return nil, fmt.Errorf("authd: join token %s: %w", name, err)
+		}
+		out = append(out, t)
+	}
+	return out, rows.Err()
+}
+
+func (n nodes) removeToken(tx *store.Tx, name string) error {
+	gone, err := tx.Exec(`DELETE FROM join_tokens WHERE name = $1`, name)
+	if err == nil && gone == 0 {
+		err = api.Refuse(connect.CodeNotFound, "token %q not found", name)
+	}
+	return err
+}
+
+func (n nodes) pruneTokens(tx *store.Tx) error {
+	_, err := tx.Exec(`DELETE FROM join_tokens WHERE expires_at <= $1`, store.Micros(n.now()))
+	return err
+}
+
+// put stores a node as it describes itself; fixed labels stand over its own.
+func (n nodes) put(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) error {
+	now := n.now()
+	doc := &resource.Node{Header: resource.Header{Kind: resource.KindNode, Version: "v2"}}
+	doc.Metadata.Name = id
+	doc.Metadata.Labels = mergeLabels(info.GetLabels(), fixed)
+	doc.Spec = resource.NodeSpec{
+		Hostname: info.GetName(), Addr: info.GetAddresses()[0], PublicAddrs: info.GetAddresses()[1:], Version: info.GetVersion(),
+	}
+	text, err := json.Marshal(doc)
+	if err != nil {
+		return fmt.Errorf("authd: %w", err)
+	}
+	fixedText, err := json.Marshal(fixed)
+	if err != nil {
+		return fmt.Errorf("authd: %w", err)
+	}
+	_, err = tx.Exec(`INSERT INTO nodes (id, name, document, fixed_labels, last_seen_at) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (id) DO UPDATE SET name = excluded.name, document = excluded.document, last_seen_at = excluded.last_seen_at`,
+		id, info.GetName(), string(text), string(fixedText), store.Micros(now))
+	return err
+}
+
+// get finds a node by ID; sql.ErrNoRows is a refusal.
+func (n nodes) get(tx *store.Tx, id string) (*resource.Node, error) {
+	return n.find(tx, `id = $1`, id)
+}
+
+// lookup finds a node by ID or by name.
+func (n nodes) lookup(tx *store.Tx, ref string) (*resource.Node, error) {
+	return n.find(tx, `id = $1 OR name = $1`, ref)
+}
+
+func (n nodes) find(tx *store.Tx, where, arg string) (*resource.Node, error) {
+	var doc string
+	var seen int64
+	err := tx.QueryRow(`SELECT document, last_seen_at FROM nodes WHERE `+where, arg).Scan(&doc, &seen)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, api.Refuse(connect.CodeNotFound, "node %q not found", arg).WithHint("dtctl nodes ls shows the nodes")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("authd: %w", err)
+	}
+	return decodeNode(doc, seen)
+}
+
+func decodeNode(doc string, seen int64) (*resource.Node, error) {
+	out := &resource.Node{}
+	if err := json.Unmarshal([]byte(doc), out); err != nil {
+		return nil, fmt.Errorf("authd: a stored node: %w", err)
+	}
+	out.Spec.LastHeartbeat = store.Time(seen)
+	return out, nil
+}
+
+func (n nodes) fixedLabels(tx *store.Tx, id string) (map[string]string, error) {
+	var doc string
+	if err := tx.QueryRow(`SELECT fixed_labels FROM nodes WHERE id = $1`, id).Scan(&doc); err != nil {
+		return nil, fmt.Errorf("authd: %w", err)
+	}
+	var out map[string]string
+	if err := json.Unmarshal([]byte(doc), &out); err != nil {
+		return nil, fmt.Errorf("authd: labels of node %s: %w", id, err)
+	}
+	return out, nil
+}
+
+func (n nodes) list(tx *store.Tx) ([]*resource.Node, error) {
+	rows, err := tx.Query(`SELECT document, last_seen_at FROM nodes ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() //nolint:errcheck // rows.Err tells
+	var out []*resource.Node
+	for rows.Next() {
+		var doc string
+		var seen int64
+		if err := rows.Scan(&doc, &seen); err != nil {
+			return nil, fmt.Errorf("authd: %w", err)
+		}
+		node, err := decodeNode(doc, seen)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, node)
+	}
+	return out, rows.Err()
+}
+
+func (n nodes) count(tx *store.Tx) (c int64, err error) {
+	if err := tx.QueryRow(`SELECT count(*) FROM nodes`).Scan(&c); err != nil {
+		return 0, fmt.Errorf("authd: %w", err)
+	}
+	return c, nil
+}
+
+func (n nodes) remove(tx *store.Tx, id string) error {
+	_, err := tx.Exec(`DELETE FROM nodes WHERE id = $1`, id)
+	return err
+}
+
+// checkFree refuses names and addresses that another node goes by: clients
+// verify a server by them. Loopback addresses belong to nobody.
+func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
+	all, err := n.list(tx)
+	if err != nil {
+		return err
+	}
+	mine := map[string]bool{}
+	for _, p := range principalsOf(info.GetName(), info.GetHostname(), info.GetAddresses()) {
+		mine[p] = true
+	}
+	for _, other := range all {
+		if other.Metadata.Name == id {
+			continue
+		}
+		if other.Spec.Hostname == info.GetName() {
+			return api.Refuse(connect.CodeAlreadyExists, "another node is named %q", info.GetName()).
+				WithHint("choose another --nodename, or remove the old node: dtctl rm node/%s", other.Metadata.Name)
+		}
+		if mine[other.Spec.Hostname] {
+			return api.Refuse(connect.CodeAlreadyExists, "%q is the name of another node", other.Spec.Hostname)
+		}
+	}
+	return nil
+}
+
+var nodeName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
+
+// checkInfo refuses what a node may not claim of itself.
+func checkInfo(info *dtv1.NodeInfo) error {
+	bad := func(format string, args ...any) error {
+		return api.Refuse(connect.CodeInvalidArgument, format, args...)
+	}
+	if !nodeName.MatchString(info.GetName()) {
+		return bad("node name %.300q must be made of a-z A-Z 0-9 . -", info.GetName())
+	}
+	if h := info.GetHostname(); h != "" && !nodeName.MatchString(h) {
+		return bad("host name %.300q must be made of a-z A-Z 0-9 . -", h)
+	}
+	if n := len(info.GetAddresses()); n == 0 || n > maxAddresses {
+		return bad("a node has 1 to %d addresses, got %d", maxAddresses, n)
+	}
+	for _, a := range info.GetAddresses() {
+		host, port, err := net.SplitHostPort(a)
+		if err != nil || port == "" {
+			return bad("address %.300q is not host:port", a)
+		}
+		if _, err := netip.ParseAddr(host); err != nil && !nodeName.MatchString(host) {
+			return bad("address %.300q is not host:port", a)
+		}
+	}
+	if len(info.GetVersion()) > maxLabel {
+		return bad("the version is too long")
+	}
+	return checkLabels(info.GetLabels())
+}
+
+var labelKey = regexp.MustCompile(`^[a-zA-Z0-9/_.:-]{1,128}$`)
+
+func checkLabels(labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return api.Refuse(connect.CodeInvalidArgument, "at most %d labels, got %d", maxLabels, len(labels))
+	}
+	for k, v := range labels {
+		if !labelKey.MatchString(k) || len(v) > maxLabel {
+			return api.Refuse(connect.CodeInvalidArgument, "label %.200q=%.300q: keys are made of a-z A-Z 0-9 / _ . : -, values have at most %d bytes", k, v, maxLabel)
+		}
+	}
+	return nil
+}
+
+func mergeLabels(own, fixed map[string]string) map[string]string {
+	out := make(map[string]string, len(own)+len(fixed))
+	for k, v := range own {
+		out[k] = v
+	}
+	for k, v := range fixed {
+		out[k] = v
+	}
+	return out
+}
+
+// principalsOf are the names in a node's host certificate.
+func principalsOf(name, hostname string, addresses []string) []string {
+	out := []string{name, hostname}
+	for _, a := range addresses {
+		if host, _, err := net.SplitHostPort(a); err == nil {
+			out = append(out, host)
+		}
+	}
+	return unique(out)
+}
+
+func policyNode(n *resource.Node) policy.Node {
+	return policy.Node{ID: n.Metadata.Name, Name: n.Spec.Hostname, Labels: n.Metadata.Labels}
+}

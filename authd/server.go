@@ -1,0 +1,328 @@
+package authd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit"
+	"devicetrust/ca"
+	"devicetrust/devices"
+	"devicetrust/login"
+	"devicetrust/policy/catalog"
+	"devicetrust/store"
+)
+
+// Server is one dtauthd. Several may share one PostgreSQL; nothing that
+// another one needs is kept here.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+	now func() time.Time
+
+	db      *store.DB
+	audit   *audit.Log
+	ca      *ca.CA
+	login   *login.Service
+	devices *devices.Inventory
+	catalog *catalog.Catalog
+	nodes   nodes
+
+	tls     *serverTLS
+	public  []string
+	feed    *feed
+	metrics *metrics
+	// stopping ends the streams, which a drain would wait for in vain.
+	stopping context.Context
+}
+
+// Run serves until ctx ends, then drains. reload asks for the TLS files to be
+// read again. ready, where not nil, is called once every port answers, with
+// the HTTPS address and the CA pins.
+func Run(ctx context.Context, cfg Config, reload <-chan os.Signal, ready func(addr net.Addr, pins []string)) (err error) {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w", err)
+	}
+	db, err := store.Open(ctx, cfg.Storage, cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %w", cfg.Listen, err)
+	}
+	defer listener.Close() //nolint:errcheck // closed by the server before, in every case but an early error
+
+	s, err := open(ctx, cfg, db, listener.Addr())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.audit.Close()) }()
+	return s.serve(ctx, listener, reload, ready)
+}
+
+// open wires the rooms together.
+func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server, error) {
+	s := &Server{
+		cfg: cfg, log: cfg.Log, now: cfg.Now, db: db,
+		metrics: newMetrics(),
+		public:  cfg.publicAddresses(addr),
+	}
+	if err := s.nameCluster(ctx); err != nil {
+		return nil, err
+	}
+	cfg = s.cfg
+	keeper, err := ca.LoadKeeper(cfg.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	s.audit = audit.Open(db, cfg.ClusterName, keeper.AuditKey(), cfg.Now)
+	if err := s.audit.UseAnchor(filepath.Join(cfg.DataDir, "audit.anchor")); err != nil {
+		return nil, err
+	}
+	if s.ca, err = ca.Open(ctx, db, s.audit, keeper, cfg.ClusterName, cfg.Now); err != nil {
+		return nil, err
+	}
+	s.catalog = catalog.Open(db, s.audit, cfg.Now)
+	if err := s.catalog.Init(ctx); err != nil {
+		return nil, err
+	}
+	s.login = login.New(db, s.audit, cfg.Now)
+	s.devices = devices.New(db, s.audit, s.ca.Cluster(), cfg.Now)
+	s.nodes = nodes{now: cfg.Now}
+	s.tls = &serverTLS{
+		ca: s.ca, now: cfg.Now, certFile: cfg.TLSCert, keyFile: cfg.TLSKey,
+		names: serverNames(s.public, s.ca.Cluster()),
+	}
+	if err := s.tls.reload(); err != nil {
+		return nil, err
+	}
+	s.feed = newFeed(s)
+	return s, s.feed.refresh(ctx)
+}
+
+// nameCluster settles the cluster's name where the configuration has none.
+func (s *Server) nameCluster(ctx context.Context) error {
+	if s.cfg.ClusterName != "" {
+		return nil
+	}
+	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		s.cfg.ClusterName, err = ca.StoredCluster(tx)
+		return err
+	})
+	if err != nil || s.cfg.ClusterName != "" {
+		return err
+	}
+	if s.cfg.ClusterName, err = os.Hostname(); err != nil {
+		return fmt.Errorf("the host has no name: give --cluster-name: %w", err)
+	}
+	return nil
+}
+
+// serve answers on all ports until ctx ends.
+func (s *Server) serve(ctx context.Context, listener net.Listener, reload <-chan os.Signal, ready func(net.Addr, []string)) error {
+	streams, endStreams := context.WithCancel(context.Background())
+	defer endStreams()
+	s.stopping = streams
+
+	mux, err := s.handler()
+	if err != nil {
+		return err
+	}
+	socket, err := listenSocket(filepath.Join(s.cfg.DataDir, "admin.sock"))
+	if err != nil {
+		return err
+	}
+	servers := []*serving{
+		{name: "https", l: newBoundedListener(listener), srv: s.httpServer(mux), tls: true},
+		{name: "admin", l: socket, srv: s.httpServer(mux)},
+	}
+	servers[0].srv.TLSConfig = s.tls.config()
+	servers[1].srv.ConnContext = socketPeer
+	if s.cfg.DiagListen != "" && s.cfg.DiagListen != "off" {
+		l, err := net.Listen("tcp", s.cfg.DiagListen)
+		if err != nil {
+			return errors.Join(fmt.Errorf("cannot listen on %s: %w", s.cfg.DiagListen, err), socket.Close())
+		}
+		servers = append(servers, &serving{name: "diag", l: l, srv: s.httpServer(s.diagHandler())})
+	}
+	return s.runAll(ctx, servers, reload, endStreams, func() {
+		for _, srv := range servers {
+			s.log.Info("serving", "port", srv.name, "addr", srv.l.Addr().String())
+		}
+		if ready != nil {
+			ready(listener.Addr(), s.tls.pins())
+		}
+	})
+}
+
+type serving struct {
+	name string
+	l    net.Listener
+	srv  *http.Server
+	tls  bool
+}
+
+func (s *Server) runAll(ctx context.Context, servers []*serving, reload <-chan os.Signal, endStreams func(), ready func()) error {
+	background, stopBackground := context.WithCancel(ctx)
+	defer stopBackground()
+	var wg sync.WaitGroup
+	wg.Go(func() { s.feed.run(background, s.db.Follow(background)) })
+	wg.Go(func() { s.prune(background) })
+
+	failed := make(chan error, len(servers))
+	for _, srv := range servers {
+		wg.Go(func() {
+			var err error
+			if srv.tls {
+				err = srv.srv.ServeTLS(srv.l, "", "")
+			} else {
+				err = srv.srv.Serve(srv.l)
+			}
+			if !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s: %w", srv.name, err)
+			}
+		})
+	}
+	ready()
+
+	var err error
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		case <-reload:
+			if rerr := s.tls.reload(); rerr != nil {
+				s.log.Error("reload failed; the old certificate stays", "error", rerr)
+			} else {
+				s.log.Info("reloaded")
+			}
+		}
+	}
+	s.log.Info("stopping")
+	endStreams()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	for _, srv := range servers {
+		if serr := srv.srv.Shutdown(drain); serr != nil {
+			s.log.Warn("a connection did not end in time", "port", srv.name, "error", serr)
+			err = errors.Join(err, srv.srv.Close())
+		}
+	}
+	stopBackground()
+	wg.Wait()
+	return err
+}
+
+func (s *Server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    32 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// handler is everything that the HTTPS port and the admin socket answer.
+func (s *Server) handler() (http.Handler, error) {
+	declared, err := declaredAccess()
+	if err != nil {
+		return nil, err
+	}
+	opts := connect.WithHandlerOptions(
+		connect.WithReadMaxBytes(devices.MaxMessage),
+		connect.WithInterceptors(&gate{s: s, declared: declared}),
+		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, cause any) error {
+			s.log.Error("a handler panicked", "procedure", spec.Procedure, "cause", cause, "stack", string(debug.Stack()))
+			wire, _ := api.ToWire(errors.New("panic"))
+			return wire
+		}),
+	)
+	mux := http.NewServeMux()
+	mux.Handle(dtv1connect.NewLoginServiceHandler(loginService{s}, opts))
+	mux.Handle(dtv1connect.NewDeviceServiceHandler(deviceService{s}, opts))
+	mux.Handle(dtv1connect.NewNodeServiceHandler(nodeService{s}, opts))
+	mux.Handle(dtv1connect.NewResourceServiceHandler(resourceService{s}, opts))
+	mux.Handle(dtv1connect.NewAdminServiceHandler(adminService{s}, opts))
+	mux.HandleFunc("GET /v1/webapi/find", s.find)
+	mux.HandleFunc("GET /web/invite", s.invite)
+	return withPeer(s.withDeadlines(mux)), nil
+}
+
+// withDeadlines ends the reading of a request that takes too long to come: a
+// ceremony waits for the client's half on its stream, any other call has all
+// of its request at once. Follow has none: it reads nothing after the start.
+func (s *Server) withDeadlines(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit := unaryTimeout
+		switch r.URL.Path {
+		case dtv1connect.DeviceServiceEnrollDeviceProcedure, dtv1connect.DeviceServiceAuthenticateDeviceProcedure:
+			limit = ceremonyTimeout
+		case dtv1connect.NodeServiceFollowProcedure:
+			next.ServeHTTP(w, r)
+			return
+		}
+		if err := http.NewResponseController(w).SetReadDeadline(s.now().Add(limit)); err != nil {
+			s.log.Debug("no read deadline", "error", err)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// toWire turns a handler's error into what the caller may see, and logs what
+// it may not.
+func (s *Server) toWire(procedure string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		return connect.NewError(connect.CodeCanceled, err)
+	}
+	if store.IsFull(err) {
+		s.log.Error("the store's disk is full", "procedure", procedure, "error", err)
+		err = api.Refuse(connect.CodeUnavailable, "nothing was done: the cluster cannot record it, its disk is full").
+			WithHint("make room on the disk of dtauthd's storage; nothing needs to be repaired")
+	}
+	wire, known := api.ToWire(err)
+	if !known {
+		s.log.Error("internal error", "procedure", procedure, "error", err)
+	}
+	return wire
+}
+
+// prune drops what has expired and nobody asks for any more.
+func (s *Server) prune(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		for _, p := range []func(context.Context) error{s.ca.Prune, s.catalog.Prune, s.pruneJoinTokens} {
+			if err := p(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("expired records could not be dropped", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

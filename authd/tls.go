@@ -1,0 +1,136 @@
+package authd
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"devicetrust/ca"
+)
+
+// serverTLS holds the certificate that dtauthd shows: its own CA's, renewed
+// before it expires, or the operator's, read again on reload.
+type serverTLS struct {
+	ca    *ca.CA
+	names []string
+	now   func() time.Time
+	// certFile and keyFile are the operator's; empty means our own CA.
+	certFile, keyFile string
+
+	mu      sync.Mutex
+	current *tls.Certificate
+}
+
+func (t *serverTLS) config() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: t.certificate,
+		// The chain of a client's certificate is checked for each call, so
+		// that the refusal can say why (identify); TLS proves the key.
+		ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{"h2", "http/1.1"},
+	}
+}
+
+func (t *serverTLS) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.certFile == "" && (t.current == nil || t.now().Add(serverCertRenew).After(t.current.Leaf.NotAfter)) {
+		if err := t.issueLocked(); err != nil {
+			return nil, err
+		}
+	}
+	return t.current, nil
+}
+
+func (t *serverTLS) issueLocked() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("authd: %w", err)
+	}
+	chain, err := t.ca.IssueServer(t.names, key.Public(), serverCertLife)
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("authd: %w", err)
+	}
+	t.current = &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}
+	return nil
+}
+
+// reload reads the operator's files; on an error the old ones stay in use.
+func (t *serverTLS) reload() error {
+	if t.certFile == "" {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(t.certFile, t.keyFile)
+	if err != nil {
+		return fmt.Errorf("authd: --tls-cert and --tls-key: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.current = &cert
+	return nil
+}
+
+// anchors are the certificates that clients may pin: our CA, and the last one
+// of the operator's chain where there is one.
+func (t *serverTLS) anchors() []*x509.Certificate {
+	out := t.ca.TLSAuthorities()
+	if t.certFile == "" {
+		return out
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	chain := t.current.Certificate
+	if last, err := x509.ParseCertificate(chain[len(chain)-1]); err == nil {
+		out = append(out, last)
+	}
+	return out
+}
+
+func (t *serverTLS) pins() []string {
+	var out []string
+	for _, c := range t.anchors() {
+		sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+		out = append(out, "sha256:"+hex.EncodeToString(sum[:]))
+	}
+	return out
+}
+
+// serverNames are all names under which clients may reach this process.
+func serverNames(public []string, cluster string) []string {
+	names := []string{"localhost", "127.0.0.1", "::1", cluster}
+	if h, err := os.Hostname(); err == nil {
+		names = append(names, h)
+	}
+	for _, a := range public {
+		if host, _, err := net.SplitHostPort(a); err == nil {
+			names = append(names, host)
+		}
+	}
+	return unique(names)
+}
+
+func unique(in []string) []string {
+	seen := make(map[string]bool, len(in))
+	out := in[:0:0]
+	for _, s := range in {
+		if s != "" && !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out
+}
