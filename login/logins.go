@@ -28,9 +28,14 @@ type Login struct {
 	DeviceID   string // of the device that proved itself in this login
 }
 
-// Begin starts a login of v's user; ID, User and Created are its to set. It
-// refuses (CodeUnauthenticated) where what CheckPassword saw does not hold any
-// more: the user is gone, or the password was replaced or voided.
+// NewID is the ID of a login that is about to begin: its certificates are
+// prepared under it before it is stored.
+func NewID() string { return uuid.NewString() }
+
+// Begin starts a login of v's user ; User, Created and, where it is empty, ID
+// are its to set. It refuses (CodeUnauthenticated) where what CheckPassword
+// saw does not hold any more: the user is gone, or the password was replaced
+// or voided.
 func (s *Service) Begin(tx *store.Tx, v Verified, l Login) (Login, error) {
 	if v.user == "" || v.hash == "" {
 		return Login{}, errors.New("login: nobody was verified")
@@ -44,15 +49,14 @@ func (s *Service) Begin(tx *store.Tx, v Verified, l Login) (Login, error) {
 	}
 	now := s.now().Truncate(time.Microsecond).UTC()
 	l.Expires = l.Expires.Truncate(time.Microsecond).UTC()
+	if l.ID == "" {
+		l.ID = NewID()
+	}
 	if len(l.SSHKey) == 0 || len(l.TLSKey) == 0 || !l.Expires.After(now) {
 		return Login{}, errors.New("login: a login needs two keys and an end")
 	}
-	id, err := uuid.NewRandom()
-	if err != nil {
-		return Login{}, fmt.Errorf("login: %w", err)
-	}
-	l.ID, l.User, l.Created, l.DeviceID = id.String(), v.user, now, ""
-	_, err = tx.Exec(`INSERT INTO logins (id, user_name, ssh_key, tls_key, remote_addr, created_at, expires_at)
+	l.User, l.Created, l.DeviceID = v.user, now, ""
+	_, err := tx.Exec(`INSERT INTO logins (id, user_name, ssh_key, tls_key, remote_addr, created_at, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		l.ID, l.User, l.SSHKey, l.TLSKey, l.RemoteAddr, store.Micros(l.Created), store.Micros(l.Expires))
 	if err != nil {

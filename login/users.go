@@ -112,6 +112,14 @@ func (s *Service) ListUsers(tx *store.Tx) ([]resource.User, error) {
 	return users, rows.Err()
 }
 
+// Count tells how many users there are.
+func (s *Service) Count(tx *store.Tx) (n int64, err error) {
+	if err := tx.QueryRow(`SELECT count(*) FROM users`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("login: %w", err)
+	}
+	return n, nil
+}
+
 // UpdateUser replaces a user's document. Where revision (or, if that is
 // empty, the document's own) is not empty, it must be the stored one
 // (CodeAborted). inTx, where not nil, runs in the same transaction, after it.
