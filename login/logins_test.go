@@ -14,7 +14,7 @@ import (
 
 func aLogin(w *world) Login {
 	return Login{
-		SSHKey: []byte("ssh"), TLSKey: []byte("tls"), RemoteAddr: home.String(),
+		ID: NewID(), SSHKey: []byte("ssh"), TLSKey: []byte("tls"), RemoteAddr: home.String(),
 		Expires: w.clock.now().Add(12 * time.Hour),
 	}
 }
@@ -45,6 +45,14 @@ func TestALoginIsFoundAsItBegan(t *testing.T) {
 		diff(t, want, found)
 		diff(t, []string{"T1000I by alice on alice"}, w.records(event.UserLogin))
 
+		again := aLogin(w)
+		again.ID = l.ID
+		v, err := w.CheckPassword(t.Context(), "alice", right, home)
+		w.must(err)
+		if err := w.write(func(tx *store.Tx) error { _, err := w.Begin(tx, v, again); return err }); err == nil {
+			t.Error("another login began under its ID")
+		}
+
 		w.must(w.write(func(tx *store.Tx) error { return w.MarkDevice(tx, l.ID, "device-1") }))
 		want.DeviceID = "device-1"
 		found, err = w.find(l.ID)
@@ -62,6 +70,8 @@ func TestNobodyCannotBegin(t *testing.T) {
 	v, err := w.CheckPassword(t.Context(), "alice", right, home)
 	w.must(err)
 	for name, change := range map[string]func(*Login){
+		"no ID":          func(l *Login) { l.ID = "" },
+		"an odd ID":      func(l *Login) { l.ID = "x" },
 		"no SSH key":     func(l *Login) { l.SSHKey = nil },
 		"no TLS key":     func(l *Login) { l.TLSKey = nil },
 		"no end":         func(l *Login) { l.Expires = time.Time{} },

@@ -48,6 +48,9 @@ func TestUsersAreListedByName(t *testing.T) {
 		}
 		var names []string
 		w.must(w.db.Read(t.Context(), func(tx *store.Tx) error {
+			n, err := w.Count(tx)
+			w.must(err)
+			diff(t, int64(4), n)
 			users, err := w.ListUsers(tx)
 			for _, u := range users {
 				names = append(names, u.Metadata.Name+" "+u.Metadata.Revision)
