@@ -161,7 +161,7 @@ func (s *Server) identify(tx *store.Tx, p peer, anyone bool) (caller, error) {
 	case p.certificate == nil || anyone:
 		return c, nil
 	}
-	v, err := identity.VerifyX509(p.certificate, s.ca.TLSAuthorities(), s.now())
+	v, err := s.ca.VerifyTLSClient(p.certificate)
 	if err != nil {
 		return c, api.Refuse(connect.CodeUnauthenticated, "the certificate was refused: %v", err).WithHint(hintLogin)
 	}

@@ -10,7 +10,6 @@ import (
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
-	"devicetrust/audit/event"
 	"devicetrust/login"
 	"devicetrust/store"
 )
@@ -88,12 +87,6 @@ func (h loginService) Logout(ctx context.Context, _ *connect.Request[dtv1.Logout
 		return nil, err
 	}
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
-		_, err := s.audit.Record(tx, event.Event{
-			Type: event.UserLogout, Success: true, User: c.actor, LoginID: c.login.ID, RemoteAddr: c.remote(),
-		})
-		if err != nil {
-			return err
-		}
 		if _, err := s.ca.RevokeLogin(tx, c.login.ID, "logged out"); err != nil {
 			return err
 		}

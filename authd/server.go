@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,9 +131,11 @@ func (s *Server) nameCluster(ctx context.Context) error {
 	if err != nil || s.cfg.ClusterName != "" {
 		return err
 	}
-	if s.cfg.ClusterName, err = os.Hostname(); err != nil {
+	name, err := os.Hostname()
+	if err != nil {
 		return fmt.Errorf("the host has no name: give --cluster-name: %w", err)
 	}
+	s.cfg.ClusterName = strings.ToLower(name)
 	return nil
 }
 

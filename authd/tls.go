@@ -4,10 +4,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +13,7 @@ import (
 	"time"
 
 	"devicetrust/ca"
+	"devicetrust/identity"
 )
 
 // serverTLS holds the certificate that dtauthd shows: its own CA's, renewed
@@ -103,8 +102,7 @@ func (t *serverTLS) anchors() []*x509.Certificate {
 func (t *serverTLS) pins() []string {
 	var out []string
 	for _, c := range t.anchors() {
-		sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-		out = append(out, "sha256:"+hex.EncodeToString(sum[:]))
+		out = append(out, identity.PinOf(c))
 	}
 	return out
 }
