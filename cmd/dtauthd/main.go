@@ -22,9 +22,9 @@ func main() { cli.Main(newRoot) }
 
 func newRoot(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "dtauthd",
-		Short: "Login CA and device inventory",
-		Long:  "dtauthd issues short SSH certificates, and adds the device to them only after the\ndevice has proved itself with its TPM.",
+		Use:     "dtauthd",
+		Short:   "Login CA and device inventory",
+		Long:    "dtauthd issues short SSH certificates, and adds the device to them only after the\ndevice has proved itself with its TPM.",
 		Example: `  dtauthd start --cluster-name=example.com --public-addr=auth.example.com:3080`,
 	}
 	root.AddCommand(startCommand(env))
