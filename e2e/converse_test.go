@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -50,10 +51,12 @@ func cmdConverse(ts *testscript.TestScript, neg bool, args []string) {
 	if err != nil {
 		_ = cmd.Process.Kill()
 	}
-	status := "0"
-	if werr := cmd.Wait(); werr != nil {
-		status = fmt.Sprint(cmd.ProcessState.ExitCode())
-	}
+	// Whoever still waits for an answer when the dialogue is over is ended:
+	// the status is -1 then.
+	over := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait() // the state says how it ended
+	over.Stop()
+	status := fmt.Sprint(cmd.ProcessState.ExitCode())
 	<-read
 	ts.Check(errors.Join(tty.Close(), os.WriteFile(ts.MkAbs("terminal"), []byte(screen.String()), 0o600)))
 	ts.Logf("[terminal]\n%s", screen)
