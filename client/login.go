@@ -50,7 +50,11 @@ func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, e
 	outcome := login.authenticateDevice(ctx, ask.Prove)
 	next := login.profile(p.home)
 	next.Device = outcome
-	if err := next.keep(login.creds, login.hosts); err != nil {
+	err = ctx.Err() // the person gave up: that is no fault of the device
+	if err == nil {
+		err = next.keep(login.creds, login.hosts)
+	}
+	if err != nil {
 		// A login whose keys are lost helps nobody; it would expire.
 		_ = goodbye(ctx, next, login.creds, o)
 		return Credentials{}, err

@@ -242,6 +242,28 @@ func TestALoginWhoseKeysCannotBeKeptIsEnded(t *testing.T) {
 	}
 }
 
+func TestCtrlCDuringTheCeremonyEndsTheLogin(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p, err := h.Profile(c.Proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = p.Login(ctx, ask(c, func(context.Context, identity.LoginBinding, tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+		cancel()
+		return nil, ctx.Err()
+	}), options())
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff([]string{"alice"}, c.Ended()); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := os.Stat(h.Dir()); err == nil {
+		t.Error("something was kept")
+	}
+}
+
 func TestAnExpiredLoginIsSaidToBe(t *testing.T) {
 	c, h := clienttest.Start(t), newHome(t)
 	p := loggedIn(t, c, h, nil)

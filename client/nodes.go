@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -90,6 +91,9 @@ func (c *Conn) Resolve(ctx context.Context, host, port string) (Target, error) {
 		return t, err
 	}
 	nodes, err := c.Nodes(ctx, nil)
+	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeUnavailable {
+		err = r.WithHint("The cluster cannot be asked where %q is: name the node by HOST:PORT.", host)
+	}
 	if err != nil {
 		return Target{}, err
 	}

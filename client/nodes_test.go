@@ -105,7 +105,8 @@ func TestAnAddressNeedsNoCluster(t *testing.T) {
 	if _, err := conn.Resolve(t.Context(), "10.9.9.9:22", ""); err != nil {
 		t.Error(err)
 	}
-	if _, err := conn.Resolve(t.Context(), "web-1", ""); err == nil || !strings.Contains(err.Error(), c.Proxy) {
+	_, err := conn.Resolve(t.Context(), "web-1", "")
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, c.Proxy) || !strings.Contains(r.Hint, "HOST:PORT") {
 		t.Errorf("error %v", err)
 	}
 }
