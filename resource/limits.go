@@ -24,6 +24,4 @@ const (
 	maxTraitText   = 256
 	// maxAllowedCAs is several times the number of TPM makers.
 	maxAllowedCAs = 128
-	// maxQuoted is how much of a wrong text an error repeats.
-	maxQuoted = 64
 )

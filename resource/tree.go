@@ -78,7 +78,7 @@ func jsonError(data []byte) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
 		before := data[:min(int(syntax.Offset), len(data))]
-		return fmt.Errorf("line %d: %s", 1+bytes.Count(before, []byte("\n")), syntax)
+		return fmt.Errorf("line %d: %s", 1+bytes.Count(before, []byte("\n")), syntax.Error())
 	}
 	return errors.New("it is not JSON")
 }
