@@ -119,7 +119,7 @@ func (h *hasher) create(ctx context.Context, password Secret) (string, error) {
 		return "", err
 	}
 	made := hash{params: h.params, salt: make([]byte, saltLen), key: make([]byte, keyLen)}
-	rand.Read(made.salt) //nolint:errcheck // crypto/rand.Read never fails
+	rand.Read(made.salt) // never fails (crypto/rand)
 	key, err := h.run(ctx, password.text, made)
 	if err != nil {
 		return "", err

@@ -19,7 +19,7 @@ func (s Secret) Reveal() string { return s.text }
 const hidden = "[secret]"
 
 // Format prints a placeholder under every verb.
-func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, hidden) } //nolint:forbidigo // to f, not to stdout
+func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, hidden) }
 
 // LogValue is the placeholder.
 func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
