@@ -32,7 +32,7 @@ type Login struct {
 // prepared under it before it is stored.
 func NewID() string { return uuid.NewString() }
 
-// Begin starts a login of v's user ; User, Created and, where it is empty, ID
+// Begin starts a login of v's user; User, Created and, where it is empty, ID
 // are its to set. It refuses (CodeUnauthenticated) where what CheckPassword
 // saw does not hold any more: the user is gone, or the password was replaced
 // or voided.
@@ -51,6 +51,9 @@ func (s *Service) Begin(tx *store.Tx, v Verified, l Login) (Login, error) {
 	l.Expires = l.Expires.Truncate(time.Microsecond).UTC()
 	if l.ID == "" {
 		l.ID = NewID()
+	}
+	if uuid.Validate(l.ID) != nil {
+		return Login{}, errors.New("login: the ID of a login is one of NewID's")
 	}
 	if len(l.SSHKey) == 0 || len(l.TLSKey) == 0 || !l.Expires.After(now) {
 		return Login{}, errors.New("login: a login needs two keys and an end")

@@ -70,7 +70,6 @@ func TestNobodyCannotBegin(t *testing.T) {
 	v, err := w.CheckPassword(t.Context(), "alice", right, home)
 	w.must(err)
 	for name, change := range map[string]func(*Login){
-		"no ID":          func(l *Login) { l.ID = "" },
 		"an odd ID":      func(l *Login) { l.ID = "x" },
 		"no SSH key":     func(l *Login) { l.SSHKey = nil },
 		"no TLS key":     func(l *Login) { l.TLSKey = nil },
@@ -83,6 +82,19 @@ func TestNobodyCannotBegin(t *testing.T) {
 			t.Errorf("%s: it began", name)
 		}
 	}
+}
+
+func TestALoginIsGivenAnIDWhereItHasNone(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	w.alice()
+	v, err := w.CheckPassword(t.Context(), "alice", right, home)
+	w.must(err)
+	l := aLogin(w)
+	l.ID = ""
+	w.must(w.write(func(tx *store.Tx) (err error) { l, err = w.Begin(tx, v, l); return err }))
+	found, err := w.find(l.ID)
+	w.must(err)
+	diff(t, "alice", found.User)
 }
 
 func TestALoginDoesNotBeginWithoutItsRecord(t *testing.T) {
