@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	glider "github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
+)
+
+// connection is one SSH connection. It has a gliderlabs Server of its own, so
+// nothing of it is shared with another.
+type connection struct {
+	server        *server
+	net           *quickConn
+	pass          *pass
+	remote, local netip.AddrPort
+	requests      *rate.Limiter
+	grace         *time.Timer
+	ctx           context.Context // ends with the connection
+	cancel        context.CancelFunc
+
+	pendingChannels atomic.Int64
+	// lastInput is when the person last did something, Unix nanoseconds.
+	lastInput atomic.Int64
+
+	mu sync.Mutex
+	// admission, once there is one, for what policy does to the connection;
+	// sessions take theirs from the verified ServerConn.
+	admission *admission
+	sessions  map[*session]struct{}
+	// cutting: the connection is being ended, and why.
+	cutting string
+	// ssh is gliderlabs' context, which holds the ServerConn once there is one.
+	ssh glider.Context
+}
+
+func (s *server) newConnection(c net.Conn, p *pass) *connection {
+	ctx, cancel := context.WithCancel(s.ctx)
+	return &connection{
+		server: s, net: newQuickConn(c), pass: p,
+		remote: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr()),
+		requests: rate.NewLimiter(rate.Limit(s.limits.requestsPerSecond), s.limits.requestBurst),
+		ctx:      ctx, cancel: cancel,
+		sessions: map[*session]struct{}{},
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// serve runs the connection until it ends.
+func (c *connection) serve() {
+	defer c.leave()
+	defer c.recovered("connection")
+	// Not a deadline: gliderlabs sets its own on each read and write.
+	c.grace = time.AfterFunc(c.server.limits.loginGrace, func() { c.net.Close() })
+	c.transportServer().HandleConn(c.net)
+}
+
+func (c *connection) leave() {
+	c.grace.Stop()
+	c.cancel()
+	c.net.Close()
+	c.server.forget(c)
+	c.pass.leave()
+}
+
+// recovered keeps a fault in one connection from ending all others; the
+// connection itself ends.
+func (c *connection) recovered(where string) {
+	if fault := recover(); fault != nil {
+		c.server.log.Error("fault; the connection is closed", "in", where, "fault", fault, "remote", c.remote, "stack", string(debug.Stack()))
+		c.net.Close()
+	}
+}
+
+// transportServer is gliderlabs' part: the transport and nothing else. All
+// that it decides by itself is replaced or refused.
+func (c *connection) transportServer() *glider.Server {
+	requests := map[string]glider.RequestHandler{"default": c.globalRequest}
+	channels := map[string]glider.ChannelHandler{"default": c.openChannel}
+	signers := make([]glider.Signer, 0, 2)
+	for _, s := range c.server.hostSigners() {
+		signers = append(signers, s)
+	}
+	return &glider.Server{
+		HostSigners:          signers,
+		Version:              "dtnoded",
+		ServerConfigCallback: c.serverConfig,
+		// Without it gliderlabs lets everybody in without authentication.
+		// It decides nothing: it only spares people whose agent holds plain
+		// keys a signature for each.
+		PublicKeyHandler: func(_ glider.Context, key glider.PublicKey) bool {
+			_, isCertificate := key.(*gossh.Certificate)
+			return isCertificate
+		},
+		ChannelHandlers: channels,
+		RequestHandlers: requests,
+	}
+}
+
+// active notes that the person does something.
+func (c *connection) active() { c.lastInput.Store(c.server.now().UnixNano()) }
+
+// throttle holds up a peer that asks for too much at once. It is the only one
+// who waits.
+func (c *connection) throttle() { _ = c.requests.Wait(c.ctx) }
+
+// globalRequest answers requests that belong to no channel. Keepalives of
+// OpenSSH want an answer, and any will do.
+func (c *connection) globalRequest(_ glider.Context, _ *glider.Server, req *gossh.Request) (bool, []byte) {
+	defer c.recovered("request")
+	c.throttle()
+	if req.Type == "tcpip-forward" || req.Type == "streamlocal-forward@openssh.com" {
+		c.server.log.Info("port forwarding was asked for and is not available", "remote", c.remote)
+	}
+	return false, nil
+}
+
+// openChannel answers a channel's opening. It runs on a goroutine of its own
+// that gliderlabs starts for each.
+func (c *connection) openChannel(_ *glider.Server, conn *gossh.ServerConn, opened gossh.NewChannel, _ glider.Context) {
+	defer c.recovered("channel")
+	if c.pendingChannels.Add(1) > int64(c.server.limits.pendingChannels) {
+		c.net.Close()
+		return
+	}
+	answered := sync.OnceFunc(func() { c.pendingChannels.Add(-1) })
+	defer answered()
+	c.throttle()
+	switch opened.ChannelType() {
+	case "session":
+		c.openSession(conn, opened, answered)
+	case "direct-tcpip", "direct-streamlocal@openssh.com":
+		_ = opened.Reject(gossh.Prohibited, "port forwarding is not available on this node")
+	default:
+		_ = opened.Reject(gossh.UnknownChannelType, "this kind of channel is not available on this node")
+	}
+}
+
+// openSession takes who it is from the verified ServerConn and nowhere else.
+func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel, answered func()) {
+	who, ok := admitted(conn)
+	if !ok {
+		c.server.log.Error("a channel on a connection that nobody was admitted on", "remote", c.remote)
+		c.net.Close()
+		return
+	}
+	s := &session{conn: c, admit: who, id: c.server.newID()}
+	if reason := c.add(s); reason != "" {
+		c.server.recordRefusal(c, who.login, &refusal{identity: who.identity, reason: reason})
+		_ = opened.Reject(gossh.ResourceShortage, reason)
+		return
+	}
+	defer c.remove(s)
+	channel, requests, err := opened.Accept()
+	answered()
+	if err != nil {
+		return // the connection is gone
+	}
+	s.channel, s.stderr.to = channel, channel.Stderr()
+	s.run(requests)
+}
+
+// add counts a session, or tells why there is no room.
+func (c *connection) add(s *session) string {
+	most := c.server.limits.sessions
+	if n := s.admit.limits.MaxSessions; n > 0 && n < int64(most) {
+		most = int(n)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cutting != "" {
+		return c.cutting
+	}
+	if len(c.sessions) >= most {
+		return "too many sessions on one connection"
+	}
+	c.sessions[s] = struct{}{}
+	return ""
+}
+
+func (c *connection) remove(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sessions, s)
+}
+
+// cut ends the connection: each session is told why and hung up, and a little
+// later the connection is closed whether or not that was read.
+func (c *connection) cut(reason string, by ender) {
+	c.mu.Lock()
+	if c.cutting != "" {
+		c.mu.Unlock()
+		return
+	}
+	c.cutting = reason
+	sessions := make([]*session, 0, len(c.sessions))
+	for s := range c.sessions {
+		sessions = append(sessions, s)
+	}
+	c.mu.Unlock()
+	c.server.log.Info("connection is ended", "remote", c.remote, "reason", reason)
+	if len(sessions) == 0 {
+		c.net.Close()
+		return
+	}
+	for _, s := range sessions {
+		s.end(reason, by)
+	}
+	time.AfterFunc(c.server.limits.lastWords, func() { c.net.Close() })
+}
+
+func (c *connection) setAdmission(a *admission) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.admission = a
+}
+
+func (c *connection) getAdmission() *admission {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.admission
+}

@@ -1,0 +1,165 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/identity"
+	"devicetrust/policy"
+)
+
+// admission is who was let in, as what. Only admit makes one, after the
+// peer's signature was verified.
+type admission struct {
+	identity identity.Identity
+	login    string
+	account  account
+	// authority that signed the certificate, in wire format.
+	authority string
+	limits    policy.Limits
+}
+
+// refusal is why somebody is not let in.
+type refusal struct {
+	// identity as far as it was verified: the zero value is a stranger.
+	identity identity.Identity
+	// reason is one line for the person; hint is what to do, or empty.
+	reason, hint string
+	// details are for the record: every rule that took part.
+	details []string
+}
+
+// decide says whether id may (still) have a session as login.
+func (s *server) decide(st *state, id identity.Identity, login string, now time.Time) (policy.Limits, *refusal) {
+	d := policy.Decide(st.policy, policy.Request{
+		Action:  policy.OpenSession,
+		Subject: subject(id),
+		Login:   login,
+		Node:    policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels},
+		Now:     now,
+	})
+	if !d.Allowed() {
+		r := &refusal{identity: id, reason: d.Reason, details: rules(d)}
+		if d.Cause == policy.CauseTrustedDevice {
+			r.reason, r.hint = policy.ReasonTrustedDevice, enrollHint
+		}
+		return policy.Limits{}, r
+	}
+	if age := s.states.age(now); d.Limits.StrictLocks && age > strictLocks {
+		return policy.Limits{}, &refusal{identity: id, reason: fmt.Sprintf(
+			"the node has not heard of new locks for %s, and a role (lock: strict) wants current ones", age.Round(time.Second))}
+	}
+	return d.Limits, nil
+}
+
+// enrollHint is the second line of a denial for want of a trusted device.
+const enrollHint = "enroll this device with: dtsh device enroll --current-device, then log in again"
+
+// subject is id as policy knows it. Principals are never nil: that would say
+// that there is no certificate.
+func subject(id identity.Identity) policy.Subject {
+	return policy.Subject{
+		User: id.User, Roles: id.Roles, Traits: id.Traits,
+		Principals: append([]string{}, id.Logins...),
+		DeviceID:   id.Device.ID, DeviceAssetTag: id.Device.AssetTag, DeviceCredentialID: id.Device.CredentialID,
+		Serial: id.Serial,
+	}
+}
+
+// rules are a decision's, one line each.
+func rules(d policy.Decision) []string {
+	lines := make([]string, 0, len(d.Rules))
+	for _, r := range d.Rules {
+		lines = append(lines, fmt.Sprintf("%s: %s: %s", r.Effect, r.Source, r.Detail))
+	}
+	return lines
+}
+
+// admit decides about somebody who has proved to hold key.
+func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (*admission, *refusal) {
+	if identity.CheckLogin(login) != nil {
+		return nil, &refusal{reason: "no account has such a name"}
+	}
+	st, now := s.states.get(), s.now()
+	if len(st.authorities) == 0 {
+		return nil, &refusal{reason: "the node has not heard from its control plane yet"}
+	}
+	id, err := identity.SSHCheck{Authorities: st.authorities, Login: login, Addr: from.Addr(), Now: now}.Check(key)
+	if err != nil {
+		return nil, certificateRefusal(err, key)
+	}
+	limits, no := s.decide(st, id, login, now)
+	if no != nil {
+		return nil, no
+	}
+	acc, err := s.findAccount(login, now)
+	if err != nil {
+		return nil, &refusal{identity: id, reason: err.Error()}
+	}
+	cert, ok := key.(*gossh.Certificate)
+	if !ok { // SSHCheck has refused it
+		return nil, &refusal{reason: "the key is not a certificate"}
+	}
+	return &admission{
+		identity: id, login: login, account: acc, limits: limits,
+		authority: string(cert.SignatureKey.Marshal()),
+	}, nil
+}
+
+// readmit tells why somebody who was let in would not be any more, or nil.
+func (s *server) readmit(a *admission) *refusal {
+	st := s.states.get()
+	for _, key := range st.authorities {
+		if string(key.Marshal()) == a.authority {
+			_, no := s.decide(st, a.identity, a.login, s.now())
+			return no
+		}
+	}
+	return &refusal{identity: a.identity, reason: "the authority of the certificate is no longer trusted"}
+}
+
+// certificateRefusal puts into words why a certificate was refused. They are
+// ours: what is in it may be anybody's as long as it is not verified.
+func certificateRefusal(err error, key gossh.PublicKey) *refusal {
+	r := &refusal{reason: "the certificate is not acceptable", details: []string{err.Error()}}
+	const again = "log in again with: dtsh login"
+	switch identity.ReasonOf(err) {
+	case identity.ReasonExpired:
+		r.reason, r.hint = "the certificate has expired", again
+	case identity.ReasonNotYetValid:
+		r.reason = "the certificate is not valid yet; is the clock of a machine wrong?"
+	case identity.ReasonPrincipal:
+		r.reason = "the certificate is not for this login"
+	case identity.ReasonSourceAddress:
+		r.reason, r.hint = "the certificate is for connections from another address", again
+	case identity.ReasonAuthority:
+		r.reason = "the certificate is not from this cluster"
+		return r
+	default:
+		return r
+	}
+	// These are found after the authority's signature was verified, so the
+	// record may say whose certificate it is.
+	if cert, ok := key.(*gossh.Certificate); ok {
+		if id, err := identity.UnverifiedFromSSH(cert); err == nil {
+			r.identity = id
+		}
+	}
+	return r
+}
+
+// findAccount looks login up. Without root there is only our own account.
+func (s *server) findAccount(login string, now time.Time) (account, error) {
+	acc, err := s.accounts.lookup(s.ctx, login, now)
+	if err != nil {
+		return account{}, err
+	}
+	if !s.root && acc.uid != s.uid {
+		return account{}, errors.New("dtnoded does not run as root and serves its own account only")
+	}
+	return acc, nil
+}

@@ -1,0 +1,196 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api/dtv1"
+)
+
+// follower keeps the state current.
+type follower struct {
+	member *member
+	states *holder
+	log    *slog.Logger
+	now    func() time.Time
+	// cluster that the node is of.
+	cluster string
+	// onAuthorities is called with the TLS authorities of each state.
+	onAuthorities func([][]byte)
+
+	skewTold bool
+}
+
+// restore takes the state that was saved last, so that the node decides by it
+// while the control plane is away.
+func (f *follower) restore() {
+	m, err := loadState(filepath.Join(f.member.dir, stateFile))
+	if err != nil {
+		f.log.Error("the saved policy cannot be used; nobody enters before the control plane is heard", "error", err)
+		return
+	}
+	if m == nil {
+		return
+	}
+	s, err := readState(m, f.log)
+	if err != nil {
+		f.log.Error("the saved policy cannot be used; nobody enters before the control plane is heard", "error", err)
+		return
+	}
+	if s.cluster != f.cluster {
+		return // of a life before this one
+	}
+	f.states.current.Store(s)
+	f.onAuthorities(m.GetTlsAuthorities())
+}
+
+// run follows until ctx ends, and begins again whenever the stream breaks.
+func (f *follower) run(ctx context.Context) {
+	retry := newBackoff()
+	for {
+		began, err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if began {
+			retry.reset()
+		}
+		if errors.Is(err, errReplaced) {
+			continue
+		}
+		f.states.lostAt(f.now())
+		wait := retry.next()
+		f.log.Warn("the control plane cannot be heard; what it said last stays in force",
+			"error", f.member.control.explain("follow", err), "retry_in", wait.Round(time.Millisecond))
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+var errReplaced = errors.New("the way to the control plane was replaced")
+
+// follow reads one stream to its end; began tells whether a state came.
+func (f *follower) follow(ctx context.Context) (began bool, err error) {
+	client, replaced := f.member.control.current()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-replaced:
+			cancel(errReplaced)
+		case <-ctx.Done():
+		}
+	}()
+	stream, err := client.Follow(ctx, connect.NewRequest(&dtv1.FollowRequest{}))
+	if err != nil {
+		return false, err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if err := f.take(stream.Msg()); err != nil {
+			return began, err
+		}
+		began = true
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return began, cause
+	}
+	if err := stream.Err(); err != nil {
+		return began, err
+	}
+	return began, errors.New("the control plane ended the stream")
+}
+
+// take puts a state in force, and then saves it: a full disk does not keep a
+// lock from working.
+func (f *follower) take(m *dtv1.NodeState) error {
+	s, err := readState(m, f.log)
+	if err != nil {
+		return err
+	}
+	if s.cluster != f.cluster {
+		return fmt.Errorf("the control plane is of cluster %q and the node of %q", s.cluster, f.cluster)
+	}
+	f.states.heard()
+	f.states.set(s)
+	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks), "revoked", len(s.policy.Revoked))
+	f.checkClock(m)
+	if err := saveState(filepath.Join(f.member.dir, stateFile), m); err != nil {
+		f.log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
+	}
+	f.onAuthorities(m.GetTlsAuthorities())
+	return nil
+}
+
+// checkClock says so, once, when the clocks come to differ.
+func (f *follower) checkClock(m *dtv1.NodeState) {
+	if m.GetTime() == nil {
+		return
+	}
+	err := skewed(f.now(), m.GetTime().AsTime())
+	if err != nil && !f.skewTold {
+		f.log.Error("certificates are judged by this machine's clock: set it (timedatectl set-ntp true)", "error", err)
+	}
+	f.skewTold = err != nil
+}
+
+// heartbeat tells the control plane about the node until ctx ends.
+func (m *member) heartbeat(ctx context.Context) {
+	failing := false
+	for {
+		client, _ := m.control.current()
+		_, err := call(ctx, client.Heartbeat, &dtv1.HeartbeatRequest{Node: m.info})
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failing {
+			m.log.Warn("heartbeat", "error", m.control.explain("heartbeat", err))
+		}
+		failing = err != nil
+		// Spread, so that a thousand nodes do not come at the same moment.
+		if !sleep(ctx, heartbeatInterval-rand.N(heartbeatInterval/10)) {
+			return
+		}
+	}
+}
+
+// keepRenewed renews c when half of its life is over, and again until it
+// works. taken is called with each new one.
+func (m *member) keepRenewed(ctx context.Context, c *credentials, taken func(*credentials)) {
+	retry := newBackoff()
+	for {
+		from, to := c.life()
+		half := from.Add(to.Sub(from) / 2)
+		if !sleep(ctx, max(half.Sub(m.now()), 0)) {
+			return
+		}
+		next, err := m.renew(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			wait := retry.next()
+			m.log.Warn("the node's certificates are not renewed yet", "error", err, "expire", to, "retry_in", wait.Round(time.Millisecond))
+			if !sleep(ctx, wait) {
+				return
+			}
+			continue
+		}
+		retry.reset()
+		c = next
+		taken(c)
+		_, until := c.life()
+		m.log.Info("the node's certificates are renewed", "expire", until)
+		if !until.After(to) && !sleep(ctx, retryMost) { // not longer than before: do not ask at once
+			return
+		}
+	}
+}

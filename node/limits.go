@@ -1,0 +1,154 @@
+package node
+
+import "time"
+
+// Bounds of the SSH server. What a stranger may use is small; what somebody
+// admitted may use is what OpenSSH's defaults give, where it has one
+// (sshd_config(5)).
+type limits struct {
+	// unauthenticated connections, together: one takes about 60 KiB, so all
+	// of them stay under 16 MiB. OpenSSH's MaxStartups ends at 100.
+	unauthenticated int
+	// unauthenticatedPerAddress is one IPv4 address or IPv6 /64: a quarter of
+	// all, so that four addresses are needed to keep others out, and enough
+	// for Ansible's forks behind one NAT.
+	unauthenticatedPerAddress int
+	// connections, admitted or not: each may run maxSessions processes.
+	connections int
+	// loginGrace from the first byte to admission: time to touch a key or to
+	// unlock an agent. OpenSSH's LoginGraceTime is 120 s.
+	loginGrace time.Duration
+	// authTries is OpenSSH's MaxAuthTries.
+	authTries int
+	// sessions of one connection, open or not yet closed by both sides;
+	// OpenSSH's MaxSessions. Policy may set fewer.
+	sessions int
+	// pendingChannels are channels whose opening is not answered yet.
+	// gliderlabs starts a goroutine for each, so a peer that opens and does
+	// not read would otherwise grow them without end.
+	pendingChannels int
+	// requests of one connection: so many at once, so many each second. A
+	// window that is dragged makes some dozens a second; a flood waits.
+	requestBurst      int
+	requestsPerSecond float64
+	// keepalive is how often a peer is asked whether it lives, and how long
+	// it may take to answer: half of the usual 60 s of a NAT's patience.
+	keepalive time.Duration
+	// hangup is how long a process has between SIGHUP and SIGKILL when its
+	// session is over; policyHangup, when policy ends it, which has to be
+	// done within a second.
+	hangup, policyHangup time.Duration
+	// drain is how long the pipes of a command that has ended may stay
+	// silent while something else still holds them.
+	drain time.Duration
+	// lastWords is how long a peer has to read why it is cut off; within the
+	// same second.
+	lastWords time.Duration
+	// shutdown is how long sessions may go on after SIGTERM.
+	shutdown time.Duration
+}
+
+func defaultLimits() limits {
+	return limits{
+		unauthenticated:           256,
+		unauthenticatedPerAddress: 64,
+		connections:               4096,
+		loginGrace:                60 * time.Second,
+		authTries:                 6,
+		sessions:                  10,
+		pendingChannels:           64,
+		requestBurst:              256,
+		requestsPerSecond:         200,
+		keepalive:                 30 * time.Second,
+		hangup:                    5 * time.Second,
+		policyHangup:              500 * time.Millisecond,
+		drain:                     2 * time.Second,
+		lastWords:                 750 * time.Millisecond,
+		shutdown:                  5 * time.Second,
+	}
+}
+
+// Bounds of what one channel request may carry.
+const (
+	// maxCommand is well under the kernel's own bound for one argument
+	// (MAX_ARG_STRLEN, 128 KiB), and is recorded whole.
+	maxCommand = 64 << 10
+	// maxTerm is the longest terminal name; terminfo's are under 20 bytes.
+	maxTerm = 64
+	// maxModes: a mode has five bytes and there are fewer than 160
+	// (RFC 4254 section 8).
+	maxModes = 5*160 + 1
+	// maxWindow is what a winsize can hold (tty_ioctl(4)).
+	maxWindow = 1<<16 - 1
+	// maxEnv variables of at most maxEnvValue bytes: LANG and all of LC_*
+	// are 14 in glibc, their values are names of locales.
+	maxEnv      = 32
+	maxEnvName  = 32
+	maxEnvValue = 256
+	// copyBuffer is one channel packet (x/crypto/ssh channelMaxPacket).
+	copyBuffer = 32 << 10
+)
+
+// Bounds of the audit spool.
+const (
+	// maxSpool on disk: weeks of records of a busy server that cannot reach
+	// its control plane. Beyond it no session starts.
+	maxSpool = 64 << 20
+	// maxRejections is the part of maxSpool that records of refused sessions
+	// may fill: whoever may not enter cannot keep others out by being refused.
+	maxRejections = maxSpool / 2
+	// segmentSize: a file of the spool is deleted when all in it has arrived.
+	segmentSize = 1 << 20
+	// rewindSize: the segment being written is emptied when it has so much
+	// and all of it has arrived; less often would keep, and after a restart
+	// send, more; more often would cost each login a truncation.
+	rewindSize = 64 << 10
+	// maxRecord is one record: a command of maxCommand bytes, each escaped,
+	// and room for the rest.
+	maxRecord = 6*maxCommand + 16<<10
+	// batchRecords and batchBytes are sent at once.
+	batchRecords = 256
+	batchBytes   = 512 << 10
+	// strangerRecords: how many refusals of unknown keys are recorded at
+	// once, and how many each second. The rest are in the log only.
+	strangerRecords          = 20
+	strangerRecordsPerSecond = 0.2
+)
+
+// Bounds of the conversation with the control plane.
+const (
+	heartbeatInterval = 30 * time.Second
+	// callTimeout of one unary call.
+	callTimeout = 20 * time.Second
+	// pingInterval: an HTTP/2 connection that is silent for so long is asked,
+	// and given up when pingTimeout passes without an answer.
+	pingInterval = 15 * time.Second
+	pingTimeout  = 15 * time.Second
+	// retryFirst doubles up to retryMost between attempts to reach it.
+	retryFirst = 250 * time.Millisecond
+	retryMost  = 15 * time.Second
+	// maxMessage is one NodeState: thousands of roles, locks and serials.
+	maxMessage = 64 << 20
+	// firstState is how long a start waits for the current state before it
+	// serves by the saved one, or by none, which refuses everybody.
+	firstState = 5 * time.Second
+	// lastFlush is how long a stop waits for the last audit records to arrive.
+	lastFlush = 3 * time.Second
+	// maxSkew between the two clocks: as long as what a certificate is
+	// commonly dated back.
+	maxSkew = 5 * time.Minute
+	// strictLocks: with role option lock: strict, locks that may be older
+	// than this are as none: nobody enters by that role.
+	strictLocks = 5 * time.Minute
+)
+
+// Bounds of the account lookup.
+const (
+	// maxAccountFile is /etc/passwd or /etc/group of a very large site.
+	maxAccountFile = 16 << 20
+	// getentTimeout bounds what a directory service may take.
+	getentTimeout = 3 * time.Second
+	maxGetent     = 64 << 10
+	// maxGroups is the kernel's own bound (NGROUPS_MAX).
+	maxGroups = 1 << 16
+)

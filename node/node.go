@@ -1,0 +1,345 @@
+// Package node is the SSH server that enforces: it joins a cluster, keeps what
+// the control plane says about authorities, roles and locks, and decides by it
+// alone, with the same policy.Decide as everybody, who may have a session.
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/identity"
+)
+
+// Config is what a node is started with.
+type Config struct {
+	// AuthServer is the control plane's HOST:PORT.
+	AuthServer string
+	// Token and CAPins are for the first start, which joins the cluster.
+	Token  string
+	CAPins []Pin
+	// DataDir holds keys, identity, the last policy and the audit spool. It is
+	// made 0700 where there is none.
+	DataDir string
+	// Listen is ADDRESS:PORT; port 0 lets the system choose.
+	Listen string
+	// PublicAddrs are HOST:PORT, or HOST for the port that we listen on, as
+	// clients reach the node; empty: the address that we listen on or, where
+	// that is all of them, the host name.
+	PublicAddrs []string
+	// Name is how people call the node; empty: the host name.
+	Name   string
+	Labels map[string]string
+	// Version is told to the control plane.
+	Version string
+
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// Run joins the cluster where the node has not yet, and serves until ctx
+// ends; then it lets sessions end and returns nil. Errors that a person can
+// mend are *api.Refusal.
+func Run(ctx context.Context, config Config) error {
+	n, err := prepare(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	return n.run(ctx)
+}
+
+// node is a Run on its way.
+type node struct {
+	config   Config
+	lock     *os.File
+	listener net.Listener
+	member   *member
+	creds    *credentials
+	signers  atomic.Pointer[[]gossh.Signer]
+	states   *holder
+	spool    *spool
+	server   *server
+
+	mu sync.Mutex
+	// authorities that the control plane is believed by, and the certificate
+	// that is shown to it.
+	authorities [][]byte
+	shown       *credentials
+}
+
+// prepare does all that can fail before the node serves. The port is opened
+// before the token is spent.
+func prepare(ctx context.Context, config Config) (n *node, err error) {
+	n = &node{config: config}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if n.lock, err = openDataDir(config.DataDir); err != nil {
+		return n, err
+	}
+	k, err := loadKeys(config.DataDir)
+	if err != nil {
+		return n, dataDirRefusal(config.DataDir, err)
+	}
+	control, err := newControl(config.AuthServer, config.Now)
+	if err != nil {
+		return n, err
+	}
+	if n.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.Listen); err != nil {
+		return n, api.Refuse(connect.CodeUnavailable, "cannot listen on %s: %v", config.Listen, root(err)).
+			WithHint("Choose another address with --listen.")
+	}
+	info, err := config.info(n.listener.Addr())
+	if err != nil {
+		return n, err
+	}
+	n.member = &member{dir: config.DataDir, keys: k, info: info, control: control, log: config.Log, now: config.Now}
+	if n.creds, err = n.member.credentials(ctx, config.Token, config.CAPins); err != nil {
+		return n, err
+	}
+	if n.spool, err = openSpool(filepath.Join(config.DataDir, spoolDir), config.Log); err != nil {
+		return n, dataDirRefusal(config.DataDir, err)
+	}
+	if err := n.take(n.creds); err != nil {
+		return n, err
+	}
+	n.states = newHolder(config.Now())
+	return n, nil
+}
+
+// openDataDir makes the folder where there is none, and keeps a second dtnoded
+// out of it.
+func openDataDir(dir string) (*os.File, error) {
+	if dir == "" {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "no data directory is given")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, dataDirRefusal(dir, err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, dataDirRefusal(dir, err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, dataDirRefusal(dir, err)
+		}
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, dataDirRefusal(dir, err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, api.Refuse(connect.CodeFailedPrecondition, "another dtnoded uses the data directory %s", dir).
+			WithHint("Stop it first, or give this one another --data-dir.")
+	}
+	return lock, nil
+}
+
+func dataDirRefusal(dir string, err error) error {
+	return api.Refuse(connect.CodeFailedPrecondition, "cannot use the data directory %s: %v", dir, err).
+		WithHint("Give a folder that this user may write, with --data-dir, or run as root.")
+}
+
+// info is what the node says of itself.
+func (c Config) info(listening net.Addr) (*dtv1.NodeInfo, error) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("the host name is not known: %w", err)
+	}
+	hostname = strings.ToLower(hostname)
+	name := strings.ToLower(c.Name)
+	if name == "" {
+		name = hostname
+	}
+	if err := identity.CheckHostName(name); err != nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the node cannot be called %q: %v", name, err).
+			WithHint("Give another name with --nodename.")
+	}
+	at := addrPort(listening)
+	addresses := c.PublicAddrs
+	if len(addresses) == 0 {
+		host := hostname
+		if !at.Addr().IsUnspecified() {
+			host = at.Addr().String()
+		}
+		addresses = []string{host}
+	}
+	info := &dtv1.NodeInfo{Name: name, Hostname: hostname, Labels: maps.Clone(c.Labels), Version: c.Version}
+	for _, a := range addresses {
+		address, err := withPort(a, at.Port())
+		if err != nil {
+			return nil, err
+		}
+		info.Addresses = append(info.Addresses, address)
+	}
+	return info, nil
+}
+
+// withPort reads HOST:PORT, or HOST (an IPv6 address with or without
+// brackets), which gets port.
+func withPort(address string, port uint16) (string, error) {
+	host, p, err := net.SplitHostPort(address)
+	if err != nil {
+		host, p = strings.Trim(address, "[]"), strconv.Itoa(int(port))
+	}
+	if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 || identity.CheckHostName(strings.ToLower(host)) != nil {
+		return "", api.Refuse(connect.CodeInvalidArgument, "the public address %q is not HOST:PORT", address)
+	}
+	return net.JoinHostPort(strings.ToLower(host), p), nil
+}
+
+// take puts credentials to use: for clients at once, and for the control
+// plane.
+func (n *node) take(c *credentials) error {
+	signers, err := c.hostSigners(n.member.keys)
+	if err != nil {
+		return err
+	}
+	n.signers.Store(&signers)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.shown = c
+	if n.authorities == nil {
+		for _, a := range c.tlsAuthorities {
+			n.authorities = append(n.authorities, a.Raw)
+		}
+	}
+	return n.reconnectLocked()
+}
+
+// believe takes the cluster's TLS authorities.
+func (n *node) believe(ders [][]byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if equal(n.authorities, ders) {
+		return
+	}
+	before := n.authorities
+	n.authorities = ders
+	if err := n.reconnectLocked(); err != nil {
+		n.authorities = before
+		n.config.Log.Error("the control plane's new TLS authorities cannot be used", "error", err)
+	}
+}
+
+func equal(a, b [][]byte) bool { return bytes.Equal(bytes.Join(a, nil), bytes.Join(b, nil)) }
+
+func (n *node) reconnectLocked() error {
+	var authorities []*x509.Certificate
+	authorities, err := parseAuthorities(n.authorities)
+	if err != nil {
+		return err
+	}
+	n.member.control.use(trust{authorities: authorities}, n.shown.tlsCertificate(n.member.keys))
+	return nil
+}
+
+// run serves until ctx ends.
+func (n *node) run(ctx context.Context) error {
+	// The conversations go on while sessions come to their end.
+	talk, hush := context.WithCancel(context.WithoutCancel(ctx))
+	var talking sync.WaitGroup
+	defer talking.Wait()
+	defer hush()
+
+	n.server = newServer(talk, serverConfig{
+		log: n.config.Log, now: n.config.Now, limits: defaultLimits(), accounts: systemAccounts(), uid: uint32(os.Geteuid()),
+		cluster: n.creds.cluster, nodeID: n.creds.nodeID, name: n.member.info.GetName(),
+		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
+		states:      n.states, spool: n.spool,
+	})
+	f := &follower{
+		member: n.member, states: n.states, log: n.config.Log, now: n.config.Now,
+		cluster: n.creds.cluster, onAuthorities: n.believe,
+	}
+	f.restore()
+	talking.Go(func() { f.run(talk) })
+	talking.Go(func() { n.member.heartbeat(talk) })
+	talking.Go(func() { n.spool.ship(talk, n.send) })
+	talking.Go(func() { n.member.keepRenewed(talk, n.creds, n.renewed) })
+
+	if !n.awaitState(ctx) {
+		return nil
+	}
+	n.config.Log.Info("serving", "addr", n.listener.Addr().String(), "name", n.member.info.GetName(),
+		"node_id", n.creds.nodeID, "cluster", n.creds.cluster, "public_addr", strings.Join(n.member.info.GetAddresses(), ","))
+	err := n.server.serve(ctx, n.listener)
+	n.flush()
+	n.config.Log.Info("stopped")
+	return err
+}
+
+// awaitState waits for the current state a little while; false where ctx ends.
+func (n *node) awaitState(ctx context.Context) bool {
+	t := time.NewTimer(firstState)
+	defer t.Stop()
+	select {
+	case <-n.states.first:
+	case <-t.C:
+		n.config.Log.Warn("serving without news from the control plane")
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+func (n *node) renewed(c *credentials) {
+	if err := n.take(c); err != nil {
+		n.config.Log.Error("the node's new certificates cannot be used", "error", err)
+	}
+}
+
+// send gives the control plane audit records.
+func (n *node) send(ctx context.Context, batch [][]byte) error {
+	client, _ := n.member.control.current()
+	_, err := call(ctx, client.RecordEvents, &dtv1.RecordEventsRequest{Events: batch})
+	return err
+}
+
+// flush sends what the last sessions left, once; the rest waits on the disk.
+func (n *node) flush() {
+	ctx, cancel := context.WithTimeout(context.Background(), lastFlush)
+	defer cancel()
+	for {
+		if sent, err := n.spool.shipOnce(ctx, n.send); err != nil || sent == 0 {
+			return
+		}
+	}
+}
+
+func (n *node) close() {
+	if n.spool != nil {
+		n.spool.close()
+	}
+	if n.member != nil {
+		n.member.control.close()
+	}
+	if n.listener != nil {
+		n.listener.Close()
+	}
+	if n.lock != nil {
+		n.lock.Close()
+	}
+}

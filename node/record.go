@@ -1,0 +1,88 @@
+package node
+
+import (
+	"net/netip"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"devicetrust/audit/event"
+	"devicetrust/identity"
+)
+
+func (s *server) newID() string { return uuid.NewString() }
+
+// record writes audit records to the spool. What they are about may happen
+// only where there is no error.
+func (s *server) record(events ...event.Event) error {
+	now := s.now().UTC()
+	for i := range events {
+		e := &events[i]
+		e.UID, e.Time, e.Code = s.newID(), now, event.CodeOf(e.Type, e.Success)
+		e.Cluster, e.NodeID, e.NodeName = s.cluster, s.nodeID, s.name
+	}
+	return s.spool.append(events...)
+}
+
+// about fills e's fields about who and from where.
+func about(e event.Event, id identity.Identity, login string, from netip.AddrPort) event.Event {
+	e.User, e.Roles, e.Login = id.User, id.Roles, login
+	e.RemoteAddr = from.String()
+	if id.Serial != 0 {
+		e.Serials = []uint64{id.Serial}
+	}
+	if id.Device.Trusted() {
+		e.TrustedDevice = &event.Device{
+			DeviceID: id.Device.ID, AssetTag: id.Device.AssetTag, CredentialID: id.Device.CredentialID,
+		}
+	}
+	return e
+}
+
+// recordRefusal notes that somebody was not let in. The refusal stands whether
+// or not it can be recorded.
+func (s *server) recordRefusal(c *connection, login string, no *refusal) {
+	if identity.CheckLogin(login) != nil {
+		login = ""
+	}
+	s.log.Info("session refused", "user", no.identity.User, "login", login, "remote", c.remote, "reason", no.reason, "details", no.details)
+	if no.identity.User == "" && !s.strangers.Allow() {
+		return
+	}
+	e := event.Event{Type: event.SessionRejected, Message: no.reason, Reasons: no.details}
+	if err := s.record(about(e, no.identity, login, c.remote)); err != nil {
+		s.log.Error("a refused session is not recorded", "error", err)
+	}
+}
+
+// startRecords are what is written before a shell (line nil) or a command.
+func (s *session) startRecords(line *string) []event.Event {
+	events := []event.Event{s.event(event.Event{Type: event.SessionStart, Success: true})}
+	if line != nil {
+		events = append(events, s.event(event.Event{Type: event.Exec, Success: true, Command: recordable(*line)}))
+	}
+	return events
+}
+
+func (s *session) event(e event.Event) event.Event {
+	e.SessionID = s.id
+	return about(e, s.admit.identity, s.admit.login, s.conn.remote)
+}
+
+// recordEnd: the session is over whether or not that can be recorded.
+func (s *session) recordEnd(e event.Event) {
+	e.Type = event.SessionEnd
+	if err := s.conn.server.record(s.event(e)); err != nil {
+		s.conn.server.log.Error("the end of a session is not recorded", "sid", s.id, "error", err)
+	}
+}
+
+// recordable is command as JSON can hold it without loss: what is not UTF-8
+// would be replaced there, so it is quoted.
+func recordable(command string) string {
+	if utf8.ValidString(command) {
+		return command
+	}
+	return strconv.Quote(command)
+}

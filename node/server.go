@@ -1,0 +1,229 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
+)
+
+// server is the SSH server. Its fields are set before serve and not changed
+// after, but for those under mu.
+type server struct {
+	log      *slog.Logger
+	now      func() time.Time
+	limits   limits
+	accounts accounts
+	// root: sessions run as whom they are for; else as uid, ourselves.
+	root bool
+	uid  uint32
+
+	cluster, nodeID string
+	name            string // shown to people
+	port            uint16 // that we listen on
+	hostSigners     func() []gossh.Signer
+	states          *holder
+	spool           *spool
+	sweeper         *sweeper
+	guard           *guard
+	// strangers bounds the records of refusals of whom we do not know.
+	strangers *rate.Limiter
+
+	// ctx ends when the server has to be gone.
+	ctx context.Context
+	// work is what has to end before the server is gone.
+	work sync.WaitGroup
+
+	mu       sync.Mutex
+	draining bool
+	live     map[*connection]struct{} // admitted
+	all      map[*connection]struct{}
+}
+
+// serverConfig is what a server is made of.
+type serverConfig struct {
+	log             *slog.Logger
+	now             func() time.Time
+	limits          limits
+	accounts        accounts
+	uid             uint32
+	cluster, nodeID string
+	name            string
+	hostSigners     func() []gossh.Signer
+	states          *holder
+	spool           *spool
+}
+
+func newServer(ctx context.Context, c serverConfig) *server {
+	s := &server{
+		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
+		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
+		states: c.states, spool: c.spool,
+		sweeper:   newSweeper(),
+		guard:     newGuard(c.limits),
+		strangers: rate.NewLimiter(strangerRecordsPerSecond, strangerRecords),
+		ctx:       ctx,
+		live:      map[*connection]struct{}{},
+		all:       map[*connection]struct{}{},
+	}
+	c.states.setting.Lock()
+	c.states.onChange = s.reevaluate
+	c.states.setting.Unlock()
+	return s
+}
+
+// title is the node as people see it in a denial.
+func (s *server) title() string { return fmt.Sprintf("%s:%d", s.name, s.port) }
+
+// serve accepts connections until stop ends. Then it lets sessions come to
+// their end for a while, tells the others that it is shutting down, and
+// returns when all are gone.
+func (s *server) serve(stop context.Context, listener net.Listener) error {
+	s.port = addrPort(listener.Addr()).Port()
+	defer s.sweeper.close()
+	closed := context.AfterFunc(stop, func() { listener.Close() })
+	defer closed()
+	err := s.accept(listener)
+	listener.Close()
+	s.drain()
+	if stop.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *server) accept(listener net.Listener) error {
+	retry := newBackoff()
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if err != nil {
+			// Out of files, most likely; that passes as others leave.
+			wait := retry.next()
+			s.log.Error("cannot accept a connection", "error", err, "retry_in", wait)
+			if !sleep(s.ctx, wait) {
+				return err
+			}
+			continue
+		}
+		retry.reset()
+		s.greet(conn)
+	}
+}
+
+// greet starts serving conn, or closes it where there are too many.
+func (s *server) greet(conn net.Conn) {
+	p := s.guard.enter(addrPort(conn.RemoteAddr()).Addr())
+	if p == nil {
+		s.log.Debug("too many connections; one is closed", "remote", conn.RemoteAddr())
+		conn.Close()
+		return
+	}
+	c := s.newConnection(conn, p)
+	s.mu.Lock()
+	s.all[c] = struct{}{}
+	s.mu.Unlock()
+	s.work.Go(c.serve)
+}
+
+// enter makes c one of those that policy watches, as a.
+func (s *server) enter(c *connection, a *admission) *refusal {
+	s.mu.Lock()
+	if s.draining {
+		s.mu.Unlock()
+		return &refusal{identity: a.identity, reason: shuttingDown}
+	}
+	c.setAdmission(a)
+	s.live[c] = struct{}{}
+	s.mu.Unlock()
+	// A change since the decision has not seen this connection.
+	if no := s.readmit(a); no != nil {
+		s.mu.Lock()
+		delete(s.live, c)
+		s.mu.Unlock()
+		return no
+	}
+	c.grace.Stop()
+	c.pass.admit()
+	c.active()
+	s.work.Go(func() { c.watch(a) })
+	return nil
+}
+
+func (s *server) forget(c *connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, c)
+	delete(s.all, c)
+}
+
+// reevaluate asks again about everybody who is in.
+func (s *server) reevaluate() {
+	s.mu.Lock()
+	live := make([]*connection, 0, len(s.live))
+	for c := range s.live {
+		live = append(live, c)
+	}
+	s.mu.Unlock()
+	for _, c := range live {
+		a := c.getAdmission()
+		if no := s.readmit(a); no != nil {
+			c.cut(no.reason, byPolicy)
+		}
+	}
+}
+
+const shuttingDown = "the node is shutting down"
+
+// drain ends all connections: those with sessions last.
+func (s *server) drain() {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	if s.sessions() > 0 {
+		s.log.Info("sessions have a moment to end", "sessions", s.sessions(), "grace", s.limits.shutdown)
+	}
+	const step = 50 * time.Millisecond
+	for waited := time.Duration(0); waited < s.limits.shutdown && s.sessions() > 0; waited += step {
+		time.Sleep(step)
+	}
+	s.mu.Lock()
+	all := make([]*connection, 0, len(s.all))
+	for c := range s.all {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		c.cut(shuttingDown, byNode)
+	}
+	gone := make(chan struct{})
+	go func() { s.work.Wait(); close(gone) }()
+	// What even SIGKILL does not end (a hung disk) does not keep us.
+	most := time.NewTimer(s.limits.lastWords + 3*s.limits.hangup)
+	defer most.Stop()
+	select {
+	case <-gone:
+	case <-most.C:
+		s.log.Error("some sessions could not be ended")
+	}
+}
+
+func (s *server) sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for c := range s.live {
+		c.mu.Lock()
+		n += len(c.sessions)
+		c.mu.Unlock()
+	}
+	return n
+}

@@ -1,0 +1,411 @@
+package node
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"devicetrust/audit/event"
+)
+
+// spool keeps audit records on disk until the control plane has them. What a
+// record is about happens only after append has returned without error: the
+// record is then on the disk, and arrives at least once (the control plane
+// knows records by their UID).
+//
+// The folder holds segments, files of JSON lines named by number. Only the
+// last one is written; one is deleted when all in it has arrived.
+type spool struct {
+	dir string
+	log *slog.Logger
+
+	work chan pending
+	done chan struct{} // closed when the writer has ended
+	stop chan struct{}
+	// arrived tells the shipper that there is something.
+	arrived chan struct{}
+
+	// shipping is held while a batch is on its way: two would be sent twice
+	// and counted twice.
+	shipping sync.Mutex
+
+	mu sync.Mutex
+	// segments on disk, oldest first; the last one is open for writing in
+	// the writer.
+	segments []segment
+}
+
+// segment is one file. size counts what is durable, rejected the part of it
+// that is session.rejected; sent is how far the control plane has it.
+type segment struct {
+	number               uint64
+	size, sent, rejected int64
+}
+
+// pending is one caller's records on their way to the disk.
+type pending struct {
+	lines    []byte
+	rejected bool
+	result   chan error // of capacity 1
+}
+
+var (
+	errSpoolFull   = errors.New("the audit spool is full: the control plane has not taken records for a long time")
+	errSpoolClosed = errors.New("the node is stopping")
+)
+
+// openSpool opens the spool in dir, which it makes where there is none. A
+// last line that was cut off by a crash is removed: nobody was told that it
+// had been written.
+func openSpool(dir string, log *slog.Logger) (*spool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	s := &spool{
+		dir: dir, log: log,
+		work:    make(chan pending, 256),
+		done:    make(chan struct{}),
+		stop:    make(chan struct{}),
+		arrived: make(chan struct{}, 1),
+	}
+	if err := s.load(); err != nil {
+		return nil, fmt.Errorf("audit spool: %w", err)
+	}
+	w, err := s.newSegment()
+	if err != nil {
+		return nil, fmt.Errorf("audit spool: %w", err)
+	}
+	go s.write(w)
+	return s, nil
+}
+
+func (s *spool) load() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		number, ok := segmentNumber(e.Name())
+		if !ok {
+			continue
+		}
+		seg, err := s.loadSegment(number)
+		if err != nil {
+			return err
+		}
+		if seg.size > 0 {
+			s.segments = append(s.segments, seg)
+		}
+	}
+	slices.SortFunc(s.segments, func(a, b segment) int { return int(int64(a.number) - int64(b.number)) })
+	if len(s.segments) > 0 {
+		s.arrive()
+	}
+	return nil
+}
+
+const segmentSuffix = ".jsonl"
+
+func segmentNumber(name string) (uint64, bool) {
+	digits, ok := strings.CutSuffix(name, segmentSuffix)
+	n, err := strconv.ParseUint(digits, 10, 62)
+	return n, ok && err == nil && len(digits) == 20
+}
+
+func (s *spool) path(number uint64) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%020d%s", number, segmentSuffix))
+}
+
+// loadSegment cuts a segment after its last line break and counts it; an
+// empty one is removed.
+func (s *spool) loadSegment(number uint64) (segment, error) {
+	seg := segment{number: number}
+	data, err := os.ReadFile(s.path(number))
+	if err != nil {
+		return seg, err
+	}
+	for line := range bytes.Lines(data) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break
+		}
+		seg.size += int64(len(line))
+		if bytes.HasPrefix(line, rejectedPrefix) {
+			seg.rejected += int64(len(line))
+		}
+	}
+	if seg.size == 0 {
+		return seg, os.Remove(s.path(number))
+	}
+	if seg.size < int64(len(data)) {
+		return seg, os.Truncate(s.path(number), seg.size)
+	}
+	return seg, nil
+}
+
+// rejectedPrefix is how a record of a refused session starts on the disk.
+var rejectedPrefix = []byte(`{"event":"` + string(event.SessionRejected) + `"`)
+
+// append writes the records, in order, and returns when they are on the disk.
+// Records of refused sessions (session.rejected) may fill only a part of the
+// spool. Many callers share one write and one fsync.
+func (s *spool) append(events ...event.Event) error {
+	p := pending{result: make(chan error, 1), rejected: true}
+	for _, e := range events {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		if len(line) > maxRecord {
+			return fmt.Errorf("audit record of %d bytes, more than %d", len(line), maxRecord)
+		}
+		p.lines = append(append(p.lines, line...), '\n')
+		p.rejected = p.rejected && e.Type == event.SessionRejected
+	}
+	select {
+	case s.work <- p:
+	case <-s.stop:
+		return errSpoolClosed
+	}
+	select {
+	case err := <-p.result:
+		return err
+	case <-s.done:
+		select {
+		case err := <-p.result:
+			return err
+		default:
+			return errSpoolClosed
+		}
+	}
+}
+
+// close writes what was given and ends.
+func (s *spool) close() {
+	close(s.stop)
+	<-s.done
+}
+
+// write is the only goroutine that writes.
+func (s *spool) write(w *writer) {
+	defer close(s.done)
+	defer func() { s.retire(w) }()
+	for {
+		select {
+		case p := <-s.work:
+			w = s.commit(w, s.gather(p))
+		case <-s.stop:
+			for {
+				select {
+				case p := <-s.work:
+					w = s.commit(w, s.gather(p))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// gather takes what else is waiting, so that it shares the fsync.
+func (s *spool) gather(first pending) []pending {
+	group, size := []pending{first}, len(first.lines)
+	for size < segmentSize {
+		select {
+		case p := <-s.work:
+			group = append(group, p)
+			size += len(p.lines)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// commit writes a group and tells each caller; it gives the writer to go on
+// with.
+func (s *spool) commit(w *writer, group []pending) *writer {
+	var lines []byte
+	var rejected int64
+	room, roomForRejected := s.room()
+	accepted := group[:0]
+	for _, p := range group {
+		n := int64(len(p.lines))
+		if n > room || p.rejected && n > roomForRejected {
+			p.result <- errSpoolFull
+			continue
+		}
+		room -= n
+		if p.rejected {
+			roomForRejected -= n
+			rejected += n
+		}
+		lines = append(lines, p.lines...)
+		accepted = append(accepted, p)
+	}
+	if len(accepted) == 0 {
+		return w
+	}
+	w, err := s.put(w, lines, rejected)
+	for _, p := range accepted {
+		p.result <- err
+	}
+	s.arrive()
+	return w
+}
+
+// arrive wakes the shipper.
+func (s *spool) arrive() {
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// room is how many bytes may still be written, and how many by refusals.
+func (s *spool) room() (all, rejected int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all, rejected = maxSpool, maxRejections
+	for _, seg := range s.segments {
+		all -= seg.size
+		rejected -= seg.rejected
+	}
+	return all, rejected
+}
+
+// writer is the open segment.
+type writer struct {
+	file   *os.File
+	number uint64
+	size   int64
+	// broken: bytes that nobody was promised may follow size.
+	broken bool
+}
+
+// put makes lines durable at the end of the spool. After a failure the
+// segment is given up: what of it was promised stays, what follows is cut off.
+func (s *spool) put(w *writer, lines []byte, rejected int64) (*writer, error) {
+	s.rewind(w)
+	if w.broken || w.size > 0 && w.size+int64(len(lines)) > segmentSize {
+		next, err := s.nextSegment(w)
+		if err != nil {
+			return w, fmt.Errorf("the audit record cannot be written: %w", err)
+		}
+		w = next
+	}
+	if err := w.append(lines); err != nil {
+		s.log.Error("the audit record cannot be written; no session starts until it can", "error", err)
+		return w, fmt.Errorf("the audit record cannot be written: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seg := s.segmentLocked(w.number); seg != nil {
+		seg.size = w.size
+		seg.rejected += rejected
+		return w, nil
+	}
+	s.segments = append(s.segments, segment{number: w.number, size: w.size, rejected: rejected})
+	return w, nil
+}
+
+// segmentLocked needs s.mu.
+func (s *spool) segmentLocked(number uint64) *segment {
+	for i := range s.segments {
+		if s.segments[i].number == number {
+			return &s.segments[i]
+		}
+	}
+	return nil
+}
+
+// rewind empties a segment of some size that has arrived whole. Where that
+// fails, or is lost in a crash, records are sent twice and kept once.
+func (s *spool) rewind(w *writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg := s.segmentLocked(w.number)
+	if w.broken || w.size < rewindSize || seg == nil || seg.sent < seg.size {
+		return
+	}
+	if err := w.file.Truncate(0); err != nil {
+		return
+	}
+	w.size = 0
+	*seg = segment{number: w.number}
+}
+
+// retire closes the last segment and removes it where nothing in it is left
+// to be sent.
+func (s *spool) retire(w *writer) {
+	w.file.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seg := s.segmentLocked(w.number); seg == nil || seg.sent >= seg.size {
+		os.Remove(w.file.Name())
+	}
+}
+
+func (w *writer) append(lines []byte) error {
+	if _, err := w.file.Write(lines); err != nil {
+		w.broken = true
+		return err
+	}
+	if err := unix.Fdatasync(int(w.file.Fd())); err != nil {
+		w.broken = true
+		return err
+	}
+	w.size += int64(len(lines))
+	return nil
+}
+
+// nextSegment closes w and opens the one after it.
+func (s *spool) nextSegment(w *writer) (*writer, error) {
+	if w.broken {
+		// Not promised, so not to be sent: cut off, also by a later start.
+		if err := os.Truncate(w.file.Name(), w.size); err != nil {
+			return nil, err
+		}
+	}
+	next, err := s.newSegment()
+	if err != nil {
+		return nil, err
+	}
+	w.file.Close()
+	if w.size == 0 {
+		os.Remove(w.file.Name())
+	}
+	return next, nil
+}
+
+// newSegment makes an empty file after all others, and makes its name durable.
+func (s *spool) newSegment() (*writer, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var last uint64
+	for _, e := range entries {
+		if n, ok := segmentNumber(e.Name()); ok {
+			last = max(last, n)
+		}
+	}
+	f, err := os.OpenFile(s.path(last+1), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syncDir(s.dir); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &writer{file: f, number: last + 1}, nil
+}

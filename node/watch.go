@@ -1,0 +1,93 @@
+package node
+
+import (
+	"sync/atomic"
+	"time"
+
+	glider "github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+)
+
+// watch ends an admitted connection when its time has come: the person idle
+// for too long, the certificate expired, policy changed its mind, the peer
+// gone.
+func (c *connection) watch(a *admission) {
+	defer c.recovered("watch")
+	keepalive := time.NewTicker(c.server.limits.keepalive)
+	defer keepalive.Stop()
+	check := time.NewTimer(c.nextCheck(a))
+	defer check.Stop()
+	var asking atomic.Bool // a peer that answers slowly delays nothing else
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-check.C:
+			if reason := c.overdue(a); reason != "" {
+				c.cut(reason, byPolicy)
+				return
+			}
+			check.Reset(c.nextCheck(a))
+		case <-keepalive.C:
+			// Locks may have become too old without any news.
+			if no := c.server.readmit(a); no != nil {
+				c.cut(no.reason, byPolicy)
+				return
+			}
+			if !asking.Swap(true) {
+				go func() {
+					defer c.recovered("keepalive")
+					defer asking.Store(false)
+					c.askAlive()
+				}()
+			}
+		}
+	}
+}
+
+// overdue tells why the connection must end now, or "".
+func (c *connection) overdue(a *admission) string {
+	now := c.server.now()
+	if a.limits.DisconnectExpiredCert && !now.Before(a.identity.ValidBefore) {
+		return "the certificate has expired; log in again with: dtsh login"
+	}
+	if c.idleLeft(a, now) <= 0 {
+		return "the session was idle for " + a.limits.IdleTimeout.String()
+	}
+	return ""
+}
+
+// idleLeft is how long the person may still do nothing.
+func (c *connection) idleLeft(a *admission, now time.Time) time.Duration {
+	if a.limits.IdleTimeout <= 0 {
+		return time.Hour
+	}
+	return a.limits.IdleTimeout - now.Sub(time.Unix(0, c.lastInput.Load()))
+}
+
+// nextCheck is when something could be overdue.
+func (c *connection) nextCheck(a *admission) time.Duration {
+	now := c.server.now()
+	next := c.idleLeft(a, now)
+	if a.limits.DisconnectExpiredCert {
+		next = min(next, a.identity.ValidBefore.Sub(now))
+	}
+	return max(next, 10*time.Millisecond)
+}
+
+// askAlive asks the peer for any answer, and closes the connection when there
+// is none by the next time.
+func (c *connection) askAlive() {
+	c.mu.Lock()
+	ssh := c.ssh
+	c.mu.Unlock()
+	conn, ok := ssh.Value(glider.ContextKeyConn).(*gossh.ServerConn)
+	if !ok { // admitted, and does not read that it is
+		c.net.Close()
+		return
+	}
+	silent := time.AfterFunc(c.server.limits.keepalive, func() { c.net.Close() })
+	defer silent.Stop()
+	// The name that OpenSSH uses; who does not know it answers all the same.
+	_, _, _ = conn.SendRequest("keepalive@openssh.com", true, nil)
+}
