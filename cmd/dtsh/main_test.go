@@ -110,7 +110,7 @@ func TestALoginPrintsTheBlockThatPeopleKnow(t *testing.T) {
 
 func TestWhoIsNotLoggedInIsToldSo(t *testing.T) {
 	s := newSeat(t)
-	want(t, s.dtsh("status"), 1, "", `^Not logged in\.\n$`)
+	want(t, s.dtsh("status"), 1, `^Not logged in\.\n$`, "")
 	want(t, s.dtsh("status", "--format=json"), 1, "", `^Not logged in\.\n$`)
 	want(t, s.dtsh("ls"), 1, "", `^ERROR: not logged in\nLog in with: dtsh login`)
 	want(t, s.dtsh("config"), 1, "", `^ERROR: not logged in`)
@@ -133,7 +133,7 @@ func TestLogoutSaysWhatItCouldNotDo(t *testing.T) {
 	s.login(c)
 	c.Stop()
 	want(t, s.dtsh("logout"), 0, `^All users logged out\.\n$`, `^WARNING: .*`+regexp.QuoteMeta(c.Proxy))
-	want(t, s.dtsh("status"), 1, "", `^Not logged in\.`)
+	want(t, s.dtsh("status"), 1, `^Not logged in\.`, "")
 }
 
 func TestAWrongCommandLineIsStatus2(t *testing.T) {
@@ -178,7 +178,7 @@ func TestTheClusterIsNamedByFlagOrEnvironmentOrTheLastLogin(t *testing.T) {
 	want(t, s.runs("correct horse\n", "login", "--ca-file="+c.CAFile, "--password-stdin"), 0, "Logged in as: alice", "not enrolled")
 	s.env["DTSH_PROXY"], s.env["DTSH_USER"] = "", ""
 	want(t, s.runs("correct horse\n", "login", "--password-stdin"), 0, "Logged in as: alice", "not enrolled")
-	want(t, s.dtsh("status", "--proxy=elsewhere"), 1, "", "Not logged in")
+	want(t, s.dtsh("status", "--proxy=elsewhere"), 1, "Not logged in", "")
 	want(t, s.dtsh("logout"), 0, "logged out", "")
 	want(t, s.runs("correct horse\n", "login", "--user=alice", "--password-stdin"), 0, "Logged in as: alice", "not enrolled")
 }
@@ -255,7 +255,7 @@ func TestAnInviteSetsThePasswordAndIsBelievedAfterwards(t *testing.T) {
 	want(t, s.runs("new password\n", "passwd", "--invite="+clienttest.Invite, "--proxy="+c.Proxy, "--password-stdin"), 1, "", `^ERROR: cannot trust .*\n.*--ca-pin`)
 	got := s.runs("new password\n", "passwd", "--invite="+clienttest.Invite, "--proxy="+c.Proxy, "--ca-pin="+c.Pin, "--password-stdin")
 	want(t, got, 0, `^Password of invited set\.\n$`, `^Log in with: dtsh login --proxy=.* --user=invited`)
-	want(t, s.dtsh("status"), 1, "", "Not logged in")
+	want(t, s.dtsh("status"), 1, "Not logged in", "")
 	want(t, s.runs("new password\n", "login", "--user=invited", "--password-stdin"), 0, "Logged in as: invited", "not enrolled")
 }
 

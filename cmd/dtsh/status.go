@@ -31,7 +31,13 @@ func (a *app) statusCommand() *cobra.Command {
 func (a *app) runStatus(format cli.Format) error {
 	p, err := a.login()
 	if errors.Is(err, client.ErrNotLoggedIn) {
-		fmt.Fprintln(a.Stderr, "Not logged in.")
+		// In text it is the status that was asked for; a reader of JSON wants
+		// JSON or nothing.
+		out := a.Stdout
+		if format != cli.Text {
+			out = a.Stderr
+		}
+		fmt.Fprintln(out, "Not logged in.")
 		return &cli.ExitError{Status: 1}
 	}
 	if err != nil {
