@@ -142,6 +142,14 @@ func newKeys(t *testing.T) *keys {
 	return &keys{ssh: signer, tls: key, der: der}
 }
 
+func tlsKeyDER() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return x509.MarshalPKIXPublicKey(key.Public())
+}
+
 // https is a client that shows k's certificate, or none.
 func (r *running) https(k *keys) *http.Client {
 	conf := &tls.Config{RootCAs: r.roots, MinVersion: tls.VersionTLS13}
