@@ -86,7 +86,7 @@ func (s Source) assetTag(dmi firmware) (string, error) {
 
 // noTag keeps the TPM's own hint where it has one.
 func noTag(err error, dmi firmware) error {
-	out := api.Refuse(connect.CodeFailedPrecondition, "this machine has no usable serial number or asset tag, and %v", err)
+	out := api.Refuse(connect.CodeFailedPrecondition, "this machine has no usable serial number or asset tag: %v", err)
 	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Hint != "" {
 		return out.WithHint("%s", r.Hint)
 	}

@@ -270,7 +270,7 @@ func TestAPasswordIsChanged(t *testing.T) {
 
 func TestADeviceSaysWhatItIs(t *testing.T) {
 	s := newSeat(t)
-	want(t, s.dtsh("device", "asset-tag"), 1, "", `^ERROR: this machine has no usable serial number or asset tag, and failed to open the TPM`)
+	want(t, s.dtsh("device", "asset-tag"), 1, "", `^ERROR: this machine has no usable serial number or asset tag: Failed to open the TPM`)
 	if err := os.MkdirAll(s.env["DTSH_DMI_DIR"], 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func TestADeviceSaysWhatItIs(t *testing.T) {
 func TestEnrollingNeedsATPM(t *testing.T) {
 	c, s := clienttest.Start(t), newSeat(t)
 	s.login(c)
-	want(t, s.dtsh("device", "enroll", "--token=x"), 1, "", `^ERROR: failed to open the TPM device .*\n.+\n$`)
+	want(t, s.dtsh("device", "enroll", "--token=x"), 1, "", `^ERROR: Failed to open the TPM device .*\n.+\n$`)
 }
 
 func TestARefusalOfTheServersIsShownWithItsRemedy(t *testing.T) {

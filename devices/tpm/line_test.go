@@ -104,7 +104,7 @@ func TestWithoutPermissionTheHintNamesTheGroupAndTheRules(t *testing.T) {
 	if !errors.As(err, &r) || !errors.Is(err, fs.ErrPermission) {
 		t.Fatalf("got %v", err)
 	}
-	if want := `failed to open the TPM device "/dev/tpmrm0": permission denied`; r.Message != want {
+	if want := `Failed to open the TPM device "/dev/tpmrm0": permission denied`; r.Message != want {
 		t.Errorf("got %q, want %q", r.Message, want)
 	}
 	for _, word := range []string{"tss", "udev"} {

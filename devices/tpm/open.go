@@ -55,14 +55,15 @@ var errAddress = errors.New("the form is /dev/tpmrm0, unix:PATH or tcp:HOST:PORT
 // openRefusal says what went wrong with the TPM and what to do, with the
 // cause inside for errors.Is.
 func openRefusal(address string, err error) error {
-	r := api.Refuse(connect.CodeFailedPrecondition, "failed to open the TPM device %q: %v", address, reason(err))
+	// The capital is of the message that people know and search for.
+	r := api.Refuse(connect.CodeFailedPrecondition, "Failed to open the TPM device %q: %v", address, reason(err))
 	switch {
 	case errors.Is(err, errAddress):
 		r = r.WithHint("set DTSH_TPM to a TPM 2.0, or unset it for %s", DefaultAddress)
 	case errors.Is(err, fs.ErrPermission):
 		r = r.WithHint("give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for %s such as those of the TPM2 Software Stack", address)
 	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(address, "/"):
-		r = r.WithHint("this machine shows no TPM 2.0: turn on the TPM (fTPM, PTT) in its firmware settings")
+		r = r.WithHint("this machine shows no TPM 2.0: turn it on in the firmware's settings (fTPM, PTT); your account then needs the group tss, or udev rules for %s", address)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		r = r.WithHint("start the software TPM that DTSH_TPM names, or unset DTSH_TPM for %s", DefaultAddress)
 	case errors.Is(err, tpm2.TPMRCInitialize):

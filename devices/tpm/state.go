@@ -134,7 +134,7 @@ func writeState(path string, s state) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // after the rename there is none
+	defer os.Remove(f.Name()) // after the rename there is none
 	_, err = f.Write(append(data, '\n'))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err

@@ -175,7 +175,7 @@ func TestATPMThatCannotBeOpenedIsARefusalWithARemedy(t *testing.T) {
 			if !errors.As(err, &r) {
 				t.Fatalf("%v is no refusal", err)
 			}
-			if !strings.HasPrefix(r.Message, "failed to open the TPM device") || !strings.Contains(r.Message, test.message) || !strings.Contains(r.Hint, test.hint) {
+			if !strings.HasPrefix(r.Message, "Failed to open the TPM device") || !strings.Contains(r.Message, test.message) || !strings.Contains(r.Hint, test.hint) {
 				t.Errorf("got %q and %q, want %q and %q in them", r.Message, r.Hint, test.message, test.hint)
 			}
 			if test.is != nil && !errors.Is(err, test.is) {

@@ -81,7 +81,7 @@ func Run(dir string) (tpm *TPM, stop func(), err error) {
 		}
 		select {
 		case err := <-ended:
-			return nil, nil, fmt.Errorf("tpmtest: swtpm ended: %v: %s", err, said.Bytes())
+			return nil, nil, fmt.Errorf("tpmtest: swtpm ended: %w: %s", err, said.Bytes())
 		case <-deadline:
 			stop()
 			return nil, nil, errors.New("tpmtest: swtpm does not answer")
