@@ -248,7 +248,7 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// until [!] [PATTERN --] PROGRAM [ARG…] runs it again and again until it
+// until [!] [PATTERN] -- PROGRAM [ARG…] runs it again and again until it
 // succeeds (with "!": fails) and PATTERN matches what it prints on stdout or
 // stderr.
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
@@ -258,13 +258,13 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		args = args[1:]
 	}
 	pattern := regexp.MustCompile("")
-	if i := slices.Index(args, "--"); i == 1 {
+	if i := slices.Index(args, "--"); i == 0 || i == 1 {
 		var err error
-		pattern, err = regexp.Compile("(?m)" + args[0])
+		pattern, err = regexp.Compile("(?m)" + strings.Join(args[:i], ""))
 		ts.Check(err)
-		args = args[2:]
+		args = args[i+1:]
 	}
-	usage(ts, args, 1, "until [!] [PATTERN --] PROGRAM [ARG…]")
+	usage(ts, args, 1, "until [!] [PATTERN] -- PROGRAM [ARG…]")
 	err := stage.Poll(context.Background(), func() bool {
 		err := ts.Exec(args[0], args[1:]...)
 		return (err != nil) == fails &&

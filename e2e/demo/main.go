@@ -83,6 +83,7 @@ func (d *demo) setUp() error {
 	}
 	d.login = me.Username
 
+	fmt.Fprintf(d.out, "$ cd %s\n", d.stage.Dir)
 	d.say("A software TPM stands in for the laptop's chip.")
 	tpm, err := d.stage.TPM(d.ctx, "laptop")
 	if err != nil {
