@@ -218,6 +218,9 @@ func TestAQuoteMustBeOfAllPCRsForThisNonce(t *testing.T) {
 	if _, err := verifyQuote(key.public, proofOfCreation, nonce); err == nil {
 		t.Error("a proof of creation was taken for a quote")
 	}
+	if err := checkQuoted(created.CreateAttestation, nil); err == nil || !strings.Contains(err.Error(), "not of a quote") {
+		t.Errorf("a proof of creation: %v", err)
+	}
 	for name, q := range map[string]softQuote{
 		"another nonce":            {nonce: bytes.Repeat([]byte{8}, 32)},
 		"the nonce and more":       {nonce: append(bytes.Clone(nonce), 0)},
@@ -231,21 +234,27 @@ func TestAQuoteMustBeOfAllPCRsForThisNonce(t *testing.T) {
 		"the bank named twice":     {nonce: nonce, banks: 1},
 		"more PCRs than there are": {nonce: nonce, selected: []byte{0xff, 0xff, 0xff, 0x01}},
 	} {
-		if _, err := verifyQuote(key.public, key.platform(t, q), nonce); err == nil {
+		p := key.platform(t, q)
+		if _, err := verifyQuote(key.public, p, nonce); err == nil {
 			t.Errorf("%s: it was verified", name)
 		} else {
 			wantRefusal(t, err, "quote does not hold")
+		}
+		// go-attestation looks at some of it as well; we do not rely on that.
+		if err := checkQuoted(p.Quotes[0].Quote, nonce); err == nil {
+			t.Errorf("%s: our own look did not see it", name)
 		}
 	}
 }
 
 // go-attestation v0.6.4 calls both of two values for one PCR verified.
-func TestAForgedSecondValueOfAPCRIsFound(t *testing.T) {
+func TestAListOfPCRsIsRebuiltFromEachOnce(t *testing.T) {
 	key, nonce := newSoftKey(t, nil), []byte("nonce")
 	p := key.platform(t, softQuote{nonce: nonce})
 	forged := proto.CloneOf(p.Pcrs[7])
 	forged.Digest[0] = 1
 	for name, pcrs := range map[string][]*dtv1.TPMPCR{
+		"none but one missing":  p.Pcrs[:23],
 		"before the quoted one": append([]*dtv1.TPMPCR{forged}, p.Pcrs...),
 		"after the quoted one":  append(append([]*dtv1.TPMPCR{}, p.Pcrs...), forged),
 		"in place of another":   append(append([]*dtv1.TPMPCR{}, p.Pcrs[:23]...), forged),

@@ -100,7 +100,7 @@ func (e *enrolling) run(ctx context.Context, init *dtv1.EnrollInit, s EnrollStre
 	// The nonce lives in this call alone: it is good for the one answer that
 	// is read here, and no other ceremony has the same.
 	nonce := make([]byte, challengeBytes)
-	rand.Read(nonce) //nolint:errcheck // it never fails (crypto/rand)
+	rand.Read(nonce) // it never fails
 	err = s.Send(&dtv1.EnrollDeviceResponse{Payload: &dtv1.EnrollDeviceResponse_TpmChallenge{
 		TpmChallenge: &dtv1.TPMEnrollChallenge{EncryptedCredential: p.activation.encrypted, Nonce: nonce},
 	}})

@@ -308,7 +308,9 @@ func TestADeviceDoesNotChangeHandsUnseen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantRefusal(t, w.enrollWith(t, m, enrollment{user: bob, token: token.Token}), "enrolled by another user")
+		wantRefusal(t, w.enrollWith(t, m, enrollment{user: bob, token: token.Token, onChallenge: func(*dtv1.TPMEnrollChallenge) {
+			t.Error("another user's device was challenged")
+		}}), "enrolled by another user")
 
 		// Its owner may enroll it again; what the old key gave is ended.
 		var ended []string
@@ -350,6 +352,25 @@ func TestWhatIsRemovedDuringTheCeremonyIsNotEnrolled(t *testing.T) {
 		}
 	}})
 	wantRefusal(t, err, "not found")
+}
+
+func TestOfTwoPeopleWhoEnrollAtTheSameTimeOneDoes(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w, m, other := newWorld(t, db), newMachine(t), newMachine(t)
+		err := w.enrollWith(t, m, enrollment{user: bob, token: w.register(t, m).Token, onChallenge: func(*dtv1.TPMEnrollChallenge) {
+			token, err := w.CreateToken(t.Context(), admin, Ref{AssetTag: testTag}, 0)
+			if err != nil {
+				t.Error(err)
+			}
+			if err := w.enrollWith(t, other, enrollment{user: alice, token: token.Token}); err != nil {
+				t.Error(err)
+			}
+		}})
+		wantRefusal(t, err, "enrolled by another user")
+		if d := w.device(t, testTag); d.Spec.Owner != alice {
+			t.Errorf("it belongs to %s", d.Spec.Owner)
+		}
+	})
 }
 
 func TestAnEnrollmentThatIsCutShortLeavesOnlyASpentToken(t *testing.T) {
