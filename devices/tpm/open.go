@@ -63,7 +63,7 @@ func openRefusal(address string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		r = r.WithHint("give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for %s such as those of the TPM2 Software Stack", address)
 	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(address, "/"):
-		r = r.WithHint("this machine shows no TPM 2.0: turn it on in the firmware's settings (fTPM, PTT); your account then needs the group tss, or udev rules for %s", address)
+		r = r.WithHint("this machine shows no TPM 2.0: turn it on in the firmware settings (fTPM, PTT); your account then needs the group tss, or udev rules for %s", address)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		r = r.WithHint("start the software TPM that DTSH_TPM names, or unset DTSH_TPM for %s", DefaultAddress)
 	case errors.Is(err, tpm2.TPMRCInitialize):
