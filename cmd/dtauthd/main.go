@@ -3,16 +3,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"devicetrust/authd"
 	"devicetrust/cmd/internal/cli"
@@ -76,7 +73,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 func configure(c *cobra.Command, flags authd.Config, file string) (authd.Config, error) {
 	cfg := flags
 	if file != "" {
-		if err := readConfig(file, &cfg); err != nil {
+		if err := cli.ReadYAML(file, &cfg); err != nil {
 			return cfg, err
 		}
 		for name, field := range map[string]struct{ to, from *string }{
@@ -94,18 +91,4 @@ func configure(c *cobra.Command, flags authd.Config, file string) (authd.Config,
 		}
 	}
 	return cfg, nil
-}
-
-func readConfig(file string, cfg *authd.Config) (err error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("the configuration cannot be read: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	d := yaml.NewDecoder(f)
-	d.KnownFields(true)
-	if err := d.Decode(cfg); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
 }

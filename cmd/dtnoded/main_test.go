@@ -1,0 +1,53 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"devicetrust/cmd/internal/cli"
+)
+
+func TestTheHelpIsComplete(t *testing.T) {
+	for _, complaint := range cli.Complaints(newRoot(&cli.Env{})) {
+		t.Error(complaint)
+	}
+}
+
+func TestFlagsWinOverTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "dtnoded.yaml")
+	text := "auth_server: file:1\nnodename: from-file\nlabels: {env: prod}\nca_pin: [sha256:00]\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := startCommand(&cli.Env{})
+	if err := c.ParseFlags([]string{"--nodename=flag"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := configure(c, settings{NodeName: "flag", Listen: "0.0.0.0:3022"}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := settings{AuthServer: "file:1", NodeName: "flag", Listen: "0.0.0.0:3022", Labels: map[string]string{"env": "prod"}, CAPin: []string{"sha256:00"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnUnknownKeyIsAnErrorThatNamesItsLine(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("listen: 127.0.0.1:0\nlisten_on: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	env := &cli.Env{Args: []string{"start", "--config=" + file}, Stderr: &stderr}
+	if status := cli.Run(t.Context(), env, newRoot); status != 1 {
+		t.Errorf("status %d, want 1", status)
+	}
+	if got := stderr.String(); !strings.Contains(got, "line 2") || !strings.Contains(got, "listen_on") {
+		t.Errorf("said %q", got)
+	}
+}
