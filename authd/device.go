@@ -104,7 +104,9 @@ func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStr
 	if err != nil {
 		return err
 	}
-	return h.s.devices.Enroll(ctx, c.actor, c.remote(), devices.Trust{AllowedCAs: trust.EKCertAllowedCAs}, stream)
+	return h.s.devices.Enroll(ctx, c.actor, c.remote(), devices.Trust{
+		AllowedCAs: trust.EKCertAllowedCAs, Replaced: h.s.endDevice("the device was enrolled again"),
+	}, stream)
 }
 
 // AuthenticateDevice proves the machine of a login and issues that login's
