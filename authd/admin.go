@@ -35,8 +35,7 @@ func (h adminService) AddUser(ctx context.Context, req *connect.Request[dtv1.Add
 	if err := s.rolesExist(ctx, m.GetRoles()); err != nil {
 		return nil, err
 	}
-	u := resource.User{Header: resource.Header{Kind: resource.KindUser, Version: "v2"}}
-	u.Metadata.Name = m.GetName()
+	u := resource.User{Header: resource.NewHeader(resource.KindUser, m.GetName())}
 	u.Spec.Roles = m.GetRoles()
 	if len(m.GetLogins()) > 0 {
 		u.Spec.Traits = map[string][]string{"logins": m.GetLogins()}

@@ -318,3 +318,55 @@ func TestAWeakKeyIsNotCertified(t *testing.T) {
 	}))
 	wantCode(t, err, connect.CodeInvalidArgument)
 }
+
+func TestALockedUserGetsNoCertificateAndTheRecordSaysWhy(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	k := r.login("alice")
+	lock := `{kind: lock, version: v2, metadata: {name: l1}, spec: {target: {user: alice}, message: laptop stolen}}`
+	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "lock", Resource: []byte(lock)})); err != nil {
+		t.Fatal(err)
+	}
+	fresh := newKeys(t)
+	_, err := dtv1connect.NewLoginServiceClient(r.https(nil), r.url()).Login(t.Context(), connect.NewRequest(&dtv1.LoginRequest{
+		User: "alice", Password: goodPassword, SshPublicKey: fresh.ssh.PublicKey().Marshal(), TlsPublicKey: fresh.der,
+	}))
+	wantCode(t, err, connect.CodePermissionDenied)
+	if !strings.Contains(err.Error(), "laptop stolen") {
+		t.Errorf("the person reads %q", err)
+	}
+	_, err = dtv1connect.NewAdminServiceClient(r.https(k), r.url()).Status(t.Context(), connect.NewRequest(&dtv1.StatusRequest{}))
+	wantCode(t, err, connect.CodePermissionDenied)
+	res, err := r.adminService().ListAudit(t.Context(), connect.NewRequest(&dtv1.ListAuditRequest{Type: string(event.UserLogin), Failed: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(res.Msg.GetEvents()); n != 1 || !strings.Contains(string(res.Msg.GetEvents()[0]), "laptop stolen") {
+		t.Errorf("the record has %q", res.Msg.GetEvents())
+	}
+}
+
+func TestAHeartbeatThatSaysNothingNewIsNoChange(t *testing.T) {
+	r := start(t)
+	k := r.join("n")
+	before := r.nextState(k, 0).GetSequence()
+	c := dtv1connect.NewNodeServiceClient(r.https(k), r.url())
+	if _, err := c.Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{Node: nodeInfo("n")})); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.nextState(k, 0).GetSequence(); after != before {
+		t.Errorf("sequence %d, was %d", after, before)
+	}
+	moved := nodeInfo("n")
+	moved.Addresses = []string{"127.0.0.1:4022"}
+	if _, err := c.Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{Node: moved})); err != nil {
+		t.Fatal(err)
+	}
+	res, err := r.resources().GetResource(t.Context(), connect.NewRequest(&dtv1.GetResourceRequest{Kind: "node", Name: "n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(res.Msg.GetResource()), "127.0.0.1:4022") {
+		t.Errorf("the node is still at %s", res.Msg.GetResource())
+	}
+}

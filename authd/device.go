@@ -10,6 +10,7 @@ import (
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit/event"
 	"devicetrust/devices"
 	"devicetrust/identity"
 	"devicetrust/policy"
@@ -153,7 +154,10 @@ func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Ve
 		return s.login.MarkDevice(tx, c.login.ID, device.ID)
 	})
 	if err != nil {
-		return err
+		return recordFailure(ctx, s, err, event.Event{
+			Type: event.DeviceAuthenticate, User: c.login.User, LoginID: c.login.ID, RemoteAddr: c.remote(),
+			Device: &event.Device{DeviceID: device.ID, AssetTag: device.AssetTag, OSType: verified.OSType(), CredentialID: device.CredentialID},
+		})
 	}
 	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{
 		Success: &dtv1.AuthenticateSuccess{Certificates: certs, DeviceId: device.ID, AssetTag: device.AssetTag},

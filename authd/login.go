@@ -10,6 +10,7 @@ import (
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit/event"
 	"devicetrust/login"
 	"devicetrust/store"
 )
@@ -51,7 +52,7 @@ func (h loginService) Login(ctx context.Context, req *connect.Request[dtv1.Login
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, recordFailure(ctx, s, err, event.Event{Type: event.UserLogin, User: want.user, RemoteAddr: c.remote()})
 	}
 	cluster, err := s.clusterInfo(ctx)
 	if err != nil {

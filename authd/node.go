@@ -38,6 +38,7 @@ func (h nodeService) Join(ctx context.Context, req *connect.Request[dtv1.JoinReq
 	id := uuid.NewString()
 	res, err := s.joinWith(ctx, id, token, m)
 	if err != nil {
+		s.log.Info("a node was not let in", "addr", callerOf(ctx).remote(), "error", err)
 		if token.name != "" {
 			err = recordFailure(ctx, s, err, event.Event{
 				Type: event.NodeJoin, User: "token:" + token.name, NodeName: m.GetNode().GetName(), RemoteAddr: callerOf(ctx).remote(),
@@ -126,6 +127,9 @@ func (h nodeService) Heartbeat(ctx context.Context, req *connect.Request[dtv1.He
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		fixed, err := s.nodes.fixedLabels(tx, id)
 		if err != nil {
+			return err
+		}
+		if same, err := s.nodes.touch(tx, id, info, fixed); same || err != nil {
 			return err
 		}
 		if err := s.nodes.checkFree(tx, id, info); err != nil {

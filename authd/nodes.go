@@ -105,8 +105,8 @@ func (n nodes) listTokens(tx *store.Tx) ([]resource.Resource, error) {
 		if err := rows.Scan(&name, &labels, &expires); err != nil {
 			return nil, fmt.Errorf("authd: %w", err)
 		}
-		t := &resource.Token{Header: resource.Header{Kind: resource.KindToken, Version: "v2"}}
-		t.Metadata.Name, t.Metadata.Expires = name, store.Time(expires)
+		t := &resource.Token{Header: resource.NewHeader(resource.KindToken, name)}
+		t.Metadata.Expires = store.Time(expires)
 		t.Spec.Roles = []string{"Node"}
 		if err := json.Unmarshal([]byte(labels), &t.Spec.Labels); err != nil {
 			return nil, fmt.Errorf("authd: join token %s: %w", name, err)
@@ -129,18 +129,37 @@ func (n nodes) pruneTokens(tx *store.Tx) error {
 	return err
 }
 
-// put stores a node as it describes itself; fixed labels stand over its own.
-func (n nodes) put(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) error {
-	now := n.now()
-	doc := &resource.Node{Header: resource.Header{Kind: resource.KindNode, Version: "v2"}}
-	doc.Metadata.Name = id
+// document is a node as it describes itself; fixed labels stand over its own.
+func document(id string, info *dtv1.NodeInfo, fixed map[string]string) (string, error) {
+	doc := &resource.Node{Header: resource.NewHeader(resource.KindNode, id)}
 	doc.Metadata.Labels = mergeLabels(info.GetLabels(), fixed)
 	doc.Spec = resource.NodeSpec{
 		Hostname: info.GetName(), Addr: info.GetAddresses()[0], PublicAddrs: info.GetAddresses()[1:], Version: info.GetVersion(),
 	}
 	text, err := json.Marshal(doc)
 	if err != nil {
-		return fmt.Errorf("authd: %w", err)
+		return "", fmt.Errorf("authd: %w", err)
+	}
+	return string(text), nil
+}
+
+// touch notes that a node which says nothing new lives, and tells whether it
+// was one: most heartbeats are, and cost no look at the other nodes.
+func (n nodes) touch(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) (bool, error) {
+	text, err := document(id, info, fixed)
+	if err != nil {
+		return false, err
+	}
+	same, err := tx.Exec(`UPDATE nodes SET last_seen_at = $3 WHERE id = $1 AND document = $2`, id, text, store.Micros(n.now()))
+	return same > 0, err
+}
+
+// put stores a node.
+func (n nodes) put(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) error {
+	now := n.now()
+	text, err := document(id, info, fixed)
+	if err != nil {
+		return err
 	}
 	fixedText, err := json.Marshal(fixed)
 	if err != nil {
@@ -148,7 +167,7 @@ func (n nodes) put(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[strin
 	}
 	_, err = tx.Exec(`INSERT INTO nodes (id, name, document, fixed_labels, last_seen_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (id) DO UPDATE SET name = excluded.name, document = excluded.document, last_seen_at = excluded.last_seen_at`,
-		id, info.GetName(), string(text), string(fixedText), store.Micros(now))
+		id, info.GetName(), text, string(fixedText), store.Micros(now))
 	return err
 }
 

@@ -454,8 +454,7 @@ func (s *Server) listAuthorities(context.Context) ([]resource.Resource, error) {
 		if err != nil {
 			return nil, err
 		}
-		a := &resource.CertAuthority{Header: resource.Header{Kind: resource.KindCertAuthority, Version: "v2"}}
-		a.Metadata.Name = kind
+		a := &resource.CertAuthority{Header: resource.NewHeader(resource.KindCertAuthority, kind)}
 		a.Spec = resource.CertAuthoritySpec{Type: kind, ClusterName: s.ca.Cluster(), PublicKeys: []string{text}}
 		out = append(out, a)
 	}
