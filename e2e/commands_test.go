@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,7 +87,7 @@ func cmdAuthd(ts *testscript.TestScript, neg bool, args []string) {
 	d, err := s.Authd(context.Background(), name, flags...)
 	ts.Check(err)
 	s.daemons[name] = d
-	ts.Setenv(variable(name, "ADDR"), d.Addr)
+	tellAddress(ts, name, d)
 	if ts.Getenv("PROXY") == "" {
 		pin, err := d.Pin(context.Background())
 		ts.Check(err)
@@ -107,15 +108,20 @@ func cmdNoded(ts *testscript.TestScript, neg bool, args []string) {
 	d, err := s.Noded(context.Background(), authd, args[0], args[1:]...)
 	ts.Check(err)
 	s.daemons[args[0]] = d
-	ts.Setenv(variable(args[0], "ADDR"), d.Addr)
+	tellAddress(ts, args[0], d)
 	ts.Check(stage.Poll(context.Background(), func() bool {
 		out, err := authd.DTCtl(context.Background(), "nodes", "ls")
 		return err == nil && strings.Contains(out, args[0])
 	}))
 }
 
-func variable(name, suffix string) string {
-	return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_" + suffix
+// tellAddress sets $NAME_ADDR and $NAME_PORT.
+func tellAddress(ts *testscript.TestScript, name string, d *stage.Daemon) {
+	variable := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	_, port, err := net.SplitHostPort(d.Addr)
+	ts.Check(err)
+	ts.Setenv(variable+"_ADDR", d.Addr)
+	ts.Setenv(variable+"_PORT", port)
 }
 
 // laptop NAME [ASSET-TAG] sits down at the laptop of that name: its TPM (made
