@@ -70,6 +70,7 @@ func mayCall(who string, access dtv1.Access_Who) bool {
 		return who == "user"
 	case dtv1.Access_WHO_NODE:
 		return who == "node"
+	case dtv1.Access_WHO_RULE, dtv1.Access_WHO_UNSPECIFIED:
 	}
 	return false
 }

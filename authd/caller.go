@@ -251,6 +251,8 @@ func (s *Server) authorize(tx *store.Tx, c caller, access *dtv1.Access, kind str
 			}
 		}
 		return nil
+	case dtv1.Access_WHO_UNSPECIFIED:
+		return api.Refuse(connect.CodePermissionDenied, "nobody may call this")
 	}
 	if c.kind == callerNode {
 		return api.Refuse(connect.CodePermissionDenied, "a node may not call this")

@@ -18,17 +18,17 @@ type osUserKey struct{}
 
 // listenSocket opens the admin socket: whoever may open it administers the
 // cluster, so its mode is 0600 from the first moment.
-func listenSocket(path string) (net.Listener, error) {
+func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	// A socket that a killed process left behind is in the way; one that
 	// answers belongs to a dtauthd that runs.
-	if c, err := net.Dial("unix", path); err == nil {
+	if c, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
 		return nil, errors.Join(fmt.Errorf("another dtauthd serves %s", path), c.Close())
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("authd: %w", err)
 	}
 	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", path)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	unix.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("authd: %w", err)

@@ -65,11 +65,11 @@ func Run(ctx context.Context, cfg Config, reload <-chan os.Signal, ready func(ad
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 
-	listener, err := net.Listen("tcp", cfg.Listen)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w", cfg.Listen, err)
 	}
-	defer listener.Close() //nolint:errcheck // closed by the server before, in every case but an early error
+	defer listener.Close() // a second time, but for an early error
 
 	s, err := open(ctx, cfg, db, listener.Addr())
 	if err != nil {
@@ -149,7 +149,7 @@ func (s *Server) serve(ctx context.Context, listener net.Listener, reload <-chan
 	if err != nil {
 		return err
 	}
-	socket, err := listenSocket(filepath.Join(s.cfg.DataDir, "admin.sock"))
+	socket, err := listenSocket(ctx, filepath.Join(s.cfg.DataDir, "admin.sock"))
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (s *Server) serve(ctx context.Context, listener net.Listener, reload <-chan
 	servers[0].srv.TLSConfig = s.tls.config()
 	servers[1].srv.ConnContext = socketPeer
 	if s.cfg.DiagListen != "" && s.cfg.DiagListen != "off" {
-		l, err := net.Listen("tcp", s.cfg.DiagListen)
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.DiagListen)
 		if err != nil {
 			return errors.Join(fmt.Errorf("cannot listen on %s: %w", s.cfg.DiagListen, err), socket.Close())
 		}

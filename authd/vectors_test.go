@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -59,7 +58,7 @@ func explainer(t *testing.T, f vectors.File) *Server {
 	db := storetest.Open(t)
 	cfg := Config{
 		DataDir: t.TempDir(), ClusterName: "vectors", Listen: "127.0.0.1:0",
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return vectors.Now },
+		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return vectors.Now },
 	}
 	if err := cfg.check(); err != nil {
 		t.Fatal(err)
