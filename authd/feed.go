@@ -3,6 +3,7 @@ package authd
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -28,13 +29,16 @@ func newFeed(s *Server) *feed {
 // run keeps the state current until ctx ends.
 func (f *feed) run(ctx context.Context, wakes <-chan struct{}) {
 	for {
+		var again <-chan time.Time
+		if err := f.refresh(ctx); err != nil && ctx.Err() == nil {
+			f.s.log.Error("the nodes' state could not be built; trying again", "error", err)
+			again = time.After(feedRetry)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-wakes:
-		}
-		if err := f.refresh(ctx); err != nil && ctx.Err() == nil {
-			f.s.log.Error("the nodes' state could not be built", "error", err)
+		case <-again:
 		}
 	}
 }

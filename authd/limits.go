@@ -27,6 +27,10 @@ const (
 	// changed, so that both sides notice a dead connection.
 	followKeepalive = 15 * time.Second
 
+	// feedRetry is how long nodes may miss a change that the store would not
+	// give, before it is asked again.
+	feedRetry = time.Second
+
 	// maxEventsPerCall and maxEvent bound what a node reports in one call.
 	maxEventsPerCall = 1000
 	maxEvent         = 64 << 10
