@@ -30,6 +30,10 @@ type control struct {
 }
 
 func newControl(address string, now func() time.Time) (*control, error) {
+	if address == "" {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the control plane's address is not known").
+			WithHint("Give it with --auth-server=HOST:PORT.")
+	}
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "the auth server %q is not HOST:PORT", address)
 	}

@@ -121,7 +121,9 @@ type credentials struct {
 
 // savedIdentity is the file's form. Byte fields are base64.
 type savedIdentity struct {
-	Version         int               `json:"version"`
+	Version int `json:"version"`
+	// AuthServer is where the node joined, for starts that do not say.
+	AuthServer      string            `json:"auth_server"`
 	NodeID          string            `json:"node_id"`
 	Cluster         string            `json:"cluster"`
 	Labels          map[string]string `json:"labels,omitempty"`
@@ -133,10 +135,10 @@ type savedIdentity struct {
 const savedIdentityVersion = 1
 
 // fromJoin takes what the control plane answered, unchecked.
-func fromJoin(r *dtv1.JoinResponse) savedIdentity {
+func fromJoin(r *dtv1.JoinResponse, authServer string) savedIdentity {
 	return savedIdentity{
-		Version: savedIdentityVersion,
-		NodeID:  r.GetNodeId(), Cluster: r.GetCluster().GetName(), Labels: r.GetLabels(),
+		Version: savedIdentityVersion, AuthServer: authServer,
+		NodeID: r.GetNodeId(), Cluster: r.GetCluster().GetName(), Labels: r.GetLabels(),
 		HostCertificate: r.GetHostCertificate(), TLSCertificate: r.GetTlsCertificate(),
 		TLSAuthorities: r.GetCluster().GetTlsAuthorities(),
 	}
@@ -196,22 +198,22 @@ func (s savedIdentity) save(dir string) error {
 	return writeFile(filepath.Join(dir, identityFile), data)
 }
 
-// loadIdentity gives false where the node has not joined.
-func loadIdentity(dir string) (savedIdentity, bool, error) {
-	var s savedIdentity
+// loadIdentity gives nil where the node has not joined.
+func loadIdentity(dir string) (*savedIdentity, error) {
 	data, err := os.ReadFile(filepath.Join(dir, identityFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return s, false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return s, false, err
+		return nil, err
 	}
+	var s savedIdentity
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&s); err != nil {
-		return s, false, fmt.Errorf("%s: %w", identityFile, err)
+		return nil, fmt.Errorf("%s: %w", identityFile, err)
 	}
-	return s, true, nil
+	return &s, nil
 }
 
 // life is from when to when both certificates are valid.

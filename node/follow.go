@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api/dtv1"
 )
@@ -26,6 +27,11 @@ type follower struct {
 	onAuthorities func([][]byte)
 
 	skewTold bool
+	// last is the message in force, without its time.
+	last *dtv1.NodeState
+	// olderSince is when the control plane began to say what is older than
+	// last; the zero time where it does not.
+	olderSince time.Time
 }
 
 // restore takes the state that was saved last, so that the node decides by it
@@ -112,6 +118,15 @@ func (f *follower) follow(ctx context.Context) (began bool, err error) {
 // take puts a state in force, and then saves it: a full disk does not keep a
 // lock from working.
 func (f *follower) take(m *dtv1.NodeState) error {
+	f.checkClock(m)
+	m.Time = nil
+	if proto.Equal(m, f.last) { // the control plane only says that it lives
+		f.states.heard()
+		return nil
+	}
+	if f.older(m) {
+		return nil
+	}
 	s, err := readState(m, f.log)
 	if err != nil {
 		return err
@@ -119,15 +134,35 @@ func (f *follower) take(m *dtv1.NodeState) error {
 	if s.cluster != f.cluster {
 		return fmt.Errorf("the control plane is of cluster %q and the node of %q", s.cluster, f.cluster)
 	}
+	f.last = m
 	f.states.heard()
 	f.states.set(s)
 	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks), "revoked", len(s.policy.Revoked))
-	f.checkClock(m)
 	if err := saveState(filepath.Join(f.member.dir, stateFile), m); err != nil {
 		f.log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
 	}
 	f.onAuthorities(m.GetTlsAuthorities())
 	return nil
+}
+
+// older tells whether m is to be left aside because it is older than what is
+// in force: a lock that was heard of is not forgotten for a replica that has
+// not heard of it yet.
+func (f *follower) older(m *dtv1.NodeState) bool {
+	if m.GetSequence() >= f.states.get().sequence {
+		f.olderSince = time.Time{}
+		return false
+	}
+	now := f.now()
+	if f.olderSince.IsZero() {
+		f.olderSince = now
+	}
+	if now.Sub(f.olderSince) < olderAccepted {
+		return true
+	}
+	f.log.Warn("the control plane went back to an older state", "sequence", m.GetSequence(), "before", f.states.get().sequence)
+	f.olderSince = time.Time{}
+	return false
 }
 
 // checkClock says so, once, when the clocks come to differ.

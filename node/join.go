@@ -25,14 +25,11 @@ type member struct {
 	now     func() time.Time
 }
 
-// credentials loads the node's identity, or joins where there is none. Once
-// joined the token is not looked at any more, unless the identity expired.
-func (m *member) credentials(ctx context.Context, token string, pins []Pin) (*credentials, error) {
-	saved, joined, err := loadIdentity(m.dir)
-	if err != nil {
-		return nil, broken(err)
-	}
-	if joined {
+// credentials takes the node's saved identity, or joins where there is none.
+// Once joined the token is not looked at any more, unless the identity
+// expired.
+func (m *member) credentials(ctx context.Context, saved *savedIdentity, token string, pins []Pin) (*credentials, error) {
+	if saved != nil {
 		c, err := saved.check(m.keys)
 		if err != nil {
 			return nil, broken(err)
@@ -100,7 +97,7 @@ func joinHint(err error) error {
 
 // take checks and saves what the control plane certified.
 func (m *member) take(answer *dtv1.JoinResponse) (*credentials, error) {
-	saved := fromJoin(answer)
+	saved := fromJoin(answer, m.control.address)
 	c, err := saved.check(m.keys)
 	if err != nil {
 		return nil, fmt.Errorf("the control plane's answer: %w", err)

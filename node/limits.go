@@ -72,7 +72,7 @@ func defaultLimits() limits {
 const (
 	// maxCommand is well under the kernel's own bound for one argument
 	// (MAX_ARG_STRLEN, 128 KiB), and is recorded whole.
-	maxCommand = 64 << 10
+	maxCommand = 32 << 10
 	// maxTerm is the longest terminal name; terminfo's are under 20 bytes.
 	maxTerm = 64
 	// maxModes: a mode has five bytes and there are fewer than 160
@@ -103,9 +103,12 @@ const (
 	// and all of it has arrived; less often would keep, and after a restart
 	// send, more; more often would cost each login a truncation.
 	rewindSize = 64 << 10
-	// maxRecord is one record: a command of maxCommand bytes, each escaped,
-	// and room for the rest.
-	maxRecord = 6*maxCommand + 16<<10
+	// maxRecord is the longest record that the control plane takes (authd's
+	// limits.go, maxEvent). A command of maxCommand bytes fits unless most of
+	// it has to be escaped; what does not fit is not recorded, and not run.
+	maxRecord = 64 << 10
+	// maxDetails bounds the rules in the record of a refusal, in bytes.
+	maxDetails = 24 << 10
 	// batchRecords and batchBytes are sent at once.
 	batchRecords = 256
 	batchBytes   = 512 << 10
@@ -134,6 +137,10 @@ const (
 	firstState = 5 * time.Second
 	// lastFlush is how long a stop waits for the last audit records to arrive.
 	lastFlush = 3 * time.Second
+	// olderAccepted is how long the control plane may say what is older than
+	// what it said before (another replica that is a moment behind) until it
+	// is believed (a store that was set back to a backup).
+	olderAccepted = 30 * time.Second
 	// maxSkew between the two clocks: as long as what a certificate is
 	// commonly dated back.
 	maxSkew = 5 * time.Minute

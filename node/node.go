@@ -30,7 +30,8 @@ import (
 
 // Config is what a node is started with.
 type Config struct {
-	// AuthServer is the control plane's HOST:PORT.
+	// AuthServer is the control plane's HOST:PORT; empty: where the node
+	// joined.
 	AuthServer string
 	// Token and CAPins are for the first start, which joins the cluster.
 	Token  string
@@ -101,6 +102,13 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if err != nil {
 		return n, dataDirRefusal(config.DataDir, err)
 	}
+	saved, err := loadIdentity(config.DataDir)
+	if err != nil {
+		return n, broken(err)
+	}
+	if config.AuthServer == "" && saved != nil {
+		config.AuthServer = saved.AuthServer
+	}
 	control, err := newControl(config.AuthServer, config.Now)
 	if err != nil {
 		return n, err
@@ -114,7 +122,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 		return n, err
 	}
 	n.member = &member{dir: config.DataDir, keys: k, info: info, control: control, log: config.Log, now: config.Now}
-	if n.creds, err = n.member.credentials(ctx, config.Token, config.CAPins); err != nil {
+	if n.creds, err = n.member.credentials(ctx, saved, config.Token, config.CAPins); err != nil {
 		return n, err
 	}
 	if n.spool, err = openSpool(filepath.Join(config.DataDir, spoolDir), config.Log); err != nil {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"unicode/utf8"
@@ -50,10 +51,22 @@ func (s *server) recordRefusal(c *connection, login string, no *refusal) {
 	if no.identity.User == "" && !s.strangers.Allow() {
 		return
 	}
-	e := event.Event{Type: event.SessionRejected, Message: no.reason, Reasons: no.details}
+	e := event.Event{Type: event.SessionRejected, Message: no.reason, Reasons: boundedLines(no.details)}
 	if err := s.record(about(e, no.identity, login, c.remote)); err != nil {
 		s.log.Error("a refused session is not recorded", "error", err)
 	}
+}
+
+// boundedLines are as many of lines as fit a record, and say so where some do
+// not.
+func boundedLines(lines []string) []string {
+	size := 0
+	for i, l := range lines {
+		if size += len(l); size > maxDetails {
+			return append(lines[:i:i], fmt.Sprintf("and %d more", len(lines)-i))
+		}
+	}
+	return lines
 }
 
 // startRecords are what is written before a shell (line nil) or a command.

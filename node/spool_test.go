@@ -205,9 +205,9 @@ func TestAFullSpoolTakesNoMore(t *testing.T) {
 func TestRefusedSessionsCannotFillTheSpool(t *testing.T) {
 	dir := t.TempDir()
 	s := testSpool(t, dir)
-	refused := event.Event{Type: event.SessionRejected, Message: strings.Repeat("x", 200<<10)}
+	refused := event.Event{Type: event.SessionRejected, Message: strings.Repeat("x", 60<<10)}
 	n := 0
-	for ; n < 2*maxRejections/(200<<10); n++ {
+	for ; n < 2*maxRejections/(60<<10); n++ {
 		if err := s.append(refused); err != nil {
 			break
 		}

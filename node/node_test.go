@@ -1,0 +1,347 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
+	"devicetrust/policy"
+)
+
+// running is a node of this process, as Run runs it.
+type running struct {
+	t       testing.TB
+	plane   *plane
+	config  Config
+	log     *syncBuffer
+	cancel  context.CancelFunc
+	ended   chan error
+	address string
+}
+
+func configFor(t testing.TB, p *plane) (Config, *syncBuffer) {
+	log := &syncBuffer{}
+	return Config{
+		AuthServer: p.address, Token: "good-token", CAPins: []Pin{p.pin()}, DataDir: filepath.Join(t.TempDir(), "data"),
+		Listen: "127.0.0.1:0", Name: "server-1", Labels: map[string]string{"env": "claimed"}, Version: "test",
+		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: time.Now,
+	}, log
+}
+
+// start runs a node until the test or stop ends it.
+func start(t testing.TB, p *plane, config Config, log *syncBuffer) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{t: t, plane: p, config: config, log: log, cancel: cancel, ended: make(chan error, 1)}
+	before := len(log.String())
+	go func() { r.ended <- Run(ctx, config) }()
+	t.Cleanup(r.stop)
+	eventually(t, "it serves", func() bool {
+		select {
+		case err := <-r.ended:
+			r.ended <- err
+			t.Fatalf("%v\n%s", err, log.String())
+		default:
+		}
+		_, rest, ok := strings.Cut(log.String()[before:], "msg=serving addr=")
+		if ok {
+			r.address, _, ok = strings.Cut(rest, " ")
+		}
+		return ok
+	})
+	return r
+}
+
+func (r *running) stop() {
+	r.cancel()
+	select {
+	case err := <-r.ended:
+		r.ended <- err
+		if err != nil {
+			r.t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		r.t.Error("it does not stop")
+	}
+	if r.t.Failed() {
+		r.t.Log(r.log.String())
+	}
+}
+
+// me is an account that every node serves.
+func me(t testing.TB) string {
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Username
+}
+
+func (r *running) dial(banner *string) (*gossh.Client, error) {
+	r.t.Helper()
+	id := alice()
+	id.Logins = []string{me(r.t)}
+	id.Traits = map[string][]string{"logins": id.Logins}
+	c, err := gossh.Dial("tcp", r.address, &gossh.ClientConfig{
+		User: me(r.t), Auth: []gossh.AuthMethod{gossh.PublicKeys(r.plane.ssh.certify(r.t, id, newSigner(r.t)))},
+		HostKeyCallback: gossh.InsecureIgnoreHostKey(), Timeout: 10 * time.Second,
+		BannerCallback: func(text string) error {
+			if banner != nil {
+				*banner += text
+			}
+			return nil
+		},
+	})
+	if err == nil {
+		r.t.Cleanup(func() { c.Close() })
+	}
+	return c, err
+}
+
+func TestANodeJoinsServesAndTellsWhatHappened(t *testing.T) {
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	r := start(t, p, config, log)
+	c, err := r.dial(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, _, status := run(t, c, "echo hello"); out != "hello\n" || status != 0 {
+		t.Errorf("%q, %d", out, status)
+	}
+	eventually(t, "the records arrive", func() bool { return get(p, func() bool { return len(p.events) == 3 }) })
+	for i, want := range []event.Type{event.SessionStart, event.Exec, event.SessionEnd} {
+		e := get(p, func() event.Event { return p.events[i] })
+		if e.Type != want || e.NodeID != "node-1" || e.NodeName != "server-1" || e.Cluster != "test" || e.UID == "" || e.Code == "" {
+			t.Errorf("%d: %+v", i, e)
+		}
+	}
+	eventually(t, "a heartbeat", func() bool { return get(p, func() bool { return len(p.heartbeats) > 0 }) })
+	if got := get(p, func() *dtv1.NodeInfo { return p.heartbeats[0] }); got.GetName() != "server-1" || len(got.GetAddresses()) != 1 || got.GetAddresses()[0] != r.address || got.GetLabels()["env"] != "claimed" {
+		t.Errorf("%v", got)
+	}
+	for name, mode := range map[string]os.FileMode{
+		".": 0o700, hostKeyFile: 0o600, tlsKeyFile: 0o600, identityFile: 0o600, stateFile: 0o600, spoolDir: 0o700,
+	} {
+		info, err := os.Stat(filepath.Join(config.DataDir, name))
+		if err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+}
+
+func TestAfterTheFirstStartTheTokenIsNotUsed(t *testing.T) {
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	start(t, p, config, log).stop()
+	config.Token = "another"
+	r := start(t, p, config, log)
+	if n := get(p, func() int { return p.joins }); n != 1 {
+		t.Errorf("joined %d times", n)
+	}
+	if !strings.Contains(log.String(), "the token is not used") {
+		t.Error("and it does not say so")
+	}
+	if _, err := r.dial(nil); err != nil {
+		t.Error(err)
+	}
+	r.stop()
+	config.Token, config.CAPins, config.AuthServer = "", nil, ""
+	if _, err := start(t, p, config, log).dial(nil); err != nil {
+		t.Errorf("without token, pin and address: %v", err)
+	}
+}
+
+func TestWithoutItsControlPlaneANodeGoesByWhatItKnew(t *testing.T) {
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	p.lock(policy.LockTarget{User: "mallory"})
+	r := start(t, p, config, log)
+	p.stop()
+	if _, err := r.dial(nil); err != nil {
+		t.Errorf("while it is away: %v", err)
+	}
+	r.stop()
+	r = start(t, p, config, log)
+	c, err := r.dial(nil)
+	if err != nil {
+		t.Fatalf("after a restart: %v", err)
+	}
+	run(t, c, "true")
+
+	// It comes back with news, and gets what happened meanwhile.
+	p.lock(policy.LockTarget{User: "alice"})
+	p.serve(p.address)
+	var banner string
+	eventually(t, "the news are heard", func() bool { banner = ""; _, err := r.dial(&banner); return err != nil })
+	if !strings.Contains(banner, "lock") {
+		t.Errorf("%q", banner)
+	}
+	eventually(t, "who was in is out", func() bool { _, _, err := c.SendRequest("x", true, nil); return err != nil })
+	eventually(t, "the records arrive", func() bool { return get(p, func() bool { return len(p.events) >= 3 }) })
+}
+
+func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
+	p := startPlane(t)
+	other := newTLSAuthority(t)
+	elsewhere := startPlane(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"auth.example.com"} })
+	gone := startPlane(t)
+	gone.stop()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+		want   string
+		hint   string
+		spends bool
+	}{
+		{"the pin of another authority", func(c *Config) { c.CAPins = []Pin{pinOf(other.cert)} }, "not the one that --ca-pin names", "Compare --ca-pin", false},
+		{"nothing listens", func(c *Config) { c.AuthServer = gone.address; c.CAPins = []Pin{gone.pin()} }, "connection refused", "Check --auth-server", false},
+		{"no such host", func(c *Config) { c.AuthServer = "no-such-host.invalid:3080" }, "no-such-host.invalid", "Check --auth-server", false},
+		{"no address", func(c *Config) { c.AuthServer = "" }, "is not known", "--auth-server", false},
+		{"no port", func(c *Config) { c.AuthServer = "auth.example.com" }, "not HOST:PORT", "", false},
+		{"the certificate is for another name", func(c *Config) { c.AuthServer = elsewhere.address; c.CAPins = []Pin{elsewhere.pin()} }, "auth.example.com", "--public-addr", false},
+		{"our clock is behind", func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-10 * 365 * 24 * time.Hour) } }, "clock", "clock", false},
+		{"our clock is a little ahead", func(c *Config) { c.Now = func() time.Time { return time.Now().Add(20 * time.Minute) } }, "ahead of", "timedatectl", false},
+		{"no token", func(c *Config) { c.Token = "" }, "needs --token and --ca-pin", "dtctl tokens add", false},
+		{"no pin", func(c *Config) { c.CAPins = nil }, "needs --token and --ca-pin", "dtctl tokens add", false},
+		{"the port is taken", func(c *Config) { c.Listen = taken.Addr().String() }, "address already in use", "--listen", false},
+		{"the data directory is a file", func(c *Config) { c.DataDir = file }, "cannot use the data directory", "--data-dir", false},
+		{"a name that is none", func(c *Config) { c.Name = "a b" }, "cannot be called", "--nodename", false},
+		{"an address that is none", func(c *Config) { c.PublicAddrs = []string{"a b:22"} }, "not HOST:PORT", "", false},
+		{"a token that is not good", func(c *Config) { c.Token = "spent" }, "the join token is spent", "dtctl tokens add", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			config, _ := configFor(t, p)
+			tt.change(&config)
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			err := Run(ctx, config)
+			var r *api.Refusal
+			if !errors.As(err, &r) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(r.Hint, tt.hint) || strings.Contains(err.Error(), "\n") {
+				t.Fatalf("%v, want %q", err, tt.want)
+			}
+			if left := get(p, func() string { return p.token }); (left == "") != tt.spends {
+				t.Errorf("the token is %q afterwards", left)
+			}
+		})
+	}
+}
+
+func TestOneDataDirectoryHasOneNode(t *testing.T) {
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	start(t, p, config, log)
+	if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "another dtnoded") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAKeyThatOthersMayReadIsRefused(t *testing.T) {
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	start(t, p, config, log).stop()
+	for _, name := range []string{hostKeyFile, tlsKeyFile} {
+		path := filepath.Join(config.DataDir, name)
+		if err := os.Chmod(path, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "others may read") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Keys that the certificates are not for.
+	if err := os.Remove(filepath.Join(config.DataDir, hostKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "saved identity") {
+		t.Errorf("another host key: %v", err)
+	}
+}
+
+func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
+	p := startPlane(t)
+	p.life = 6 * time.Second
+	config, log := configFor(t, p)
+	r := start(t, p, config, log)
+	eventually(t, "two renewals", func() bool { return get(p, func() int { return p.renewals }) >= 2 })
+	var shown *gossh.Certificate
+	if _, err := gossh.Dial("tcp", r.address, &gossh.ClientConfig{User: "x", HostKeyAlgorithms: []string{gossh.CertAlgoED25519v01},
+		HostKeyCallback: func(_ string, _ net.Addr, key gossh.PublicKey) error { shown, _ = key.(*gossh.Certificate); return nil }}); err == nil {
+		t.Error("entered without a key")
+	}
+	if shown == nil || int64(shown.ValidBefore) < time.Now().Unix()+2 {
+		t.Errorf("the host certificate shown is %+v", shown)
+	}
+	// And the node is still heard: by the certificate it has now.
+	p.change(func() {})
+	eventually(t, "the change is heard", func() bool {
+		return strings.Contains(log.String(), "msg=policy sequence="+strconv.FormatUint(get(p, func() uint64 { return p.sequence }), 10))
+	})
+}
+
+func TestANodeThatWasAwayForTooLongJoinsAgain(t *testing.T) {
+	p := startPlane(t)
+	p.life = time.Second
+	config, log := configFor(t, p)
+	start(t, p, config, log).stop()
+	time.Sleep(1500 * time.Millisecond) // its certificates expire
+	config.Token = ""
+	if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("%v", err)
+	}
+	p.life = time.Hour
+	config.Token = "second"
+	p.change(func() { p.token = "second" })
+	start(t, p, config, log)
+}
+
+func TestAClockThatIsFarOffIsSaid(t *testing.T) {
+	p := startPlane(t)
+	p.change(func() { p.timeOff = time.Hour })
+	config, log := configFor(t, p)
+	start(t, p, config, log)
+	eventually(t, "it is said", func() bool { return strings.Contains(log.String(), "1h0m0s behind the control plane's") })
+}
+
+func TestRecordsWaitForAControlPlaneThatDoesNotTakeThem(t *testing.T) {
+	p := startPlane(t)
+	p.change(func() { p.refuseAll = true })
+	config, log := configFor(t, p)
+	r := start(t, p, config, log)
+	c, err := r.dial(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, c, "true")
+	eventually(t, "it is refused", func() bool { return strings.Contains(log.String(), "did not take audit records") })
+	r.stop()
+	p.change(func() { p.refuseAll = false })
+	start(t, p, config, log)
+	eventually(t, "they arrive after all", func() bool { return get(p, func() bool { return len(p.events) == 3 }) })
+}

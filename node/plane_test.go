@@ -1,0 +1,305 @@
+package node
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	gossh "golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/audit/event"
+	"devicetrust/policy"
+	"devicetrust/resource"
+)
+
+// tlsAuthority is a TLS authority made by hand.
+type tlsAuthority struct {
+	t    testing.TB
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+func newTLSAuthority(t testing.TB) *tlsAuthority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &tlsAuthority{t: t, key: key}
+	a.cert = a.sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "test TLS authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}, &key.PublicKey)
+	return a
+}
+
+// sign certifies key by template; without an authority's certificate it signs
+// its own.
+func (a *tlsAuthority) sign(template *x509.Certificate, key *ecdsa.PublicKey) *x509.Certificate {
+	a.t.Helper()
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template.SerialNumber = serial
+	parent := a.cert
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert
+}
+
+// server gives a server's certificate for 127.0.0.1, with the authority behind
+// it.
+func (a *tlsAuthority) server(change ...func(*x509.Certificate)) tls.Certificate {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "dtauthd"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, f := range change {
+		f(template)
+	}
+	leaf := a.sign(template, &key.PublicKey)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, a.cert.Raw}, PrivateKey: key}
+}
+
+// plane is a control plane: a real NodeService over real TLS, with authorities
+// made by hand.
+type plane struct {
+	t       testing.TB
+	tls     *tlsAuthority
+	ssh     *testCluster
+	server  *httptest.Server
+	address string
+	// life of what it certifies.
+	life time.Duration
+
+	mu         sync.Mutex
+	token      string // "" is spent
+	joins      int
+	renewals   int
+	heartbeats []*dtv1.NodeInfo
+	events     []event.Event
+	refuseAll  bool // of RecordEvents
+	sequence   uint64
+	roles      [][]byte
+	preference []byte
+	locks      [][]byte
+	revoked    []uint64
+	timeOff    time.Duration
+	changed    chan struct{}
+}
+
+func startPlane(t testing.TB, change ...func(*x509.Certificate)) *plane {
+	t.Helper()
+	p := &plane{
+		t: t, tls: newTLSAuthority(t), ssh: newTestCluster(t), life: time.Hour, token: "good-token",
+		sequence: 1, changed: make(chan struct{}),
+	}
+	p.setRole(policy.RoleSpec{Allow: policy.RoleConditions{
+		Logins: []string{"{{internal.logins}}"}, NodeLabels: map[string]policy.Values{"*": {"*"}},
+	}})
+	p.preference = document(t, &resource.Preference{Header: resource.NewHeader(resource.KindPreference, resource.PreferenceName)})
+	p.serve("127.0.0.1:0", change...)
+	t.Cleanup(func() { p.stop() })
+	return p
+}
+
+// serve listens, again after stop.
+func (p *plane) serve(address string, change ...func(*x509.Certificate)) {
+	p.t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(dtv1connect.NewNodeServiceHandler(p))
+	p.server = httptest.NewUnstartedServer(mux)
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.server.Listener.Close()
+	p.server.Listener = listener
+	p.server.EnableHTTP2 = true
+	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	pool := x509.NewCertPool()
+	pool.AddCert(p.tls.cert)
+	p.server.TLS = &tls.Config{
+		Certificates: []tls.Certificate{p.tls.server(change...)}, MinVersion: tls.VersionTLS13,
+		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool,
+	}
+	p.server.StartTLS()
+	p.address = listener.Addr().String()
+}
+
+func (p *plane) stop() {
+	p.server.CloseClientConnections()
+	p.server.Close()
+}
+
+func document(t testing.TB, r resource.Resource) []byte {
+	t.Helper()
+	doc, err := resource.MarshalJSON(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// setRole replaces role "access", the only one.
+func (p *plane) setRole(spec policy.RoleSpec) {
+	doc := document(p.t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "access"), Spec: spec})
+	p.change(func() { p.roles = [][]byte{doc} })
+}
+
+func (p *plane) lock(target policy.LockTarget) {
+	doc := document(p.t, &resource.Lock{Header: resource.NewHeader(resource.KindLock, "l"), Spec: resource.LockSpec{Target: target}})
+	p.change(func() { p.locks = append(p.locks, doc) })
+}
+
+// change changes something that nodes hear of.
+func (p *plane) change(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+	p.sequence++
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// get reads something that calls change.
+func get[T any](p *plane, f func() T) T {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return f()
+}
+
+func (p *plane) Join(_ context.Context, req *connect.Request[dtv1.JoinRequest]) (*connect.Response[dtv1.JoinResponse], error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	good := p.token != "" && req.Msg.GetToken() == p.token
+	p.token = ""
+	if !good {
+		e, _ := api.ToWire(api.Refuse(connect.CodeUnauthenticated, "the join token is spent, has expired or never was"))
+		return nil, e
+	}
+	p.joins++
+	return p.certify(req.Msg.GetNode(), req.Msg.GetSshPublicKey(), req.Msg.GetTlsPublicKey())
+}
+
+func (p *plane) Renew(_ context.Context, req *connect.Request[dtv1.RenewRequest]) (*connect.Response[dtv1.JoinResponse], error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.renewals++
+	return p.certify(req.Msg.GetNode(), req.Msg.GetSshPublicKey(), req.Msg.GetTlsPublicKey())
+}
+
+func (p *plane) certify(info *dtv1.NodeInfo, sshKey, tlsKey []byte) (*connect.Response[dtv1.JoinResponse], error) {
+	key, err := gossh.ParsePublicKey(sshKey)
+	if err != nil {
+		return nil, err
+	}
+	from, to := time.Now().Add(-time.Second), time.Now().Add(p.life)
+	host := &gossh.Certificate{
+		Key: key, CertType: gossh.HostCert, KeyId: "node-1", Serial: 1, ValidPrincipals: []string{info.GetName(), "127.0.0.1"},
+		ValidAfter: uint64(from.Unix()), ValidBefore: uint64(to.Unix()),
+	}
+	if err := host.SignCert(rand.Reader, p.ssh.host); err != nil {
+		return nil, err
+	}
+	public, err := x509.ParsePKIXPublicKey(tlsKey)
+	if err != nil {
+		return nil, err
+	}
+	ec, ok := public.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("a key of type %T", public)
+	}
+	cert := p.tls.sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "node-1"}, NotBefore: from, NotAfter: to,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, ec)
+	return connect.NewResponse(&dtv1.JoinResponse{
+		NodeId: "node-1", HostCertificate: host.Marshal(), TlsCertificate: cert.Raw,
+		Cluster: &dtv1.ClusterInfo{Name: "test", TlsAuthorities: [][]byte{p.tls.cert.Raw}, HostAuthorities: [][]byte{p.ssh.host.PublicKey().Marshal()}},
+		Labels:  map[string]string{"env": "token"},
+	}), nil
+}
+
+func (p *plane) Heartbeat(_ context.Context, req *connect.Request[dtv1.HeartbeatRequest]) (*connect.Response[dtv1.HeartbeatResponse], error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heartbeats = append(p.heartbeats, req.Msg.GetNode())
+	return connect.NewResponse(&dtv1.HeartbeatResponse{}), nil
+}
+
+func (p *plane) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.NodeState]) error {
+	for {
+		p.mu.Lock()
+		m := &dtv1.NodeState{
+			Sequence: p.sequence, Time: timestamppb.New(time.Now().Add(p.timeOff)), Cluster: "test",
+			UserAuthorities: [][]byte{p.ssh.user.PublicKey().Marshal()}, TlsAuthorities: [][]byte{p.tls.cert.Raw},
+			Roles: p.roles, Preference: p.preference, Locks: p.locks, RevokedSerials: p.revoked, Labels: map[string]string{"env": "token"},
+		}
+		changed := p.changed
+		p.mu.Unlock()
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *plane) RecordEvents(_ context.Context, req *connect.Request[dtv1.RecordEventsRequest]) (*connect.Response[dtv1.RecordEventsResponse], error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuseAll {
+		return nil, connect.NewError(connect.CodeUnavailable, io.ErrUnexpectedEOF)
+	}
+	for _, raw := range req.Msg.GetEvents() {
+		var e event.Event
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		}
+		p.events = append(p.events, e)
+	}
+	return connect.NewResponse(&dtv1.RecordEventsResponse{}), nil
+}
+
+// pin is what --ca-pin takes.
+func (p *plane) pin() Pin { return pinOf(p.tls.cert) }

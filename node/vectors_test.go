@@ -1,0 +1,77 @@
+package node
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/identity"
+	"devicetrust/policy"
+	"devicetrust/policy/vectors"
+)
+
+// The node answers the golden vectors as Decide does: from documents as the
+// control plane sends them, and from what a certificate says.
+func TestTheNodeDecidesByTheGoldenVectors(t *testing.T) {
+	files, err := vectors.Read("../policy/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	for _, f := range files {
+		t.Run(f.Name, func(t *testing.T) {
+			for _, c := range f.Cases {
+				if c.Action != policy.OpenSession || c.Bot { // certificates do not say who is a machine
+					continue
+				}
+				asked++
+				if got := decideVector(t, f, c); got != nil {
+					t.Errorf("%s\n\t%s", c.Line, *got)
+				}
+			}
+		})
+	}
+	if asked < 50 {
+		t.Errorf("only %d vectors were asked", asked)
+	}
+}
+
+func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
+	t.Helper()
+	wrong := func(s string) *string { return &s }
+	message := &dtv1.NodeState{
+		Cluster: "test", UserAuthorities: [][]byte{newSigner(t).PublicKey().Marshal()}, TlsAuthorities: [][]byte{{1}},
+		Roles: f.Roles, Preference: f.Preference, Locks: f.Locks, Labels: c.Node.Metadata.Labels,
+	}
+	if c.Revoked {
+		message.RevokedSerials = []uint64{vectors.Serial}
+	}
+	st, err := readState(message, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub := c.Request(st.policy).Subject
+	id := identity.Identity{
+		User: sub.User, Roles: sub.Roles, Traits: sub.Traits, Logins: sub.Principals, Serial: sub.Serial,
+		Device: identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
+	}
+	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: newHolder(time.Time{})}
+	_, no := s.decide(st, id, c.Login, vectors.Now)
+	if (no == nil) != (c.Effect == policy.Allow) {
+		if no != nil {
+			return wrong("refused: " + no.reason)
+		}
+		return wrong("let in")
+	}
+	if no == nil {
+		return nil
+	}
+	if (c.Cause == policy.CauseTrustedDevice) != (no.reason == policy.ReasonTrustedDevice) {
+		return wrong("the reason is " + no.reason)
+	}
+	if c.Rule != "" && !strings.Contains(strings.Join(no.details, "\n"), c.Rule+":") {
+		return wrong("the rule is not in the record: " + strings.Join(no.details, "; "))
+	}
+	return nil
+}
