@@ -49,6 +49,7 @@ type set struct {
 	*stage.Stage
 	daemons map[string]*stage.Daemon
 	tpms    map[string]*stage.TPM
+	stalls  map[string]*stage.Stall
 }
 
 type setKey struct{}
@@ -115,13 +116,19 @@ func cmdNoded(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 }
 
-// tellAddress sets $NAME_ADDR and $NAME_PORT.
+var diagnosing = regexp.MustCompile(`msg=serving port=diag addr=(\S+)`)
+
+// tellAddress sets $NAME_ADDR and $NAME_PORT, and where it has a port for
+// diagnosis, $NAME_DIAG.
 func tellAddress(ts *testscript.TestScript, name string, d *stage.Daemon) {
 	variable := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 	_, port, err := net.SplitHostPort(d.Addr)
 	ts.Check(err)
 	ts.Setenv(variable+"_ADDR", d.Addr)
 	ts.Setenv(variable+"_PORT", port)
+	if found := diagnosing.FindStringSubmatch(ts.ReadFile(d.Log)); found != nil {
+		ts.Setenv(variable+"_DIAG", found[1])
+	}
 }
 
 // laptop NAME [ASSET-TAG] sits down at the laptop of that name: its TPM (made
@@ -146,10 +153,12 @@ func cmdLaptop(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("DTSH_DMI_DIR", dmi)
 }
 
-// tpm clear|replace|stop NAME does it to a laptop's TPM.
+// tpm clear|replace|stop NAME does it to a laptop's TPM. tpm stall NAME
+// enroll|login makes it think for ever in the middle of that ceremony; tpm
+// stalled NAME waits until it does; tpm release NAME ends it.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	s := setOf(ts, neg)
-	usage(ts, args, 2, "tpm clear|replace|stop NAME")
+	usage(ts, args, 2, "tpm clear|replace|stop|stall|stalled|release NAME")
 	tpm := s.tpms[args[1]]
 	if tpm == nil {
 		ts.Fatalf("there is no laptop %s", args[1])
@@ -161,6 +170,28 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(tpm.Replace(context.Background()))
 	case "stop":
 		ts.Check(tpm.Kill())
+	case "stall":
+		usage(ts, args, 3, "tpm stall NAME enroll|login")
+		command := uint32(stage.Quote)
+		if args[2] == "enroll" {
+			command = stage.ActivateCredential
+		}
+		stall, err := tpm.Stall(command)
+		ts.Check(err)
+		s.stalls[args[1]] = stall
+		ts.Setenv("DTSH_TPM", stall.Address)
+	case "stalled":
+		ts.Check(stage.Poll(context.Background(), func() bool {
+			select {
+			case <-s.stalls[args[1]].Reached:
+				return true
+			default:
+				return false
+			}
+		}))
+	case "release":
+		ts.Check(s.stalls[args[1]].Release())
+		ts.Setenv("DTSH_TPM", tpm.Address())
 	default:
 		ts.Fatalf("unknown: tpm %s", args[0])
 	}

@@ -117,6 +117,7 @@ func setUp(env *testscript.Env) error {
 		Stage:   &stage.Stage{Dir: env.WorkDir, Bin: binDir},
 		daemons: map[string]*stage.Daemon{},
 		tpms:    map[string]*stage.TPM{},
+		stalls:  map[string]*stage.Stall{},
 	}
 	env.Values[setKey{}], env.Values[testKey{}] = s, env.T()
 	env.Defer(func() {

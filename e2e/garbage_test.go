@@ -16,12 +16,11 @@ import (
 	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
-// garbage ADDR sends what no client of ours would, many at a time; it fails
-// where the port stays mute for too long, and leaves it to the script to see
-// that the daemon still serves.
+// garbage HOST:PORT|unix:PATH sends what no client of ours would, many at a time, and
+// leaves it to the script to see that the daemon still serves.
 func cmdGarbage(ts *testscript.TestScript, neg bool, args []string) {
 	setOf(ts, neg)
-	usage(ts, args, 1, "garbage ADDR")
+	usage(ts, args, 1, "garbage HOST:PORT|unix:PATH")
 	noise := make([]byte, 64<<10)
 	_, _ = rand.Read(noise) // never fails
 	samples := [][]byte{
@@ -51,7 +50,11 @@ func cmdGarbage(ts *testscript.TestScript, neg bool, args []string) {
 // other side hangs up or a second has passed.
 func throw(ts *testscript.TestScript, addr string, sample []byte, inTLS bool) {
 	var c net.Conn
-	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	c, err := net.DialTimeout(network, addr, 5*time.Second)
 	if err != nil {
 		return // too many at once may be refused
 	}
