@@ -48,7 +48,7 @@ func readKeeper(path string) (*Keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: key file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("ca: key file: %w", err)

@@ -147,7 +147,7 @@ func (g clockGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	theirs, ok := serverTime(resp)
 	if ours := g.now(); ok && ours.Sub(theirs).Abs() > clockTolerance {
-		resp.Body.Close() //nolint:errcheck // it is not read
+		resp.Body.Close()
 		return nil, &wrongClock{proxy: g.proxy, ours: ours, theirs: theirs}
 	}
 	return resp, nil

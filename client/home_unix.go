@@ -33,6 +33,6 @@ func syncFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close() //nolint:errcheck // it was only read
+	defer d.Close()
 	return d.Sync()
 }
