@@ -19,8 +19,11 @@ func (d *demo) handOver() error {
 		}
 		fmt.Fprintf(&env, "export %s=%s\n", v.name, v.value)
 	}
-	fmt.Fprintf(&env, "export DT_DEMO_DIR=%s\n", d.stage.Dir)
-	fmt.Fprintf(&env, "export DT_DEMO_PASSWORD=%s\n", password)
+	for _, v := range []variable{
+		{"DIR", d.stage.Dir}, {"PASSWORD", password}, {"PIN", d.pin}, {"LOGIN", d.login}, {"NODE", nodeName},
+	} {
+		fmt.Fprintf(&env, "export DT_DEMO_%s=%s\n", v.name, v.value)
+	}
 
 	fmt.Fprintf(&stop, "#!/bin/sh\nkill")
 	for _, p := range d.stage.Processes() {
