@@ -15,6 +15,7 @@ import (
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit/event"
 	"devicetrust/ca"
+	"devicetrust/resource"
 	"devicetrust/store"
 )
 
@@ -27,11 +28,7 @@ var _ dtv1connect.NodeServiceHandler = nodeService{}
 // bring it back.
 func (h nodeService) Join(ctx context.Context, req *connect.Request[dtv1.JoinRequest]) (*connect.Response[dtv1.JoinResponse], error) {
 	s, m := h.s, req.Msg
-	var token joinToken
-	err := s.db.Write(ctx, func(tx *store.Tx) (err error) {
-		token, err = s.nodes.takeToken(tx, m.GetToken())
-		return err
-	})
+	token, err := s.spendJoinToken(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +44,37 @@ func (h nodeService) Join(ctx context.Context, req *connect.Request[dtv1.JoinReq
 		return nil, err
 	}
 	return connect.NewResponse(res), nil
+}
+
+// spendJoinToken takes a token for good, with the record of that. The zero
+// token is that there is none such.
+func (s *Server) spendJoinToken(ctx context.Context, m *dtv1.JoinRequest) (token joinToken, err error) {
+	// A look ahead, which decides nothing: writing is for those who hold one.
+	var there bool
+	err = s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		there, err = s.nodes.hasToken(tx, m.GetToken())
+		return err
+	})
+	if err != nil || !there {
+		return joinToken{}, err
+	}
+	err = s.db.Write(ctx, func(tx *store.Tx) (err error) {
+		if token, err = s.nodes.takeToken(tx, m.GetToken()); err != nil || token.name == "" {
+			return err
+		}
+		spent := event.Event{
+			Type: event.JoinTokenSpent, User: "token:" + token.name, Kind: resource.KindToken, Name: token.name,
+			NodeName: m.GetNode().GetName(), RemoteAddr: callerOf(ctx).remote(),
+		}
+		if bad := token.check(s.now()); bad != nil {
+			spent.Message = bad.Error()
+		} else {
+			spent.Success = true
+		}
+		_, err = s.audit.Record(tx, spent)
+		return err
+	})
+	return token, err
 }
 
 func (s *Server) joinWith(ctx context.Context, id string, token joinToken, m *dtv1.JoinRequest) (*dtv1.JoinResponse, error) {

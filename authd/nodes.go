@@ -58,6 +58,16 @@ func (n nodes) addToken(tx *store.Tx, ttl time.Duration, labels map[string]strin
 	return t, err
 }
 
+// hasToken tells whether there is such a token, expired or not.
+func (n nodes) hasToken(tx *store.Tx, secret string) (bool, error) {
+	hash := sha256.Sum256([]byte(secret))
+	var found int
+	if err := tx.QueryRow(`SELECT count(*) FROM join_tokens WHERE hash = $1`, hash[:]).Scan(&found); err != nil {
+		return false, fmt.Errorf("authd: %w", err)
+	}
+	return found > 0, nil
+}
+
 // takeToken removes the token and then says whether it was good: whatever
 // comes of the join, it is spent.
 func (n nodes) takeToken(tx *store.Tx, secret string) (joinToken, error) {

@@ -36,6 +36,7 @@ const (
 
 	JoinTokenCreate Type = "join_token.create"
 	JoinTokenDelete Type = "join_token.delete"
+	JoinTokenSpent  Type = "join_token.spent"
 	NodeJoin        Type = "instance.join"
 	NodeDelete      Type = "instance.delete"
 
@@ -84,6 +85,7 @@ var catalogue = map[Type]entry{
 
 	JoinTokenCreate: {"TJT00I", "TJT00E", "Join Token Created"},
 	JoinTokenDelete: {"DT104I", "DT104E", "Join Token Deleted"},
+	JoinTokenSpent:  {"DT108I", "DT108E", "Join Token Spent"},
 	NodeJoin:        {"TJ002I", "TJ002E", "Instance Joined"},
 	NodeDelete:      {"DT105I", "DT105E", "Instance Removed"},
 
