@@ -305,6 +305,9 @@ func (s *Server) toWire(procedure string, err error) error {
 		err = api.Refuse(connect.CodeUnavailable, "nothing was done: the cluster cannot record it, its disk is full").
 			WithHint("make room on the disk of dtauthd's storage; nothing needs to be repaired")
 	}
+	if store.IsBadText(err) {
+		err = api.Refuse(connect.CodeInvalidArgument, "a text in the request holds a NUL, which no name does")
+	}
 	wire, known := api.ToWire(err)
 	if !known {
 		s.log.Error("internal error", "procedure", procedure, "error", err)

@@ -12,6 +12,9 @@ import (
 // pgDiskFull is PostgreSQL's SQLSTATE disk_full (its manual, appendix A).
 const pgDiskFull = "53100"
 
+// pgBadText is character_not_in_repertoire: in UTF-8, a NUL.
+const pgBadText = "22021"
+
 // IsFull tells whether err says that the engine's disk has no room left.
 func IsFull(err error) bool {
 	var lite *sqlite.Error
@@ -29,4 +32,11 @@ func IsFull(err error) bool {
 		return pg.Code == pgDiskFull
 	}
 	return errors.Is(err, syscall.ENOSPC)
+}
+
+// IsBadText tells whether err says that a value is no text to the engine.
+// PostgreSQL has none with a NUL; SQLite takes them.
+func IsBadText(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == pgBadText
 }
