@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -84,6 +85,9 @@ func (a *app) editDraft(d *draft) ([]byte, error) {
 	text, err := a.readFile(d.path)
 	if failed == nil && err == nil {
 		return text, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, cmp.Or(failed, fmt.Errorf("%s has not been changed: the editor left no file", d.ref))
 	}
 	if err == nil && bytes.Equal(text, d.original) {
 		return nil, failed

@@ -87,6 +87,18 @@ func TestTheSeedsEditsWork(t *testing.T) {
 	}
 }
 
+func TestATextThatTheEditorRemovedIsNotSaidToBeKept(t *testing.T) {
+	c := startCluster(t)
+	c.put(t, roles)
+	r := c.runWith(t, editor(t, `rm "$1"`), "edit", "role/a")
+	if want := "ERROR: role \"a\" has not been changed: the editor left no file\n"; r.status != 1 || r.errors != want {
+		t.Errorf("%+v, want %q", r, want)
+	}
+	if got := loginsOf(t, c); got != "root" {
+		t.Errorf("logins %s", got)
+	}
+}
+
 func TestNothingIsSentWhereNothingWasChanged(t *testing.T) {
 	c := startCluster(t)
 	c.put(t, roles)
