@@ -19,7 +19,8 @@ import (
 )
 
 func (a *app) audit() *cobra.Command {
-	c := &cobra.Command{Use: "audit", Short: "Read and verify the audit record"}
+	c := &cobra.Command{Use: "audit", Short: "Read and verify the audit record", Example: `  dtctl audit ls --since=24h --failed
+  dtctl audit verify`}
 	c.AddCommand(a.auditLs(), a.auditVerify())
 	return c
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func (a *app) nodes() *cobra.Command {
-	c := &cobra.Command{Use: "nodes", Short: "List the servers that have joined"}
+	c := &cobra.Command{Use: "nodes", Short: "List the servers that have joined", Example: `  dtctl nodes ls`}
 	c.AddCommand(a.nodesLs())
 	return c
 }

@@ -12,7 +12,8 @@ import (
 )
 
 func (a *app) tokens() *cobra.Command {
-	c := &cobra.Command{Use: "tokens", Short: "Make, list and remove tokens with which nodes join"}
+	c := &cobra.Command{Use: "tokens", Short: "Make, list and remove tokens with which nodes join", Example: `  dtctl tokens add --type=node
+  dtctl tokens ls`}
 	c.AddCommand(a.tokensAdd(), a.tokensLs(), a.tokensRm())
 	return c
 }

@@ -14,7 +14,8 @@ import (
 )
 
 func (a *app) users() *cobra.Command {
-	c := &cobra.Command{Use: "users", Short: "Add, list, remove and reset people"}
+	c := &cobra.Command{Use: "users", Short: "Add, list, remove and reset people", Example: `  dtctl users add alice --roles=access,editor --logins=root,ubuntu
+  dtctl users ls`}
 	c.AddCommand(a.usersAdd(), a.usersLs(), a.usersRm(), a.usersReset())
 	return c
 }

@@ -99,8 +99,10 @@ func (e *Env) prepare(root *cobra.Command) {
 	// Defined here so that cobra does not take -v for it.
 	root.Flags().Bool("version", false, "print the version")
 	root.AddCommand(versionCommand(e, root.Name()))
+	root.SetHelpCommand(helpCommand(root.Name()))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(e.Args...)
+	explainCompletion(root)
 	e.walk(root)
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -21,7 +23,23 @@ func ReadYAML(file string, into any) (err error) {
 	d := yaml.NewDecoder(f)
 	d.KnownFields(true)
 	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %s", file, plainYAML(err))
 	}
 	return nil
+}
+
+// unknownKey is how the YAML package names a key that a struct lacks.
+var unknownKey = regexp.MustCompile(`field (.+) not found in type .+`)
+
+// plainYAML leaves out what only a programmer knows: packages and types.
+func plainYAML(err error) string {
+	mistakes := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	if e, ok := errors.AsType[*yaml.TypeError](err); ok {
+		mistakes = e.Errors
+	}
+	plain := make([]string, 0, len(mistakes))
+	for _, m := range mistakes {
+		plain = append(plain, unknownKey.ReplaceAllString(m, `unknown key "$1"`))
+	}
+	return strings.Join(plain, "; ")
 }

@@ -72,7 +72,7 @@ func (e *Env) leave(ctx context.Context, cmd *cobra.Command, err error) int {
 	}
 	var usage *UsageError
 	if errors.As(err, &usage) || !e.started {
-		e.print(err.Error(), fmt.Sprintf("Try '%s --help'.", cmd.CommandPath()))
+		e.print(plainUsage(cmd, err.Error()), fmt.Sprintf("Try '%s --help'.", cmd.CommandPath()))
 		return statusUsage
 	}
 	if e.debug {
@@ -130,6 +130,8 @@ func Explain(err error) (message, hint string) {
 
 const hintReach = "Check the address, and that the server runs and can be reached from here."
 
+const hintListen = "Name another address, or end the program that has this one."
+
 func explainNetwork(err error) (message, hint string) {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return fmt.Sprintf("cannot find host %q: %s", dns.Name, dns.Err), "Check the name for a slip."
@@ -143,6 +145,9 @@ func explainNetwork(err error) (message, hint string) {
 			"Use the address that dtauthd announces (--public-addr)."
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
+		if op.Op == "listen" {
+			return fmt.Sprintf("cannot listen on %s: %s", op.Addr, cause(op.Err)), hintListen
+		}
 		if op.Timeout() {
 			return fmt.Sprintf("cannot reach %s: no answer in time", op.Addr), hintReach
 		}

@@ -29,7 +29,7 @@ func ExampleRun() {
 	// Output:
 	// Hello, alice
 	// status 0
-	// ERROR: accepts 1 arg(s), received 0
+	// ERROR: wrong number of arguments: want hello greet NAME
 	// Try 'hello greet --help'.
 	// status 2
 }

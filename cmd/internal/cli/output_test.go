@@ -2,12 +2,35 @@ package cli
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 )
+
+func TestAConfigurationsMistakeIsNamedForItsWriter(t *testing.T) {
+	for text, want := range map[string]string{
+		"listen: a\nlisten_on: b\n": `line 2: unknown key "listen_on"`,
+		"a: [":                      "line 1: did not find expected node content",
+		"listen: a\nlisten: b\n":    `line 2: mapping key "listen" already defined at line 1`,
+		"listen: [a]\nmore: 1\n":    "line 1: cannot unmarshal !!seq into string; line 2: unknown key \"more\"",
+	} {
+		file := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var into struct {
+			Listen string `yaml:"listen"`
+		}
+		err := ReadYAML(file, &into)
+		if err == nil || err.Error() != file+": "+want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
 
 func TestATableHasTheSeedsLayout(t *testing.T) {
 	var b bytes.Buffer

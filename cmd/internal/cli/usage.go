@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// What cobra and pflag say of a wrong command line, where it is put for a
+// programmer. A sentence of theirs that is not here, or not any more, is
+// printed as it is.
+var (
+	saidCount    = regexp.MustCompile(`^(accepts|requires) .*arg\(s\)`)
+	saidRequired = regexp.MustCompile(`^required flag\(s\) (.+) not set$`)
+	saidOneOf    = regexp.MustCompile(`^at least one of the flags in the group \[(.+)\] is required$`)
+	saidTogether = regexp.MustCompile(`^if any flags in the group \[.+\] are set they must all be set; missing \[(.+)\]$`)
+	saidExclude  = regexp.MustCompile(`^if any flags in the group \[.+\] are set none of the others can be; \[(.+)\] were all set$`)
+	saidNumber   = regexp.MustCompile(`strconv\.[A-Za-z]+: parsing ".*": `)
+)
+
+// plainUsage says for a person what message, about the command line of c,
+// says.
+func plainUsage(c *cobra.Command, message string) string {
+	if saidCount.MatchString(message) {
+		return "wrong number of arguments: want " + c.CommandPath() + strings.TrimPrefix(c.Use, c.Name())
+	}
+	for _, said := range []struct {
+		is    *regexp.Regexp
+		plain string
+	}{
+		{saidRequired, "missing flag: want "},
+		{saidOneOf, "missing flag: want one of "},
+		{saidTogether, "missing flag: want "},
+		{saidExclude, "flags that exclude each other: "},
+	} {
+		if found := said.is.FindStringSubmatch(message); found != nil {
+			return said.plain + flagNames(found[1])
+		}
+	}
+	return saidNumber.ReplaceAllString(message, "")
+}
+
+// flagNames turns cobra's lists (a b; or "a", "b") into --a, --b.
+func flagNames(list string) string {
+	names := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(` ,"`, r) })
+	for i := range names {
+		names[i] = "--" + names[i]
+	}
+	return strings.Join(names, ", ")
+}
