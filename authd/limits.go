@@ -19,6 +19,14 @@ const (
 	// waits for its turn at hashing a password.
 	unaryTimeout = 30 * time.Second
 
+	// takeTimeout is what a client has to fetch an answer. One that opens a
+	// window of nothing would hold the answer, and its call, for ever.
+	takeTimeout = 30 * time.Second
+	// maxStrangersBody is what is read of a call before its caller has shown
+	// a certificate of ours: a login is a kilobyte or two, and thousands of
+	// strangers may send at once.
+	maxStrangersBody = 64 << 10
+
 	// ceremonyTimeout is a little more than what devices gives a ceremony, so
 	// that it is devices who says why it ended.
 	ceremonyTimeout = 65 * time.Second

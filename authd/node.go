@@ -193,6 +193,7 @@ func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowR
 		if err != nil {
 			return err
 		}
+		s.allowSend(ctx, followKeepalive+takeTimeout)
 		if err := stream.Send(state); err != nil {
 			return err
 		}

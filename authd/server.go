@@ -240,7 +240,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    32 << 10,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: takeTimeout},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -253,6 +253,9 @@ func (s *Server) handler() (http.Handler, error) {
 	}
 	opts := connect.WithHandlerOptions(
 		connect.WithReadMaxBytes(devices.MaxMessage),
+		// Nobody sends us anything compressed: a megabyte of gzip can be a
+		// gigabyte of zeros, which connect reads to the end to tell its size.
+		connect.WithCompression("gzip", nil, nil),
 		connect.WithInterceptors(&gate{s: s, declared: declared}),
 		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, cause any) error {
 			s.log.Error("a handler panicked", "procedure", spec.Procedure, "cause", cause, "stack", string(debug.Stack()))
@@ -268,27 +271,7 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.Handle(dtv1connect.NewAdminServiceHandler(adminService{s}, opts))
 	mux.HandleFunc("GET /v1/webapi/find", s.find)
 	mux.HandleFunc("GET /web/invite", s.invite)
-	return withPeer(s.withDeadlines(mux)), nil
-}
-
-// withDeadlines ends the reading of a request that takes too long to come: a
-// ceremony waits for the client's half on its stream, any other call has all
-// of its request at once. Follow has none: it reads nothing after the start.
-func (s *Server) withDeadlines(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		limit := unaryTimeout
-		switch r.URL.Path {
-		case dtv1connect.DeviceServiceEnrollDeviceProcedure, dtv1connect.DeviceServiceAuthenticateDeviceProcedure:
-			limit = ceremonyTimeout
-		case dtv1connect.NodeServiceFollowProcedure:
-			next.ServeHTTP(w, r)
-			return
-		}
-		if err := http.NewResponseController(w).SetReadDeadline(s.now().Add(limit)); err != nil {
-			s.log.Debug("no read deadline", "error", err)
-		}
-		next.ServeHTTP(w, r)
-	})
+	return withPeer(s.withBounds(mux)), nil
 }
 
 // toWire turns a handler's error into what the caller may see, and logs what

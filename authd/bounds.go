@@ -1,0 +1,78 @@
+package authd
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/devices"
+)
+
+type answerKey struct{}
+
+// withBounds bounds a request before anybody reads it: how long it may take
+// to come, how long its answer may take to be fetched, and how long it may be.
+// A ceremony waits for the client's half on its stream, any other call has all
+// of its request at once. Follow reads nothing after the start; it goes on
+// for as long as each of its messages is fetched (allowSend).
+func (s *Server) withBounds(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit, length := unaryTimeout, int64(maxBody)
+		switch r.URL.Path {
+		case dtv1connect.DeviceServiceEnrollDeviceProcedure, dtv1connect.DeviceServiceAuthenticateDeviceProcedure:
+			limit, length = ceremonyTimeout, maxCeremonyBody
+		}
+		answer := http.NewResponseController(w)
+		r = r.WithContext(context.WithValue(r.Context(), answerKey{}, answer))
+		now := s.now()
+		if err := answer.SetReadDeadline(now.Add(limit)); err != nil {
+			s.log.Debug("no read deadline", "error", err)
+		}
+		if err := answer.SetWriteDeadline(now.Add(limit + takeTimeout)); err != nil {
+			s.log.Debug("no write deadline", "error", err)
+		}
+		if (r.ContentLength < 0 || r.ContentLength > maxStrangersBody) && s.isStranger(r) {
+			length = maxStrangersBody
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, length)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// isStranger tells whether a caller has shown nothing of ours. It is asked
+// before the call is read and decides only how much of it is.
+func (s *Server) isStranger(r *http.Request) bool {
+	p, _ := r.Context().Value(peerKey{}).(peer)
+	if p.osUser != "" {
+		return false
+	}
+	if p.certificate == nil {
+		return true
+	}
+	_, err := s.ca.VerifyTLSClient(p.certificate)
+	return err != nil
+}
+
+// allowSend gives the next message of a stream that has no end its time to be
+// fetched; without another one, the stream is ended when that is over. The
+// request was read, so the time for that ends nothing any more.
+func (s *Server) allowSend(ctx context.Context, within time.Duration) {
+	answer, ok := ctx.Value(answerKey{}).(*http.ResponseController)
+	if !ok {
+		return
+	}
+	if err := errors.Join(answer.SetReadDeadline(time.Time{}), answer.SetWriteDeadline(s.now().Add(within))); err != nil {
+		s.log.Debug("no deadlines", "error", err)
+	}
+}
+
+// maxBody is one message of the longest kind, in its frame.
+const maxBody = devices.MaxMessage + frameHeader
+
+// maxCeremonyBody is the two messages of a device.
+const maxCeremonyBody = 2 * maxBody
+
+// frameHeader of a message in a stream.
+const frameHeader = 5
