@@ -124,12 +124,14 @@ func makeDir(cred *syscall.Credential) (string, error) {
 const memoryDir = "/dev/shm"
 
 // baseDir is memoryDir where that has room, which a container's often has
-// not. Else it is the folder for temporary files, which for root may be
+// not, and where the server's user may remove what is theirs. Else it is the folder for temporary files, which for root may be
 // closed to the server's user, while /tmp is not.
 func baseDir(cred *syscall.Credential) string {
 	const room = 1 << 30 // the cluster 40 MiB, its log 256 MiB, 8 MiB for each open store
 	var fs syscall.Statfs_t
-	if syscall.Statfs(memoryDir, &fs) == nil && fs.Bavail*uint64(fs.Bsize) >= room {
+	info, err := os.Stat(memoryDir)
+	everybodys := err == nil && info.Mode()&os.ModeSticky != 0 && info.Mode().Perm()&0o002 != 0
+	if everybodys && syscall.Statfs(memoryDir, &fs) == nil && fs.Bavail*uint64(fs.Bsize) >= room {
 		return memoryDir
 	}
 	if cred != nil {
