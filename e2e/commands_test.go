@@ -27,7 +27,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"noded":    cmdNoded,
 	"laptop":   cmdLaptop,
 	"tpm":      cmdTPM,
-	"stop":     onDaemon(func(d *stage.Daemon) error { return d.Stop(context.Background()) }),
+	"halt":     onDaemon(func(d *stage.Daemon) error { return d.Stop(context.Background()) }),
 	"kill-9":   onDaemon(func(d *stage.Daemon) error { return d.Kill() }),
 	"start":    onDaemon(func(d *stage.Daemon) error { return d.Restart(context.Background()) }),
 	"hangup":   onDaemon(func(d *stage.Daemon) error { return d.Signal(syscall.SIGHUP) }),

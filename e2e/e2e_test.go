@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -95,6 +96,9 @@ func TestScripts(t *testing.T) {
 		Condition:           condition,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		// A program that hangs is interrupted, and its script fails with what
+		// it printed, long before go test gives up on all of them.
+		Deadline: time.Now().Add(5 * time.Minute),
 	})
 }
 
