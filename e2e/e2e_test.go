@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -148,13 +149,22 @@ func setUp(env *testscript.Env) error {
 	return os.MkdirAll(vars["HOME"], 0o700)
 }
 
-// TestEveryScriptIsPlayed: a folder that was not found would pass too.
-func TestEveryScriptIsPlayed(t *testing.T) {
+// A folder that was not found would pass too.
+func TestEveryScriptIsPlayedToItsEnd(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(scripts) < 10 {
 		t.Errorf("found only %d scripts: %s", len(scripts), strings.Join(scripts, " "))
+	}
+	for _, script := range scripts {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(text, []byte("\nstop")) {
+			t.Errorf("%s: stop ends the script there, and lets it pass", script)
+		}
 	}
 }
