@@ -74,11 +74,11 @@ type boundedListener struct {
 	net.Listener
 	mu    sync.Mutex
 	total int
-	per   map[netip.Addr]int
+	per   map[netip.Prefix]int
 }
 
 func newBoundedListener(l net.Listener) *boundedListener {
-	return &boundedListener{Listener: l, per: make(map[netip.Addr]int)}
+	return &boundedListener{Listener: l, per: make(map[netip.Prefix]int)}
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -87,18 +87,33 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		var addr netip.Addr
-		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-			addr = a.AddrPort().Addr().Unmap()
-		}
-		if l.enter(addr) {
-			return &boundedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(addr) })}, nil
+		from := place(c.RemoteAddr())
+		if l.enter(from) {
+			return &boundedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
 		_ = c.Close() // refused: there is nobody to tell
 	}
 }
 
-func (l *boundedListener) enter(a netip.Addr) bool {
+// place is where a connection comes from: the address; of IPv6 the /64, in
+// which a host chooses freely (RFC 4291 section 2.5.1).
+func place(remote net.Addr) netip.Prefix {
+	a, ok := remote.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	addr, bits := a.AddrPort().Addr().Unmap().WithZone(""), 32
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+func (l *boundedListener) enter(a netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.total >= maxConnections || l.per[a] >= maxConnectionsPerAddress {
@@ -109,7 +124,7 @@ func (l *boundedListener) enter(a netip.Addr) bool {
 	return true
 }
 
-func (l *boundedListener) leave(a netip.Addr) {
+func (l *boundedListener) leave(a netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--

@@ -11,7 +11,10 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
@@ -259,8 +262,10 @@ func (n nodes) remove(tx *store.Tx, id string) error {
 	return err
 }
 
-// checkFree refuses names and addresses that another node goes by: clients
-// verify a server by them. Loopback addresses belong to nobody.
+// checkFree refuses names that another node goes by: clients verify a server
+// by its name, in whatever case (ca writes principals in lower case), and
+// administrators call it by its name or its ID. Addresses may be shared: by
+// several nodes on one machine, or behind one gateway.
 func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 	all, err := n.list(tx)
 	if err != nil {
@@ -268,18 +273,20 @@ func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 	}
 	mine := map[string]bool{}
 	for _, p := range principalsOf(info.GetName(), info.GetHostname(), info.GetAddresses()) {
-		mine[p] = true
+		mine[strings.ToLower(p)] = true
 	}
 	for _, other := range all {
 		if other.Metadata.Name == id {
 			continue
 		}
-		if other.Spec.Hostname == info.GetName() {
-			return api.Refuse(connect.CodeAlreadyExists, "another node is named %q", info.GetName()).
+		if strings.EqualFold(other.Spec.Hostname, info.GetName()) {
+			return api.Refuse(connect.CodeAlreadyExists, "another node is named %q", other.Spec.Hostname).
 				WithHint("choose another --nodename, or remove the old node: dtctl rm node/%s", other.Metadata.Name)
 		}
-		if mine[other.Spec.Hostname] {
-			return api.Refuse(connect.CodeAlreadyExists, "%q is the name of another node", other.Spec.Hostname)
+		for _, taken := range []string{other.Spec.Hostname, other.Metadata.Name} {
+			if mine[strings.ToLower(taken)] {
+				return api.Refuse(connect.CodeAlreadyExists, "%q is the name of another node", taken)
+			}
 		}
 	}
 	return nil
@@ -303,15 +310,16 @@ func checkInfo(info *dtv1.NodeInfo) error {
 	}
 	for _, a := range info.GetAddresses() {
 		host, port, err := net.SplitHostPort(a)
-		if err != nil || port == "" {
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
 			return bad("address %.300q is not host:port", a)
 		}
-		if _, err := netip.ParseAddr(host); err != nil && !nodeName.MatchString(host) {
+		// A zone may hold any text, and means nothing on another machine.
+		if ip, err := netip.ParseAddr(host); (err != nil || ip.Zone() != "") && !nodeName.MatchString(host) {
 			return bad("address %.300q is not host:port", a)
 		}
 	}
-	if len(info.GetVersion()) > maxLabel {
-		return bad("the version is too long")
+	if v := info.GetVersion(); len(v) > maxLabel || !printable(v) {
+		return bad("version %.300q must be at most %d printable characters", v, maxLabel)
 	}
 	return checkLabels(info.GetLabels())
 }
@@ -323,11 +331,16 @@ func checkLabels(labels map[string]string) error {
 		return api.Refuse(connect.CodeInvalidArgument, "at most %d labels, got %d", maxLabels, len(labels))
 	}
 	for k, v := range labels {
-		if !labelKey.MatchString(k) || len(v) > maxLabel {
-			return api.Refuse(connect.CodeInvalidArgument, "label %.200q=%.300q: keys are made of a-z A-Z 0-9 / _ . : -, values have at most %d bytes", k, v, maxLabel)
+		if !labelKey.MatchString(k) || len(v) > maxLabel || !printable(v) {
+			return api.Refuse(connect.CodeInvalidArgument, "label %.200q=%.300q: keys are made of a-z A-Z 0-9 / _ . : -, values are printable and have at most %d bytes", k, v, maxLabel)
 		}
 	}
 	return nil
+}
+
+// printable: what nodes say of themselves ends up on people's terminals.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 func mergeLabels(own, fixed map[string]string) map[string]string {
