@@ -3,11 +3,14 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/client/machine"
 	"devicetrust/devices/tpm"
@@ -97,10 +100,32 @@ func (m *Machine) EnrollCurrent(ctx context.Context, p *Profile, o Options) (res
 	return m.enroll(ctx, p, o, func(ctx context.Context, c *Conn, data *dtv1.DeviceData) (string, error) {
 		resp, err := c.Device.RegisterCurrentDevice(ctx, connect.NewRequest(&dtv1.RegisterCurrentDeviceRequest{Device: data}))
 		if err != nil {
-			return "", err
+			return "", mayNotRegister(Explain(p.Proxy, err))
 		}
 		return resp.Msg.GetToken(), nil
 	})
+}
+
+// mayNotRegister tells of tokens who was refused without a hint: with one,
+// nobody needs rights of their own.
+func mayNotRegister(err error) error {
+	r, ok := errors.AsType[*api.Refusal](err)
+	if !ok || r.Code != connect.CodePermissionDenied || r.Hint != "" {
+		return err
+	}
+	return r.WithHint("Where your roles do not allow it, ask an administrator for a token (dtctl devices add --enroll, or dtctl devices enroll), and then: dtsh device enroll --token=TOKEN")
+}
+
+// alsoHint adds hint to a refusal's own.
+func alsoHint(err error, hint string) error {
+	r, ok := errors.AsType[*api.Refusal](err)
+	if !ok || hint == "" {
+		return err
+	}
+	if r.Hint != "" {
+		hint = strings.TrimRight(r.Hint, ".") + ". " + hint
+	}
+	return r.WithHint("%s", hint)
 }
 
 // Enroll enrolls this machine in p's cluster with an administrator's token.
@@ -139,7 +164,7 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(),
 	}, stream)
 	if err != nil {
-		return none, Explain(p.Proxy, err)
+		return none, alsoHint(Explain(p.Proxy, err), m.source().Hidden(data.GetAssetTag()))
 	}
 	hangUp(stream)
 	var d resource.Device

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"connectrpc.com/connect"
 
@@ -63,7 +64,31 @@ func (h *Home) folder(elem ...string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return unwritable(dir, err)
 	}
+	if err := h.makePrivate(); err != nil {
+		return unwritable(h.dir, err)
+	}
 	return nil
+}
+
+// makePrivate closes a home that was there before to others: what clusters and
+// names a person has is theirs. A folder that holds more than ours, as a home
+// directory that DTSH_HOME names by mistake, keeps its permissions; no private
+// file of ours depends on them.
+func (h *Home) makePrivate() error {
+	info, err := os.Stat(h.dir)
+	if err != nil || !othersEnter(info) {
+		return err
+	}
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device"}, e.Name()) {
+			return nil
+		}
+	}
+	return os.Chmod(h.dir, 0o700)
 }
 
 // read returns the content of one of our files, fs.ErrNotExist where there is

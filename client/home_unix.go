@@ -27,6 +27,12 @@ func checkOwn(path string, info fs.FileInfo, forbidden fs.FileMode) error {
 	return nil
 }
 
+// othersEnter tells whether a folder of our own grants others anything.
+func othersEnter(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid() && info.Mode().Perm()&0o077 != 0
+}
+
 // syncFolder makes a rename in dir last through a power cut.
 func syncFolder(dir string) error {
 	d, err := os.Open(dir)

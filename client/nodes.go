@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -85,7 +86,7 @@ type Target struct {
 // Resolve finds the node that host names: its name, its ID, or HOST:PORT,
 // which is taken as it is without asking the cluster. port, where not empty,
 // is used in place of the node's own; with it, a host that is no node is
-// taken as it is.
+// taken as it is, and for an IP address the cluster is not asked either.
 func (c *Conn) Resolve(ctx context.Context, host, port string) (Target, error) {
 	if t, ok, err := literal(host, port); ok || err != nil {
 		return t, err
@@ -112,8 +113,11 @@ func (c *Conn) Resolve(ctx context.Context, host, port string) (Target, error) {
 		WithHint("List the nodes with: dtsh ls")
 }
 
-// literal takes HOST:PORT.
+// literal takes HOST:PORT, and an IP address with a port beside it.
 func literal(host, port string) (Target, bool, error) {
+	if _, err := netip.ParseAddr(host); err == nil && port != "" {
+		return direct(host, port), true, nil
+	}
 	h, p, err := net.SplitHostPort(host)
 	if err != nil {
 		return Target{}, false, nil //nolint:nilerr // a name without a port is to be looked up

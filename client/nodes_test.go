@@ -77,6 +77,8 @@ func TestATargetIsANodeOrAnAddress(t *testing.T) {
 		{"web-1", "22", at("web-1:22", "10.0.0.1:22", "web-1"), ""},
 		{"10.9.9.9:22", "", at("10.9.9.9:22", "10.9.9.9:22", "10.9.9.9"), ""},
 		{"[::1]:22", "", at("[::1]:22", "[::1]:22", "::1"), ""},
+		{"10.9.9.9", "22", at("10.9.9.9:22", "10.9.9.9:22", "10.9.9.9"), ""},
+		{"::1", "22", at("[::1]:22", "[::1]:22", "::1"), ""},
 		{"elsewhere", "22", at("elsewhere:22", "elsewhere:22", "elsewhere"), ""},
 		{"elsewhere", "", Target{}, `no node "elsewhere"`},
 		{"twin", "", Target{}, "10.0.0.2:3022, 10.0.0.3:3022"},
@@ -102,8 +104,10 @@ func TestAnAddressNeedsNoCluster(t *testing.T) {
 	c := clienttest.Start(t)
 	conn := connected(t, loggedIn(t, c, newHome(t), nil))
 	c.Stop()
-	if _, err := conn.Resolve(t.Context(), "10.9.9.9:22", ""); err != nil {
-		t.Error(err)
+	for _, a := range [][2]string{{"10.9.9.9:22", ""}, {"10.9.9.9", "22"}, {"::1", "22"}} {
+		if _, err := conn.Resolve(t.Context(), a[0], a[1]); err != nil {
+			t.Errorf("%q: %v", a, err)
+		}
 	}
 	_, err := conn.Resolve(t.Context(), "web-1", "")
 	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, c.Proxy) || !strings.Contains(r.Hint, "HOST:PORT") {

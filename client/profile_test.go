@@ -23,6 +23,40 @@ func newHome(t *testing.T) *Home {
 	return h
 }
 
+func TestAHomeThatWasThereBecomesPrivate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		file string
+		want fs.FileMode
+	}{
+		"an empty folder":            {"", 0o700},
+		"a home of ours":             {"current-profile", 0o700},
+		"a folder with other things": {"letter.txt", 0o755},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if tt.file != "" {
+				if err := os.WriteFile(filepath.Join(dir, tt.file), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h, err := OpenHome(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := h.write([]byte("x"), "profiles", "x.json"); err != nil {
+				t.Fatal(err)
+			}
+			info, err := os.Stat(dir)
+			if err != nil || info.Mode().Perm() != tt.want {
+				t.Errorf("mode %v, %v; want %v", info.Mode().Perm(), err, tt.want)
+			}
+		})
+	}
+}
+
 // loggedIn gives the profile of alice, who has just logged in.
 func loggedIn(t *testing.T, c *clienttest.Cluster, h *Home, prove Prover) *Profile {
 	t.Helper()

@@ -5,6 +5,7 @@ package machine
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -87,14 +88,36 @@ func (s Source) assetTag(dmi firmware) (string, error) {
 // noTag keeps the TPM's own hint where it has one.
 func noTag(err error, dmi firmware) error {
 	out := api.Refuse(connect.CodeFailedPrecondition, "this machine has no usable serial number or asset tag: %v", err)
+	var hints []string
 	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Hint != "" {
-		return out.WithHint("%s", r.Hint)
+		hints = append(hints, strings.TrimRight(r.Hint, "."))
 	}
-	if len(dmi.unreadable) > 0 {
-		return out.WithHint("Only root can read %s: allow it with a udev or tmpfiles.d rule, or set an asset tag in the firmware.",
-			strings.Join(dmi.unreadable, ", "))
+	if hidden := dmi.hidden(); hidden != "" {
+		hints = append(hints, hidden)
 	}
-	return out.WithHint("Set an asset tag in the machine's firmware, or turn on its TPM.")
+	if len(hints) == 0 {
+		hints = append(hints, "Set an asset tag in the machine's firmware, or turn on its TPM.")
+	}
+	return out.WithHint("%s", strings.Join(hints, ". "))
+}
+
+// Hidden says how to let this account read the serial numbers that only root
+// can, where that is why the machine is named after its TPM; else it is empty.
+func (s Source) Hidden(tag string) string {
+	if !assettag.IsFromEK(tag) {
+		return ""
+	}
+	return s.firmware().hidden()
+}
+
+// hidden names a line of tmpfiles.d(5) for the first file: sysfs forgets a
+// chmod at the next start.
+func (f firmware) hidden() string {
+	if len(f.unreadable) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Only root can read %s: allow it with a line such as 'z %s 0440 - tss' in /etc/tmpfiles.d/dt.conf, or set an asset tag in the firmware.",
+		strings.Join(f.unreadable, ", "), f.unreadable[0])
 }
 
 // firmware is what SMBIOS says (DMTF DSP0134, structures 1 to 3).

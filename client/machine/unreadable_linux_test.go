@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
 	"devicetrust/api"
@@ -40,8 +41,21 @@ func TestSerialNumbersForRootOnlyAreSkippedAndNamed(t *testing.T) {
 	if got, err := s.AssetTag(); err != nil || got != ekTag {
 		t.Errorf("tag %q, %v", got, err)
 	}
-	s.EK = nil
+	if got := s.Hidden(ekTag); !strings.Contains(got, "product_serial") || !strings.Contains(got, "tmpfiles.d") {
+		t.Errorf("a machine named after its TPM is told %q", got)
+	}
+	if got := s.Hidden("C00AA0AAAA0A"); got != "" {
+		t.Errorf("a machine with a label is told %q", got)
+	}
+	s.EK = func() ([]byte, error) {
+		return nil, api.Refuse(connect.CodeFailedPrecondition, "no TPM").WithHint("join the group tss")
+	}
 	_, err := s.AssetTag()
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Hint, "join the group tss. Only root") {
+		t.Errorf("error %v hides one of two remedies", err)
+	}
+	s.EK = nil
+	_, err = s.AssetTag()
 	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Hint, "product_serial") {
 		t.Errorf("error %v does not say which file", err)
 	}
