@@ -91,7 +91,8 @@ func (m *Machine) Prove(ctx context.Context, binding identity.LoginBinding, stre
 	if err != nil {
 		return nil, err
 	}
-	return t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), Data: data, Binding: binding}, stream)
+	success, err := t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), Data: data, Binding: binding}, stream)
+	return success, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag()))
 }
 
 // EnrollCurrent registers this machine where it is not registered, and
@@ -116,10 +117,13 @@ func mayNotRegister(err error) error {
 	return r.WithHint("Where your roles do not allow it, ask an administrator for a token (dtctl devices add --enroll, or dtctl devices enroll), and then: dtsh device enroll --token=TOKEN")
 }
 
-// alsoHint adds hint to a refusal's own.
-func alsoHint(err error, hint string) error {
+// aboutTag adds hint to a refusal that speaks of this machine's tag.
+func aboutTag(err error, tag, hint string) error {
+	if ce, ok := errors.AsType[*connect.Error](err); ok && connect.IsWireError(ce) {
+		err = api.FromWire(err)
+	}
 	r, ok := errors.AsType[*api.Refusal](err)
-	if !ok || hint == "" {
+	if !ok || hint == "" || !strings.Contains(r.Message, tag) {
 		return err
 	}
 	if r.Hint != "" {
@@ -164,7 +168,7 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(),
 	}, stream)
 	if err != nil {
-		return none, alsoHint(Explain(p.Proxy, err), m.source().Hidden(data.GetAssetTag()))
+		return none, Explain(p.Proxy, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag())))
 	}
 	hangUp(stream)
 	var d resource.Device

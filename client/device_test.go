@@ -19,6 +19,15 @@ func hintOf(t *testing.T, err error) string {
 	return r.Hint
 }
 
+// wireError is err as a client receives it.
+func wireError(err *connect.Error) error {
+	w := connect.NewWireError(err.Code(), errors.New(err.Message()))
+	for _, d := range err.Details() {
+		w.AddDetail(d)
+	}
+	return w
+}
+
 func TestWhoMayNotRegisterIsToldOfTokens(t *testing.T) {
 	denied := api.Refuse(connect.CodePermissionDenied, "no role allows it")
 	if got := hintOf(t, mayNotRegister(denied)); !strings.Contains(got, "dtctl devices enroll") || !strings.Contains(got, "--token=TOKEN") {
@@ -34,22 +43,29 @@ func TestWhoMayNotRegisterIsToldOfTokens(t *testing.T) {
 }
 
 func TestAMachineNamedAfterItsTPMIsToldOfSerialsForRootOnly(t *testing.T) {
-	refused := api.Refuse(connect.CodeFailedPrecondition, "this is another device").WithHint("compare the tags")
+	const tag = "TPM-0123456789ab"
+	refused := api.Refuse(connect.CodeFailedPrecondition, "this is device %q", tag).WithHint("compare the tags")
+	wire, _ := api.ToWire(refused)
 	for _, tt := range []struct {
 		name, hidden string
 		err          error
 		want         string
 	}{
 		{"a hint more", "Only root can read it.", refused, "compare the tags. Only root can read it."},
-		{"the only hint", "Only root can read it.", api.Refuse(connect.CodeNotFound, "no"), "Only root can read it."},
+		{"a refusal off the wire", "Only root can read it.", wireError(wire), "compare the tags. Only root can read it."},
+		{"the only hint", "Only root can read it.", api.Refuse(connect.CodeNotFound, "not %s", tag), "Only root can read it."},
 		{"nothing is hidden", "", refused, "compare the tags"},
+		{"it is not about the tag", "Only root can read it.", api.Refuse(connect.CodeNotFound, "no").WithHint("wait"), "wait"},
 	} {
-		if got := hintOf(t, alsoHint(tt.err, tt.hidden)); got != tt.want {
+		if got := hintOf(t, aboutTag(tt.err, tag, tt.hidden)); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
-	plain := errors.New("out of paper")
-	if got := alsoHint(plain, "Only root can read it."); !errors.Is(got, plain) {
+	plain := errors.New("out of paper: " + tag)
+	if got := aboutTag(plain, tag, "Only root can read it."); !errors.Is(got, plain) {
 		t.Errorf("an error that is no refusal became %v", got)
+	}
+	if got := aboutTag(nil, tag, "Only root can read it."); got != nil {
+		t.Errorf("no error became %v", got)
 	}
 }

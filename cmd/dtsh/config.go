@@ -16,7 +16,7 @@ func (a *app) configCommand() *cobra.Command {
 scp, sftp, rsync, git and ansible reach them with the certificate of your login,
 and believe only servers that the cluster has certified.`,
 		Example: `  dtsh config > ~/.ssh/dtsh.conf    # and once: Include dtsh.conf in ~/.ssh/config
-  ssh -F <(dtsh config) root@server-1`,
+  dtsh config > dtsh.conf && ssh -F dtsh.conf root@server-1`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
