@@ -64,7 +64,7 @@ func (i *Inventory) Authenticate(ctx context.Context, b identity.LoginBinding, r
 	a := &authenticating{Inventory: i, binding: b, remoteAddr: remoteAddr}
 	v, err := a.run(ctx, msg.GetInit(), s)
 	if err != nil {
-		return Verified{}, errors.Join(err, i.log.RecordAlone(ctx, a.event(false, err.Error())))
+		return Verified{}, i.recordFailure(ctx, err, a.event(false, err.Error()))
 	}
 	return v, nil
 }

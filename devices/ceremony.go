@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/audit/event"
 )
 
 // detailed is a refusal with what only the audit record says in full.
@@ -26,6 +27,16 @@ func (d *detailed) Unwrap() error { return d.Refusal }
 // withDetail keeps err for the record.
 func withDetail(r *api.Refusal, err error) error { return &detailed{r, err} }
 
+// recordFailure records that cause ended something, and gives it back. Where
+// that cannot be recorded the error is about that, and cause only its text: a
+// refusal within it would be all that the edge tells and logs.
+func (i *Inventory) recordFailure(ctx context.Context, cause error, e event.Event) error {
+	if err := i.log.RecordAlone(ctx, e); err != nil {
+		return fmt.Errorf("devices: a failure could not be recorded: %w; it was: %v", err, cause) //nolint:errorlint // see above
+	}
+	return cause
+}
+
 // receive waits for the other side's next message until ctx ends. The
 // goroutine that still waits then ends with the stream, which its owner closes
 // when the ceremony returns.
@@ -36,7 +47,8 @@ func receive[T any](ctx context.Context, next func() (T, error)) (T, error) {
 	}
 	got := make(chan result, 1)
 	go func() {
-		msg, err := next()
+		// A panic here is in no handler, and would be the server's end.
+		msg, err := guard(next)
 		got <- result{msg, err}
 	}()
 	var none T

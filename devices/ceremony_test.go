@@ -41,3 +41,8 @@ func TestACeremonyThatEndsEarlySaysSo(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestAPanicOnTheStreamEndsTheCeremonyOnly(t *testing.T) {
+	_, err := receive(t.Context(), func() (int, error) { panic("what no parser expects") })
+	wantRefusal(t, err, "malformed")
+}

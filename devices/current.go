@@ -2,7 +2,6 @@ package devices
 
 import (
 	"context"
-	"errors"
 
 	"connectrpc.com/connect"
 
@@ -42,9 +41,9 @@ func (i *Inventory) RegisterCurrent(ctx context.Context, user string, data *dtv1
 		return err
 	})
 	if taken.Metadata.Name != "" {
-		return Token{}, errors.Join(err, i.log.RecordAlone(ctx, event.Event{
+		return Token{}, i.recordFailure(ctx, err, event.Event{
 			Type: event.DeviceTokenCreate, User: user, Message: err.Error(), Device: described(taken),
-		}))
+		})
 	}
 	return token, err
 }

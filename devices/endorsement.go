@@ -40,6 +40,9 @@ type Trust struct {
 	// AllowedCAs in PEM; where there is one, a TPM's certificate must be of
 	// one of them.
 	AllowedCAs []string
+	// Stands, where not nil, is asked in the transaction that enrolls whether
+	// the person who began may still: a ceremony takes up to a minute.
+	Stands func(tx *store.Tx) error
 	// Replaced, where not nil, is called in the transaction that enrolls a
 	// device which was enrolled before, to end what that enrollment gave.
 	Replaced func(tx *store.Tx, deviceID string) error

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"connectrpc.com/connect"
@@ -51,7 +50,7 @@ func (i *Inventory) Enroll(ctx context.Context, user, remoteAddr string, trust T
 	}
 	e := &enrolling{Inventory: i, user: user, remoteAddr: remoteAddr, trust: trust, device: device}
 	if err = e.run(ctx, init, s); err != nil {
-		return errors.Join(err, i.log.RecordAlone(ctx, e.event(false, err.Error())))
+		return i.recordFailure(ctx, err, e.event(false, err.Error()))
 	}
 	document, err := json.Marshal(e.device)
 	if err != nil {
@@ -168,6 +167,11 @@ func (e *enrolling) check(init *dtv1.EnrollInit) (p proposal, err error) {
 // inventory may have changed since the ceremony began.
 func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 	return e.db.Write(ctx, func(tx *store.Tx) error {
+		if e.trust.Stands != nil {
+			if err := e.trust.Stands(tx); err != nil {
+				return err
+			}
+		}
 		d, err := e.Get(tx, Ref{ID: e.device.Metadata.Name})
 		if err != nil {
 			return err

@@ -7,11 +7,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
 	"devicetrust/devices/assettag"
@@ -352,6 +355,26 @@ func TestWhatIsRemovedDuringTheCeremonyIsNotEnrolled(t *testing.T) {
 		}
 	}})
 	wantRefusal(t, err, "not found")
+}
+
+func TestWhoMayNotAnyMoreAtTheEndOfTheCeremonyDoesNotEnroll(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+	before := w.register(t, m)
+	var ended atomic.Bool
+	err := w.enrollWith(t, m, enrollment{
+		token:       before.Token,
+		onChallenge: func(*dtv1.TPMEnrollChallenge) { ended.Store(true) },
+		trust: Trust{Stands: func(*store.Tx) error {
+			if ended.Load() {
+				return api.Refuse(connect.CodeUnauthenticated, "this login has ended")
+			}
+			return nil
+		}},
+	})
+	wantRefusal(t, err, "login has ended")
+	if d := w.device(t, testTag); d.Spec.EnrollStatus != resource.NotEnrolled || d.Spec.Owner != "" {
+		t.Errorf("it is %s, of %q", d.Spec.EnrollStatus, d.Spec.Owner)
+	}
 }
 
 func TestOfTwoPeopleWhoEnrollAtTheSameTimeOneDoes(t *testing.T) {

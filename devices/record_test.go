@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 
 	"devicetrust/api"
@@ -85,4 +86,32 @@ func TestACeremonyThatCannotBeRecordedProvesNothing(t *testing.T) {
 	if diff := cmp.Diff(before, w.device(t, testTag)); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// That the log is gone is told to those who run the server, and not hidden by
+// the refusal that it should hold.
+func TestARefusalThatCannotBeRecordedIsAFaultOfOurs(t *testing.T) {
+	ours := func(what string, err error) {
+		t.Helper()
+		var r *api.Refusal
+		if err == nil || errors.As(err, &r) && r.Code != connect.CodeInternal { // which the edge makes of it
+			t.Errorf("%s: got %v, want an error of ours", what, err)
+		}
+	}
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+	ours("an enrollment", w.enrollWith(t, m, enrollment{
+		token:       w.register(t, m).Token,
+		onChallenge: func(*dtv1.TPMEnrollChallenge) { breakLog(t, w) },
+		onAnswer:    func(r *dtv1.TPMEnrollChallengeResponse) { r.Platform = nil },
+	}))
+
+	w, m = newWorld(t, storetest.Open(t)), newMachine(t)
+	w.enroll(t, m, alice, Trust{})
+	_, err := w.loginWith(t, m, login{
+		onChallenge: func(*dtv1.AuthenticateChallenge) { breakLog(t, w) },
+		onAnswer:    func(p *dtv1.TPMPlatform) { p.Quotes = nil },
+	})
+	ours("a login", err)
+	_, err = w.RegisterCurrent(t.Context(), bob, m.data)
+	ours("registering another's machine", err)
 }
