@@ -145,7 +145,11 @@ func (c *CA) refused(ctx context.Context, e event.Event, err error) error {
 		return err
 	}
 	e.Success, e.Message = false, r.Message
-	return errors.Join(err, c.log.RecordAlone(ctx, e))
+	if failed := c.log.RecordAlone(ctx, e); failed != nil {
+		// Not as a cause: the refusal in it would be all that is told.
+		return fmt.Errorf("ca: a refusal could not be recorded: %w; it was: %v", failed, err) //nolint:errorlint // see above
+	}
+	return err
 }
 
 // withdraw revokes what was recorded and then could not be signed or did not

@@ -311,6 +311,18 @@ func TestWhatTheCheckRefusesIsRecordedAsRefused(t *testing.T) {
 	})
 }
 
+func TestARefusalThatCannotBeRecordedIsAFaultOfOurs(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	w.exec(t, `DROP TABLE audit_log`)
+	_, err := w.ca.IssueUser(t.Context(), w.request(t), func(*store.Tx) error {
+		return api.Refuse(connect.CodePermissionDenied, "the device was removed")
+	})
+	var r *api.Refusal
+	if err == nil || errors.As(err, &r) {
+		t.Errorf("got %v, which hides that the log is gone", err)
+	}
+}
+
 func TestARecordIsSignedOnce(t *testing.T) {
 	w := newWorld(t, storetest.Open(t))
 	p, err := w.ca.prepareUser(w.request(t))
