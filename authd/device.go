@@ -107,6 +107,12 @@ func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStr
 	}
 	return h.s.devices.Enroll(ctx, c.actor, c.remote(), devices.Trust{
 		AllowedCAs: trust.EKCertAllowedCAs, Replaced: h.s.endDevice("the device was enrolled again"),
+		Stands: func(tx *store.Tx) error {
+			if _, err := h.s.login.Find(tx, c.login.ID); err != nil {
+				return err
+			}
+			return h.s.decideCall(tx, c, "", "")
+		},
 	}, stream)
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"connectrpc.com/connect"
 	"golang.org/x/crypto/ssh"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
 )
@@ -261,5 +263,14 @@ func wantCode(t *testing.T, err error, want connect.Code) {
 	}
 	if got := connect.CodeOf(err); got != want {
 		t.Fatalf("got %v (%v), want %v", got, err, want)
+	}
+}
+
+// wantRefused is wantCode for what our own clients made a refusal of.
+func wantRefused(t *testing.T, err error, want connect.Code) {
+	t.Helper()
+	var r *api.Refusal
+	if !errors.As(err, &r) || r.Code != want {
+		t.Fatalf("got %v, want a refusal with %v", err, want)
 	}
 }

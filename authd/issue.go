@@ -2,7 +2,6 @@ package authd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -162,7 +161,8 @@ func parseUserKeys(sshKey, tlsKey []byte) (ssh.PublicKey, error) {
 func recordFailure(ctx context.Context, s *Server, cause error, e event.Event) error {
 	e.Success, e.Message = false, cause.Error()
 	if err := s.audit.RecordAlone(context.WithoutCancel(ctx), e); err != nil {
-		return errors.Join(fmt.Errorf("authd: a failure could not be recorded: %w", err), cause)
+		// Not as a cause: a refusal in it would be all that is told.
+		return fmt.Errorf("authd: a failure could not be recorded: %w; it was: %v", err, cause) //nolint:errorlint // see above
 	}
 	return cause
 }

@@ -260,7 +260,8 @@ func (s *Server) updateUser(ctx context.Context, r resource.Resource, revision s
 		revision = old.Metadata.Revision
 	}
 	return s.login.UpdateUser(ctx, callerOf(ctx).actor, *u, revision, func(tx *store.Tx) error {
-		if reflect.DeepEqual(old.Spec.Roles, u.Spec.Roles) && reflect.DeepEqual(old.Spec.Traits, u.Spec.Traits) {
+		// What was read is what is replaced only where the revisions say so.
+		if revision == old.Metadata.Revision && reflect.DeepEqual(old.Spec.Roles, u.Spec.Roles) && reflect.DeepEqual(old.Spec.Traits, u.Spec.Traits) {
 			return nil
 		}
 		return s.endUser(tx, u.Metadata.Name, "the user's roles or logins changed")
