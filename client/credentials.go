@@ -100,7 +100,7 @@ func (c Credentials) ValidUntil() time.Time {
 // check refuses credentials that have expired.
 func (c Credentials) check(now time.Time) error {
 	if until := c.ValidUntil(); !now.Before(until) {
-		return api.Refuse(connect.CodeUnauthenticated, "the login of %s expired at %s", c.Identity.User, stamp(until)).
+		return api.Refuse(connect.CodeUnauthenticated, "the login of %s expired at %s", c.Identity.User, stamp(until, now)).
 			WithHint("Log in again with: dtsh login")
 	}
 	return nil

@@ -44,7 +44,7 @@ func (e *untrusted) refusal() *api.Refusal {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](e.why); ok {
 		if invalid.Reason == x509.Expired && invalid.Cert != nil {
 			return say("its certificate is valid from %s to %s, and this machine's clock says %s",
-				stamp(invalid.Cert.NotBefore), stamp(invalid.Cert.NotAfter), stamp(e.now)).
+				stamp(invalid.Cert.NotBefore, e.now), stamp(invalid.Cert.NotAfter, e.now), stamp(e.now, e.now)).
 				WithHint("%s If it is right, the server's certificate has to be renewed.", hintClock)
 		}
 		return say("its certificate is not for servers or does not fit its authority").
@@ -71,12 +71,15 @@ func (e *wrongClock) refusal() *api.Refusal {
 		side, off = "behind", -off
 	}
 	return api.Refuse(connect.CodeFailedPrecondition, "this machine's clock is %s %s that of %s: it says %s",
-		off.Round(time.Second), side, e.proxy, stamp(e.ours)).WithHint(hintClock)
+		off.Round(time.Second), side, e.proxy, stamp(e.ours, e.ours)).WithHint(hintClock)
 }
 
 const hintClock = "Set this machine's clock, for example with: sudo timedatectl set-ntp true."
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+// stamp is t as the person reads times, whose zone is that of their clock.
+func stamp(t, now time.Time) string {
+	return t.In(now.Location()).Format("2006-01-02 15:04:05 -0700")
+}
 
 // Explain puts an error of a call to the dtauthd at proxy into words for a
 // person: a *api.Refusal with what to do about it, where that is known. Errors

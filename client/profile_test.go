@@ -1,17 +1,20 @@
 package client
 
 import (
+	"crypto/x509"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"devicetrust/api"
 	"devicetrust/client/clienttest"
+	"devicetrust/identity"
 )
 
 func newHome(t *testing.T) *Home {
@@ -287,4 +290,13 @@ func entries(t *testing.T, dir string) []string {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+func TestAnExpiredLoginIsToldInThePersonsTime(t *testing.T) {
+	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c := Credentials{Identity: identity.Identity{User: "alice", ValidBefore: until}, TLS: &x509.Certificate{NotAfter: until}}
+	err := c.check(until.In(time.FixedZone("JST", 9*3600)))
+	if err == nil || !strings.HasSuffix(err.Error(), "expired at 2026-01-02 12:04:05 +0900") {
+		t.Errorf("error %v", err)
+	}
 }
