@@ -56,9 +56,11 @@ func Run(ctx context.Context, cfg Config, reload <-chan os.Signal, ready func(ad
 	if err := cfg.check(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("the data directory cannot be made: %w", err)
+	dir, err := takeDataDir(cfg.DataDir)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
 	db, err := store.Open(ctx, cfg.Storage, cfg.Log)
 	if err != nil {
 		return err
