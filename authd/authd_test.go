@@ -203,7 +203,10 @@ func TestANodeReportsOnlyWhatHappensOnNodes(t *testing.T) {
 		_, err = c.RecordEvents(t.Context(), connect.NewRequest(&dtv1.RecordEventsRequest{Events: [][]byte{doc}}))
 		return err
 	}
-	good := event.Event{Type: event.SessionStart, UID: "u-1", Time: time.Now(), User: "alice", Success: true}
+	good := event.Event{
+		Type: event.SessionStart, UID: "u-1", Time: time.Now(), User: "alice", Success: true,
+		NodeID: "somebody-else", NodeName: "somebody-else", Cluster: "test",
+	}
 	for range 2 { // at least once: the second is the same record
 		if err := send(good); err != nil {
 			t.Fatal(err)
@@ -215,7 +218,14 @@ func TestANodeReportsOnlyWhatHappensOnNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(res.Msg.GetEvents()); n != 1 {
-		t.Errorf("%d records, want 1", n)
+		t.Fatalf("%d records, want 1", n)
+	}
+	var got event.Event
+	if err := json.Unmarshal(res.Msg.GetEvents()[0], &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.NodeName != "n" || got.NodeID == "somebody-else" {
+		t.Errorf("it is recorded for %q (%s)", got.NodeName, got.NodeID)
 	}
 }
 

@@ -218,8 +218,8 @@ func (s *Server) stateFor(shared *dtv1.NodeState) *dtv1.NodeState {
 	}
 }
 
-// RecordEvents stores what a node did. A node speaks only of itself, and only
-// of what happens on nodes.
+// RecordEvents stores what a node did. A node speaks only of itself, by the ID
+// and the name that the cluster knows, and only of what happens on nodes.
 func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1.RecordEventsRequest]) (*connect.Response[dtv1.RecordEventsResponse], error) {
 	s, id := h.s, callerOf(ctx).nodeID
 	if n := len(req.Msg.GetEvents()); n > maxEventsPerCall {
@@ -235,7 +235,12 @@ func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1
 		events = append(events, e)
 	}
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		node, err := s.nodes.get(tx, id)
+		if err != nil {
+			return err
+		}
 		for _, e := range events {
+			e.NodeName = node.Spec.Hostname
 			if err := s.audit.RecordForeign(tx, e); err != nil {
 				return err
 			}
