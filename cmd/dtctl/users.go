@@ -39,7 +39,7 @@ func (a *app) usersAdd() *cobra.Command {
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Name, req.Ttl = args[0], ttl.wire()
 		if *fromStdin {
-			password, err := a.ReadStdinLine()
+			password, err := a.ReadPasswordStdin(cmd.Context(), "Enter a password for "+cli.Safe(args[0])+": ")
 			if err != nil {
 				return fmt.Errorf("no password: %w", err)
 			}

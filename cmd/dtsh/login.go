@@ -121,7 +121,7 @@ func (a *app) chooseUser(ctx context.Context, p *client.Profile) (string, error)
 func (a *app) password(ctx context.Context, prompt string, fromStdin bool) (string, error) {
 	return checked(func() (string, error) {
 		if fromStdin {
-			return a.ReadStdinLine()
+			return a.ReadPasswordStdin(ctx, prompt)
 		}
 		return a.ReadPassword(ctx, prompt)
 	})

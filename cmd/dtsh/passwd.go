@@ -54,10 +54,13 @@ func (a *app) changePassword(ctx context.Context, stdin bool) error {
 }
 
 func (a *app) newPassword(ctx context.Context, stdin bool) (string, error) {
-	if stdin {
-		return checked(a.ReadStdinLine)
-	}
-	return checked(func() (string, error) { return a.ReadNewPassword(ctx, "Enter a new password: ") })
+	const prompt = "Enter a new password: "
+	return checked(func() (string, error) {
+		if stdin {
+			return a.ReadPasswordStdin(ctx, prompt)
+		}
+		return a.ReadNewPassword(ctx, prompt)
+	})
 }
 
 func (a *app) acceptInvite(ctx context.Context, invite string, stdin bool) error {

@@ -77,6 +77,15 @@ func (e *Env) ReadPassword(ctx context.Context, prompt string) (string, error) {
 	return text, err
 }
 
+// ReadPasswordStdin is for --password-stdin: it reads the next line of stdin
+// silently, or, where that is a terminal after all, as ReadPassword does.
+func (e *Env) ReadPasswordStdin(ctx context.Context, prompt string) (string, error) {
+	if _, ok := Terminal(e.Stdin); ok {
+		return e.ReadPassword(ctx, prompt)
+	}
+	return e.ReadStdinLine()
+}
+
 // awaitChange waits until the reader that wait left behind has turned echo
 // off: were the terminal restored before that, it would stay without echo.
 func awaitChange(fd int, before *term.State) {

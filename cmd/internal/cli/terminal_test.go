@@ -57,6 +57,29 @@ func TestAPasswordIsNotEchoed(t *testing.T) {
 	}
 }
 
+func TestAPasswordOnStdinIsNotEchoedByATerminalEither(t *testing.T) {
+	e, person, unchanged := atTerminal(t)
+	echoOff := make(chan bool, 1)
+	go func() {
+		off := false
+		for end := time.Now().Add(2 * time.Second); !off && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			off = !unchanged()
+		}
+		echoOff <- off
+		person.WriteString("s3cret\n")
+	}()
+	got, err := e.ReadPasswordStdin(t.Context(), "Password: ")
+	if err != nil || got != "s3cret" || !<-echoOff {
+		t.Errorf("%q, %v; or it was echoed", got, err)
+	}
+	piped := &Env{Stdin: strings.NewReader("one\ntwo\n")}
+	for _, want := range []string{"one", "two"} {
+		if got, err := piped.ReadPasswordStdin(t.Context(), "Password: "); err != nil || got != want {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+	}
+}
+
 // prompt reports each write.
 type prompt chan string
 
