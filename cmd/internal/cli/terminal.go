@@ -56,21 +56,27 @@ func (e *Env) ReadPassword(ctx context.Context, prompt string) (string, error) {
 		return "", api.Refuse(connect.CodeFailedPrecondition, "cannot ask for a password: stdin is not a terminal").
 			WithHint("Use --password-stdin and pass the password on stdin.")
 	}
-	before, err := term.GetState(fd)
+	// Echo is off before the prompt is there: whoever types as soon as they see
+	// it would be seen otherwise. term.ReadPassword only makes lines of it again.
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", fmt.Errorf("cannot turn off the terminal's echo: %w", err)
+	}
+	defer fmt.Fprintln(e.Stderr)
+	// Fails only where the terminal is gone.
+	defer func() { _ = term.Restore(fd, before) }()
+	raw, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the terminal's state: %w", err)
 	}
-	// Fails only where the terminal is gone.
-	defer func() { _ = term.Restore(fd, before) }()
 	fmt.Fprint(e.Stderr, prompt)
-	defer fmt.Fprintln(e.Stderr)
 
 	text, err := wait(ctx, func() (string, error) {
 		b, err := term.ReadPassword(fd)
 		return string(b), err
 	})
 	if ctx.Err() != nil {
-		awaitChange(fd, before)
+		awaitChange(fd, raw)
 	} else if err != nil {
 		return "", fmt.Errorf("cannot read the password: %w", err)
 	}
@@ -86,10 +92,10 @@ func (e *Env) ReadPasswordStdin(ctx context.Context, prompt string) (string, err
 	return e.ReadStdinLine()
 }
 
-// awaitChange waits until the reader that wait left behind has turned echo
-// off: were the terminal restored before that, it would stay without echo.
+// awaitChange waits until the reader that wait left behind has changed the
+// terminal's state: were it restored before that, it would stay without echo.
 func awaitChange(fd int, before *term.State) {
-	for range 100 { // at most 0.1 s: echo may have been off all along
+	for range 100 { // at most 0.1 s: the reader may have failed
 		now, err := term.GetState(fd)
 		if err != nil || *now != *before {
 			return

@@ -57,6 +57,33 @@ func TestAPasswordIsNotEchoed(t *testing.T) {
 	}
 }
 
+// whenWritten calls itself with what is written.
+type whenWritten func(text string)
+
+func (f whenWritten) Write(p []byte) (int, error) {
+	f(string(p))
+	return len(p), nil
+}
+
+func TestEchoIsOffBeforeThePromptIsThere(t *testing.T) {
+	e, person, unchanged := atTerminal(t)
+	e.Stderr = whenWritten(func(text string) {
+		if text != "Password: " {
+			return
+		}
+		if unchanged() {
+			t.Error("whoever types as soon as they see the prompt is seen")
+		}
+		person.WriteString("s3cret\n")
+	})
+	if got, err := e.ReadPassword(t.Context(), "Password: "); err != nil || got != "s3cret" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if !unchanged() {
+		t.Error("the terminal is not as it was")
+	}
+}
+
 func TestAPasswordOnStdinIsNotEchoedByATerminalEither(t *testing.T) {
 	e, person, unchanged := atTerminal(t)
 	echoOff := make(chan bool, 1)
