@@ -22,7 +22,7 @@ BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false \
 # Our packages, without the end-to-end tests, which want the programs built.
 UNIT     := $$($(GO) list ./... | grep -v '^devicetrust/e2e')
 
-.PHONY: all build demo test unit format vet e2e check lint generated generate \
+.PHONY: all build demo test unit format vet e2e e2e-race check lint generated generate \
         fuzz bench install build-all packages-demo packages-test clean
 
 all: build
@@ -47,6 +47,12 @@ unit:
 
 e2e: packages-test build
 	DT_E2E_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout=15m ./e2e/...
+
+# The same, with programs that look for data races; what they find is in their
+# logs, where the scripts look.
+e2e-race: packages-test
+	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -o bin/race/ $(addprefix ./cmd/,$(PROGRAMS))
+	DT_E2E_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout=15m ./e2e
 
 check: format vet lint generated
 

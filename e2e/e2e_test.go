@@ -124,11 +124,17 @@ func setUp(env *testscript.Env) error {
 		tpms:    map[string]*stage.TPM{},
 		stalls:  map[string]*stage.Stall{},
 	}
-	env.Values[setKey{}], env.Values[testKey{}] = s, env.T()
+	env.Values[setKey{}] = s
+	t, ok := env.T().(testing.TB)
+	if !ok {
+		return errors.New("scripts are played by go test")
+	}
+	env.Values[testKey{}] = t
 	env.Defer(func() {
 		if err := s.Close(); err != nil {
-			env.T().Log(err)
+			t.Error(err)
 		}
+		checkLogs(t, s.Dir)
 	})
 	vars := map[string]string{
 		"PATH":           binDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
@@ -147,6 +153,25 @@ func setUp(env *testscript.Env) error {
 		return err
 	}
 	return os.MkdirAll(vars["HOME"], 0o700)
+}
+
+// checkLogs finds what no daemon may have said in any story.
+func checkLogs(t testing.TB, dir string) {
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range logs {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, never := range []string{"DATA RACE", "panic: ", "goroutine 1 [", "a handler panicked"} {
+			if at := bytes.Index(text, []byte(never)); at >= 0 {
+				t.Errorf("%s: %s", filepath.Base(name), text[at:min(len(text), at+4000)])
+			}
+		}
+	}
 }
 
 // A folder that was not found would pass too.
