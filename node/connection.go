@@ -171,8 +171,7 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 	if err != nil {
 		return // the connection is gone
 	}
-	s.channel, s.stderr.to = channel, channel.Stderr()
-	s.run(requests)
+	s.run(channel, requests)
 }
 
 // add counts a session, or tells why there is no room.

@@ -102,7 +102,17 @@ func (s *sweeper) run() {
 // process is not reaped: its pid stands for its session and its group, and
 // for nobody else.
 func (s *sweeper) round(pending map[*sweep]struct{}) {
-	sessions := readSessions()
+	sessions, err := readSessions()
+	if err != nil { // without /proc there are only the groups
+		for w := range pending {
+			if w.waited += sweepStep; w.waited > w.grace {
+				_ = unix.Kill(-w.process.pid, unix.SIGKILL)
+				close(w.process.swept)
+				delete(pending, w)
+			}
+		}
+		return
+	}
 	for w := range pending {
 		left := w.left(sessions[w.process.pid])
 		// Twice the grace is for what SIGKILL takes a while with (a hung
@@ -152,10 +162,10 @@ type relative struct{ pid, group int }
 
 // readSessions gives the living processes by their session
 // (proc_pid_stat(5)).
-func readSessions() map[int][]relative {
+func readSessions() (map[int][]relative, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	sessions := map[int][]relative{}
 	for _, e := range entries {
@@ -171,7 +181,7 @@ func readSessions() map[int][]relative {
 			sessions[session] = append(sessions[session], relative{pid, group})
 		}
 	}
-	return sessions
+	return sessions, nil
 }
 
 // parseStat reads the fields after the name, which may hold anything, blanks

@@ -263,12 +263,14 @@ func TestAKeyThatOthersMayReadIsRefused(t *testing.T) {
 	p := startPlane(t)
 	config, log := configFor(t, p)
 	start(t, p, config, log).stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	for _, name := range []string{hostKeyFile, tlsKeyFile} {
 		path := filepath.Join(config.DataDir, name)
 		if err := os.Chmod(path, 0o640); err != nil {
 			t.Fatal(err)
 		}
-		if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "others may read") {
+		if err := Run(ctx, config); err == nil || !strings.Contains(err.Error(), "others may read") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if err := os.Chmod(path, 0o600); err != nil {
@@ -279,7 +281,7 @@ func TestAKeyThatOthersMayReadIsRefused(t *testing.T) {
 	if err := os.Remove(filepath.Join(config.DataDir, hostKeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "saved identity") {
+	if err := Run(ctx, config); err == nil || !strings.Contains(err.Error(), "saved identity") {
 		t.Errorf("another host key: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -18,11 +19,10 @@ import (
 // before the shell hangs it, and it takes the identity from what all attempts
 // to authenticate share.
 type session struct {
-	conn    *connection
-	admit   *admission
-	id      string // of the audit record
-	channel gossh.Channel
-	stderr  stderr
+	conn   *connection
+	admit  *admission
+	id     string // of the audit record
+	stderr stderr
 
 	// of run's goroutine, before the process starts
 	env      []string
@@ -33,6 +33,7 @@ type session struct {
 	beginning func()
 
 	mu      sync.Mutex
+	channel gossh.Channel // nil until it is open; not changed after
 	process *process
 	// reason why, and by whom it was ended before its process did; the first
 	// one counts.
@@ -57,7 +58,17 @@ const (
 )
 
 // run serves the channel until it is closed by both sides.
-func (s *session) run(requests <-chan *gossh.Request) {
+func (s *session) run(channel gossh.Channel, requests <-chan *gossh.Request) {
+	s.mu.Lock()
+	s.channel = channel
+	s.stderr.to = channel.Stderr()
+	ended, reason := s.ended, s.reason
+	s.mu.Unlock()
+	if ended { // while the channel was being opened
+		s.beginning = func() { s.fail(errors.New(reason)) }
+		s.started = true
+		s.begin()
+	}
 	for req := range requests {
 		s.conn.throttle()
 		s.conn.active()
@@ -349,11 +360,13 @@ func (s *session) end(reason string, by ender) {
 		return
 	}
 	s.ended, s.reason, s.by = true, reason, by
-	p := s.process
+	p, open := s.process, s.channel != nil
 	s.mu.Unlock()
-	if by != byClient {
-		// The peer may not read; the connection is closed then.
-		go func() { _, _ = io.WriteString(&s.stderr, "\r\n"+plain(reason)+"\r\n") }()
+	if open && by != byClient {
+		go func() { // the peer may not read; the connection is closed then
+			defer s.conn.recovered("last words")
+			_, _ = io.WriteString(&s.stderr, "\r\n"+plain(reason)+"\r\n")
+		}()
 	}
 	if p != nil {
 		s.hangup(p, by)

@@ -65,8 +65,8 @@ var (
 )
 
 // openSpool opens the spool in dir, which it makes where there is none. A
-// last line that was cut off by a crash is removed: nobody was told that it
-// had been written.
+// last line that was cut off by a crash does not count: nobody was told that
+// it had been written.
 func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -126,8 +126,8 @@ func (s *spool) path(number uint64) string {
 	return filepath.Join(s.dir, fmt.Sprintf("%020d%s", number, segmentSuffix))
 }
 
-// loadSegment cuts a segment after its last line break and counts it; an
-// empty one is removed.
+// loadSegment counts what is whole in a segment; an empty one is removed.
+// Nothing is ever appended to a segment of an earlier run.
 func (s *spool) loadSegment(number uint64) (segment, error) {
 	seg := segment{number: number}
 	data, err := os.ReadFile(s.path(number))
@@ -145,9 +145,6 @@ func (s *spool) loadSegment(number uint64) (segment, error) {
 	}
 	if seg.size == 0 {
 		return seg, os.Remove(s.path(number))
-	}
-	if seg.size < int64(len(data)) {
-		return seg, os.Truncate(s.path(number), seg.size)
 	}
 	return seg, nil
 }

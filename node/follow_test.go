@@ -1,0 +1,140 @@
+package node
+
+import (
+	"testing"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/proto"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/policy"
+	"devicetrust/resource"
+)
+
+// told is a follower that is told states by hand, on a clock of its own.
+func told(t *testing.T) (*follower, *dtv1.NodeState, *time.Time) {
+	t.Helper()
+	now := time.Unix(1e9, 0)
+	f := &follower{
+		member: &member{dir: t.TempDir()}, states: newHolder(now), log: quiet(), now: func() time.Time { return now },
+		cluster: "test", onAuthorities: func([][]byte) {},
+	}
+	role := document(t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "access"), Spec: policy.RoleSpec{}})
+	m := &dtv1.NodeState{
+		Sequence: 5, Cluster: "test", UserAuthorities: [][]byte{newSigner(t).PublicKey().Marshal()}, TlsAuthorities: [][]byte{{1}},
+		Roles: [][]byte{role}, Preference: document(t, &resource.Preference{Header: resource.NewHeader(resource.KindPreference, resource.PreferenceName)}),
+	}
+	if err := f.take(proto.Clone(m).(*dtv1.NodeState)); err != nil {
+		t.Fatal(err)
+	}
+	return f, m, &now
+}
+
+func TestAnOlderStateIsNotBelievedAtOnce(t *testing.T) {
+	f, m, now := told(t)
+	older := proto.Clone(m).(*dtv1.NodeState)
+	older.Sequence = 4
+	for range 3 {
+		if err := f.take(proto.Clone(older).(*dtv1.NodeState)); err != nil || f.states.get().sequence != 5 {
+			t.Errorf("sequence %d, %v", f.states.get().sequence, err)
+		}
+		*now = now.Add(olderAccepted / 4)
+	}
+	*now = now.Add(olderAccepted)
+	if err := f.take(older); err != nil || f.states.get().sequence != 4 {
+		t.Errorf("after a while: sequence %d, %v", f.states.get().sequence, err)
+	}
+}
+
+func TestTheStateOfAnotherClusterIsRefused(t *testing.T) {
+	f, m, _ := told(t)
+	m.Cluster, m.Sequence = "other", 9
+	if err := f.take(m); err == nil || f.states.get().sequence != 5 {
+		t.Errorf("sequence %d, %v", f.states.get().sequence, err)
+	}
+}
+
+func TestAStateWithoutAuthoritiesIsRefused(t *testing.T) {
+	for name, spoil := range map[string]func(*dtv1.NodeState){
+		"no user authority":        func(m *dtv1.NodeState) { m.UserAuthorities = nil },
+		"no TLS authority":         func(m *dtv1.NodeState) { m.TlsAuthorities = nil },
+		"a user authority of junk": func(m *dtv1.NodeState) { m.UserAuthorities = [][]byte{{1, 2, 3}} },
+	} {
+		f, m, _ := told(t)
+		m.Sequence = 9
+		spoil(m)
+		if err := f.take(m); err == nil || f.states.get().sequence != 5 {
+			t.Errorf("%s: sequence %d, %v", name, f.states.get().sequence, err)
+		}
+	}
+}
+
+// What a node cannot read counts against whom it concerns.
+func TestAPolicyThatCannotBeReadDenies(t *testing.T) {
+	subject := policy.Request{
+		Action: policy.OpenSession, Login: "root", Node: policy.Node{ID: "n"}, Now: time.Unix(1e9, 0),
+		Subject: policy.Subject{User: "alice", Roles: []string{"good"}, Principals: []string{"root"}, Serial: 1},
+	}
+	good := document(t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "good"), Spec: policy.RoleSpec{Allow: policy.RoleConditions{
+		Logins: []string{"root"}, NodeLabels: map[string]policy.Values{"*": {"*"}},
+	}}})
+	newer := []byte(`{"kind":"role","version":"v9","metadata":{"name":"newer"},"spec":{"options":{"what":"is this"}}}`)
+	for name, tt := range map[string]struct {
+		spoil func(*dtv1.NodeState)
+		allow bool
+	}{
+		"nothing is wrong":            {func(*dtv1.NodeState) {}, true},
+		"somebody else's role":        {func(m *dtv1.NodeState) { m.Roles = append(m.Roles, newer) }, true},
+		"the preference":              {func(m *dtv1.NodeState) { m.Preference = []byte(`{"kind":"what"}`) }, false},
+		"no preference":               {func(m *dtv1.NodeState) { m.Preference = nil }, false},
+		"a lock":                      {func(m *dtv1.NodeState) { m.Locks = [][]byte{[]byte(`{}`)} }, false},
+		"a role twice":                {func(m *dtv1.NodeState) { m.Roles = append(m.Roles, good) }, false},
+		"the revocation of all of it": {func(m *dtv1.NodeState) { m.RevokedSerials = []uint64{1} }, false},
+	} {
+		_, m, _ := told(t)
+		m.Roles = [][]byte{good}
+		tt.spoil(m)
+		s, err := readState(m, quiet())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := policy.Decide(s.policy, subject); d.Allowed() != tt.allow {
+			t.Errorf("%s: %s", name, d.Reason)
+		}
+		subject.Subject.Roles = []string{"newer"}
+		if d := policy.Decide(s.policy, subject); d.Allowed() {
+			t.Errorf("%s: the unreadable role lets in", name)
+		}
+		subject.Subject.Roles = []string{"good"}
+	}
+}
+
+func TestASavedStateOfAnUnknownFormIsNotUsed(t *testing.T) {
+	dir := t.TempDir()
+	for _, text := range []string{"", "{}", `{"version":2,"state":{}}`, `{"version":1,"state":{"unknown":1}}`} {
+		if err := writeFile(dir+"/s", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := loadState(dir + "/s"); err == nil {
+			t.Errorf("%q is %v", text, m)
+		}
+	}
+	if m, err := loadState(dir + "/none"); m != nil || err != nil {
+		t.Errorf("%v, %v", m, err)
+	}
+}
+
+func TestNobodyWasAdmittedOnAConnectionThatDoesNotSayWho(t *testing.T) {
+	for name, conn := range map[string]*gossh.ServerConn{
+		"no connection":         nil,
+		"no permissions":        {},
+		"empty permissions":     {Permissions: &gossh.Permissions{}},
+		"a name in their place": {Permissions: &gossh.Permissions{ExtraData: map[any]any{admissionKey{}: "root"}}},
+		"nobody":                {Permissions: &gossh.Permissions{ExtraData: map[any]any{admissionKey{}: (*admission)(nil)}}},
+	} {
+		if a, ok := admitted(conn); ok {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+}
