@@ -118,12 +118,29 @@ func (g *gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		start, procedure := g.s.now(), conn.Spec().Procedure
 		ctx, err := g.admit(ctx, procedure, "")
 		if err == nil {
-			err = next(ctx, conn)
+			err = g.stream(ctx, conn, next)
 		}
 		err = g.s.toWire(procedure, err)
 		g.s.metrics.observe(procedure, err, g.s.now().Sub(start))
 		return err
 	}
+}
+
+// stream calls next, provided that the caller has not failed too often: each
+// ceremony that fails is recorded by the room that it fails in.
+func (g *gate) stream(ctx context.Context, conn connect.StreamingHandlerConn, next connect.StreamingHandlerFunc) error {
+	actor := callerOf(ctx).actor
+	if conn.Spec().StreamType != connect.StreamTypeBidi {
+		return next(ctx, conn)
+	}
+	if err := g.s.failures.check(actor, g.s.now()); err != nil {
+		return err
+	}
+	err := next(ctx, conn)
+	if err != nil {
+		g.s.failures.add(actor, g.s.now())
+	}
+	return err
 }
 
 func (g *gate) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
@@ -280,14 +297,24 @@ func (s *Server) decideCall(tx *store.Tx, c caller, kind, verb string) error {
 	return nil
 }
 
+// unrecordedNote ends the message of the last refusal that is recorded.
+const unrecordedNote = "; others within this minute are refused without a record"
+
 // recordRefusal audits a call that was not let through. Callers without a
 // certificate of ours are not recorded: anybody could fill the record.
 func (s *Server) recordRefusal(ctx context.Context, c caller, procedure string, cause error) {
 	if c.actor == "" {
 		return
 	}
+	message := cause.Error()
+	switch n := s.failures.add(c.actor, s.now()); {
+	case n > maxFailures:
+		return
+	case n == maxFailures:
+		message += unrecordedNote
+	}
 	err := s.audit.RecordAlone(context.WithoutCancel(ctx), event.Event{
-		Type: event.AccessDenied, User: c.actor, Message: cause.Error(), Name: procedure, RemoteAddr: c.remote(),
+		Type: event.AccessDenied, User: c.actor, Message: message, Name: procedure, RemoteAddr: c.remote(),
 	})
 	if err != nil {
 		s.log.Error("a refusal could not be recorded", "procedure", procedure, "error", err)

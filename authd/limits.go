@@ -31,6 +31,10 @@ const (
 	// that it is devices who says why it ended.
 	ceremonyTimeout = 65 * time.Second
 
+	// maxFailures of one caller within a minute are recorded one by one: more
+	// than a person, or a script that goes wrong, needs to be understood.
+	maxFailures = 60
+
 	// followKeepalive is how often a node hears from us although nothing
 	// changed, so that both sides notice a dead connection.
 	followKeepalive = 15 * time.Second

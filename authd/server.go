@@ -40,6 +40,8 @@ type Server struct {
 	devices *devices.Inventory
 	catalog *catalog.Catalog
 	nodes   nodes
+	// failures bounds the records that a caller's refusals make.
+	failures failures
 
 	tls     *serverTLS
 	public  []string
