@@ -305,6 +305,9 @@ func (a resourceAPI) CreateResource(_ context.Context, r *connect.Request[dtv1.C
 	a.c.mu.Lock()
 	defer a.c.mu.Unlock()
 	name := doc.Head().Metadata.Name
+	if name == "held" {
+		return nil, api.Refuse(connect.CodeFailedPrecondition, "%s %q is held by somebody", r.Msg.GetKind(), name)
+	}
 	if a.c.find(r.Msg.GetKind(), name) >= 0 {
 		return nil, api.Refuse(connect.CodeAlreadyExists, "it exists")
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -140,6 +141,9 @@ func firstLines(data []byte) []int {
 func (a *app) createOne(ctx context.Context, services client.Services, d document, force bool) error {
 	created, err := send(ctx, services, d.Resource, force)
 	if err != nil {
+		if strings.Contains(err.Error(), referTo(d).String()) {
+			return fmt.Errorf("%s: %w", d.place, err)
+		}
 		return fmt.Errorf("%s: %s: %w", d.place, referTo(d), err)
 	}
 	return a.sayChanged(referTo(d), created)

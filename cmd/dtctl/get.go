@@ -68,6 +68,9 @@ func (a *app) rm() *cobra.Command {
 			if err := a.delete(cmd.Context(), ref); err != nil {
 				return err
 			}
+			if ref.kind == resource.KindPreference {
+				return a.say("%s has been reset to its defaults", ref)
+			}
 			return a.say("%s has been deleted", ref)
 		},
 	}

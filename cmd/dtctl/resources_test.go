@@ -56,6 +56,20 @@ c    required
 `, "get", "roles", "--format=text")
 }
 
+func TestAnErrorNamesItsDocumentOnce(t *testing.T) {
+	c := startCluster(t)
+	r := c.run(t, "create", file(t, strings.Replace(roles, "name: b", "name: held", 1)))
+	if want := `:7: role "held" is held by somebody`; strings.Count(r.errors, `"held"`) != 1 || !strings.Contains(r.errors, want) {
+		t.Errorf("said %q, want %q", r.errors, want)
+	}
+}
+
+func TestRemovingThePreferenceResetsIt(t *testing.T) {
+	c := startCluster(t)
+	c.put(t, `{kind: cluster_auth_preference, version: v2, metadata: {name: cluster-auth-preference}, spec: {device_trust: {mode: required}}}`)
+	c.prints(t, "cluster auth preference has been reset to its defaults\n", "rm", "cluster_auth_preference")
+}
+
 func TestAMistakeInAFileChangesNothing(t *testing.T) {
 	c := startCluster(t)
 	for _, wrong := range []string{
