@@ -99,7 +99,7 @@ func (f *follower) follow(ctx context.Context) (began bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // what it says is known by then
 	for stream.Receive() {
 		if err := f.take(stream.Msg()); err != nil {
 			return began, err

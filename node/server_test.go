@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -255,7 +256,7 @@ func run(t testing.TB, c *gossh.Client, command string) (stdout, stderr string, 
 	var out, errs bytes.Buffer
 	s.Stdout, s.Stderr = &out, &errs
 	err = s.Run(command)
-	if exit, ok := err.(*gossh.ExitError); ok {
+	if exit, ok := errors.AsType[*gossh.ExitError](err); ok {
 		return out.String(), errs.String(), exit.ExitStatus()
 	}
 	if err != nil {

@@ -1,0 +1,299 @@
+package node
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/audit/event"
+	"devicetrust/policy"
+)
+
+func TestAPeerThatDoesNotAnswerIsLeft(t *testing.T) {
+	n := startNode(t, func(c *serverConfig) { c.limits.keepalive = 100 * time.Millisecond })
+	c := dialRaw(t, n.address) // reads nothing unless asked to
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	if got := c.sign(tester, signer.PublicKey(), signer); got != authSuccess {
+		t.Fatal(got)
+	}
+	eventually(t, "it is left", func() bool {
+		n.server.mu.Lock()
+		defer n.server.mu.Unlock()
+		return len(n.all) == 0
+	})
+	// One that answers stays.
+	live := n.mustDial(tester, signer)
+	time.Sleep(500 * time.Millisecond) // five times what a silent one has
+	if _, _, status := run(t, live, "true"); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+func TestWhatIsNotAvailableIsRefusedWithAReason(t *testing.T) {
+	_, c := enterNode(t)
+	for _, kind := range []string{"direct-tcpip", "direct-streamlocal@openssh.com"} {
+		_, _, err := c.OpenChannel(kind, nil)
+		var no *gossh.OpenChannelError
+		if !errors.As(err, &no) || no.Reason != gossh.Prohibited || no.Message != "port forwarding is not available on this node" {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if _, _, err := c.OpenChannel("x11", nil); err == nil {
+		t.Error("an x11 channel was opened")
+	}
+	for _, kind := range []string{"tcpip-forward", "streamlocal-forward@openssh.com", "anything"} {
+		if ok, _, err := c.SendRequest(kind, true, nil); ok || err != nil {
+			t.Errorf("%s: %v, %v", kind, ok, err)
+		}
+	}
+	s := newSession(t, c)
+	for _, kind := range []string{"x11-req", "auth-agent-req@openssh.com", "break", "anything"} {
+		if ok, err := s.SendRequest(kind, true, nil); ok || err != nil {
+			t.Errorf("%s: %v, %v", kind, ok, err)
+		}
+	}
+	if err := s.RequestSubsystem("sftp"); err == nil {
+		t.Error("a subsystem was started")
+	}
+	if out, err := s.Output("echo still here"); err != nil || string(out) != "still here\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestAMalformedRequestHarmsNobody(t *testing.T) {
+	n, other := enterNode(t)
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	c := dialRaw(t, n.address)
+	c.sign(tester, signer.PublicKey(), signer)
+	channel, ok := c.openSession(0)
+	if !ok {
+		t.Fatal("no session")
+	}
+	for _, payload := range []string{"\xff\xff\xff\xfcxterm", "", "\x00", "\x00\x00\x00\x05xterm\xff"} {
+		for _, kind := range []string{"pty-req", "window-change", "env", "exec", "signal", "shell", "subsystem"} {
+			if kind == "shell" && payload == "" {
+				continue
+			}
+			if c.request(channel, kind, []byte(payload)) {
+				t.Errorf("%s %q was granted", kind, payload)
+			}
+		}
+	}
+	if !c.request(channel, "exec", gossh.Marshal(struct{ C string }{"true"})) {
+		t.Error("a good request after the bad ones is refused")
+	}
+	if c.request(channel, "exec", gossh.Marshal(struct{ C string }{"true"})) {
+		t.Error("a second command on one channel")
+	}
+	if _, _, status := run(t, other, "true"); status != 0 {
+		t.Errorf("the other connection: %d", status)
+	}
+}
+
+func TestSessionsOfAConnectionAreCounted(t *testing.T) {
+	n := startNode(t)
+	n.decideBy(access(t, func(s *policy.RoleSpec) { s.Options.MaxSessions = 2 }))
+	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	a, _ := newSession(t, c), newSession(t, c)
+	if _, err := c.NewSession(); err == nil || !strings.Contains(err.Error(), "too many sessions") {
+		t.Errorf("a third one: %v", err)
+	}
+	if e := n.recorded(event.SessionRejected); !strings.Contains(e.Message, "too many") {
+		t.Errorf("%+v", e)
+	}
+	a.Close()
+	eventually(t, "there is room again", func() bool {
+		s, err := c.NewSession()
+		if err == nil {
+			s.Close()
+		}
+		return err == nil
+	})
+
+	// A channel that we closed and the client did not keeps its place.
+	raw := dialRaw(t, n.address)
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	raw.sign(tester, signer.PublicKey(), signer)
+	for id := range uint32(2) {
+		channel, ok := raw.openSession(id)
+		if !ok || !raw.request(channel, "exec", gossh.Marshal(struct{ C string }{"true"})) {
+			t.Fatal("no session")
+		}
+		for raw.receive()[0] != 97 { // CHANNEL_CLOSE, not answered
+		}
+	}
+	if _, ok := raw.openSession(2); ok {
+		t.Error("a channel that is half closed is not counted")
+	}
+}
+
+func TestAFloodOfChannelsEndsThatConnectionOnly(t *testing.T) {
+	n, other := enterNode(t)
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	c := dialRaw(t, n.address)
+	c.sign(tester, signer.PublicKey(), signer)
+	c.conn.(*net.TCPConn).SetReadBuffer(1)
+	var ended error
+	for id := uint32(0); ended == nil && id < 200_000; id++ { // and never reads an answer
+		ended = c.trySend(channelOpen("direct-tcpip", id))
+	}
+	if ended == nil || os.IsTimeout(ended) {
+		t.Errorf("the flood was ended by %v", ended)
+	}
+	if _, _, status := run(t, other, "true"); status != 0 {
+		t.Errorf("the other connection: %d", status)
+	}
+}
+
+func TestAFloodOfRequestsIsSlowedDown(t *testing.T) {
+	n, _ := enterNode(t, func(c *serverConfig) { c.limits.requestBurst, c.limits.requestsPerSecond = 20, 50 })
+	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	start := time.Now()
+	for range 60 {
+		if _, _, err := c.SendRequest("x", true, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took < 500*time.Millisecond {
+		t.Errorf("60 requests in %s", took)
+	}
+}
+
+func TestAFaultInOneConnectionEndsNoOther(t *testing.T) {
+	var faulty sync.Map
+	n, other := enterNode(t, func(c *serverConfig) {
+		signers, now := c.hostSigners, c.now
+		c.hostSigners = func() []gossh.Signer {
+			if _, bad := faulty.LoadAndDelete("handshake"); bad {
+				panic("a fault in the handshake")
+			}
+			return signers()
+		}
+		c.now = func() time.Time {
+			if _, bad := faulty.LoadAndDelete("channel"); bad {
+				panic("a fault in a channel")
+			}
+			return now()
+		}
+	})
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	faulty.Store("handshake", true)
+	if _, err := n.dial(tester, signer); err == nil {
+		t.Error("the handshake did not fail")
+	}
+	victim := n.mustDial(tester, signer)
+	s := newSession(t, victim)
+	faulty.Store("channel", true)
+	s.Setenv("LANG", "C")
+	eventually(t, "the faulty connection is closed", func() bool { _, _, err := victim.SendRequest("x", true, nil); return err != nil })
+	if _, _, status := run(t, other, "true"); status != 0 {
+		t.Errorf("the other connection: %d", status)
+	}
+	if n := strings.Count(n.log.String(), "the connection is closed"); n != 2 {
+		t.Errorf("%d faults are in the log", n)
+	}
+}
+
+func TestStrangersAreCounted(t *testing.T) {
+	n := startNode(t, func(c *serverConfig) {
+		c.limits.unauthenticated, c.limits.unauthenticatedPerAddress = 8, 3
+		c.limits.loginGrace = time.Second
+	})
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	var in []*gossh.Client
+	for range 5 { // who is admitted is not counted
+		in = append(in, n.mustDial(tester, signer))
+	}
+	var waiting []net.Conn
+	for range 3 {
+		conn, err := net.Dial("tcp", n.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		waiting = append(waiting, conn)
+	}
+	eventually(t, "three wait", func() bool {
+		n.guard.mu.Lock()
+		defer n.guard.mu.Unlock()
+		return n.guard.strangers == 3
+	})
+	if _, err := n.dial(tester, signer); err == nil {
+		t.Error("a fourth from the same address was served")
+	}
+	// The grace ends them, even if they say something now and then.
+	for _, conn := range waiting {
+		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Errorf("not closed: %v", err)
+		}
+	}
+	if _, err := n.dial(tester, signer); err != nil {
+		t.Errorf("after they are gone: %v", err)
+	}
+	for _, c := range in {
+		if _, _, status := run(t, c, "true"); status != 0 {
+			t.Error("the grace ended somebody who was in")
+		}
+	}
+}
+
+func TestOneNetworkIsOneStranger(t *testing.T) {
+	l := defaultLimits()
+	l.unauthenticated, l.unauthenticatedPerAddress, l.connections = 4, 2, 5
+	g := newGuard(l)
+	enter := func(a string) *pass { return g.enter(netip.MustParseAddr(a)) }
+	p := enter("2001:db8::1")
+	if p == nil || enter("2001:db8::2") == nil || enter("2001:db8::3") != nil {
+		t.Error("a /64 is not one")
+	}
+	if enter("2001:db8:0:1::1") == nil || enter("192.0.2.1") == nil || enter("192.0.2.2") != nil {
+		t.Error("the sum of all is not kept")
+	}
+	p.admit()
+	p.admit()
+	if enter("192.0.2.3") == nil {
+		t.Error("who was admitted is still a stranger")
+	}
+	p.leave()
+	p.leave()
+	if g.all != 4 || g.strangers != 4 {
+		t.Errorf("all %d, strangers %d", g.all, g.strangers)
+	}
+	if n := network(netip.MustParseAddr("::ffff:192.0.2.1")); n.String() != "192.0.2.1/32" {
+		t.Error(n)
+	}
+}
+
+func TestGuessingEnds(t *testing.T) {
+	n := startNode(t)
+	other := &testCluster{user: newSigner(t)}
+	signer := other.certify(t, alice(), newSigner(t))
+	c := dialRaw(t, n.address)
+	tries := 0
+	for ; tries < 20; tries++ {
+		if c.sign(tester, signer.PublicKey(), signer) == disconnect {
+			break
+		}
+	}
+	if tries >= defaultLimits().authTries {
+		t.Errorf("%d tries", tries)
+	}
+	// What strangers are refused fills no disk.
+	for range 60 {
+		c := dialRaw(t, n.address)
+		c.sign(tester, signer.PublicKey(), signer)
+		c.conn.Close()
+	}
+	if got := len(n.records()); got > strangerRecords+1 {
+		t.Errorf("%d records of strangers", got)
+	}
+}

@@ -1,0 +1,134 @@
+package node
+
+import (
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/audit/event"
+)
+
+// supervise carries bytes until the process has ended and all that it wrote
+// is sent, and then tells how it ended.
+func (s *session) supervise(p *process) {
+	out := newDrain(p.stdout, s.conn.server.limits.drain)
+	drains := []*drain{out}
+	var sent atomic.Int64
+	var outputs sync.WaitGroup
+	outputs.Go(func() { s.pump(s.channel, out, &sent) })
+	if p.stderr != nil {
+		err := newDrain(p.stderr, s.conn.server.limits.drain)
+		drains = append(drains, err)
+		outputs.Go(func() { s.pump(&s.stderr, err, &sent) })
+	}
+	go s.feed(p.stdin)
+
+	status, err := p.wait()
+	for _, d := range drains {
+		d.processEnded()
+	}
+	outputs.Wait()
+	s.mu.Lock()
+	s.ended = true
+	reason, by := s.reason, s.by
+	s.mu.Unlock()
+	p.close()
+
+	_ = s.channel.CloseWrite()
+	s.reportExit(status, err)
+	_ = s.channel.Close()
+	exit := exitStatus(status)
+	total := sent.Load()
+	s.recordEnd(event.Event{Success: by != byPolicy, Message: reason, ExitStatus: &exit, Bytes: &total})
+}
+
+// pump copies one output; src is closed when the peer takes no more, so that
+// the process hears of it (SIGPIPE).
+func (s *session) pump(dst io.Writer, src *drain, sent *atomic.Int64) {
+	defer s.conn.recovered("output")
+	n, _ := io.CopyBuffer(onlyWriter{dst}, src, make([]byte, copyBuffer))
+	sent.Add(n)
+	src.file.Close()
+}
+
+// onlyWriter hides all but Write, so that CopyBuffer uses its buffer.
+type onlyWriter struct{ io.Writer }
+
+// feed gives the process what the client sends, and its end of file. What it
+// does not take is read all the same: the channel's window is shared with
+// nothing, but a client that waits for it to open would never end.
+func (s *session) feed(stdin *os.File) {
+	defer s.conn.recovered("input")
+	in := &input{s.channel, s}
+	_, err := io.CopyBuffer(onlyWriter{stdin}, in, make([]byte, copyBuffer))
+	if s.terminal == nil {
+		stdin.Close()
+	}
+	if err != nil || s.cut() {
+		_, _ = io.Copy(io.Discard, s.channel)
+	}
+}
+
+// input is what the client sends, and notes that the person does something.
+type input struct {
+	channel io.Reader
+	session *session
+}
+
+func (r *input) Read(b []byte) (int, error) {
+	n, err := r.channel.Read(b)
+	if r.session.cut() {
+		return 0, io.EOF
+	}
+	if n > 0 {
+		r.session.conn.active()
+	}
+	return n, err
+}
+
+// reportExit sends "exit-status" or "exit-signal" (RFC 4254 section 6.10).
+func (s *session) reportExit(status syscall.WaitStatus, err error) {
+	if err == nil && status.Signaled() {
+		_, _ = s.channel.SendRequest("exit-signal", false, gossh.Marshal(struct {
+			Signal         string
+			CoreDumped     bool
+			Message, Langs string
+		}{signalName(status.Signal()), status.CoreDump(), "", ""}))
+		return
+	}
+	code := uint32(255)
+	if err == nil {
+		code = uint32(status.ExitStatus())
+	}
+	_, _ = s.channel.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{code}))
+}
+
+// exitStatus as shells give it: 128 and the signal.
+func exitStatus(status syscall.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// stderr is the channel's extended data. Writers take turns: x/crypto shares
+// one buffer among them.
+type stderr struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (w *stderr) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(b)
+}
+
+// line writes one line that is right with and without a raw terminal.
+func (w *stderr) line(text string) {
+	_, _ = io.WriteString(w, plain(text)+"\r\n")
+}

@@ -1,0 +1,327 @@
+package node
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/audit/event"
+	"devicetrust/policy"
+)
+
+// pids waits for n lines of numbers.
+func pids(t *testing.T, out *syncBuffer, n int) []int {
+	t.Helper()
+	var found []int
+	eventually(t, "the processes are there", func() bool {
+		found = found[:0]
+		for _, f := range strings.Fields(out.String()) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				found = append(found, pid)
+			}
+		}
+		return len(found) == n
+	})
+	return found
+}
+
+func gone(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, _, alive := parseStat(stat)
+	return !alive
+}
+
+func TestWhenTheClientGoesItsCommandsGo(t *testing.T) {
+	n, c := enterNode(t)
+	s := newSession(t, c)
+	var out syncBuffer
+	s.Stdout = &out
+	// One hears SIGHUP, one does not.
+	if err := s.Start(`trap '' HUP; sleep 1000 & echo $!; (trap - HUP; exec sleep 1000) & echo $!; echo $$; wait; wait; sleep 1000`); err != nil {
+		t.Fatal(err)
+	}
+	all := pids(t, &out, 3)
+	c.Close()
+	for _, pid := range all {
+		eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return gone(pid) })
+	}
+	if e := n.recorded(event.SessionEnd); e.Message == "" {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestPolicyEndsEverythingOfASession(t *testing.T) {
+	n, c := enterNode(t)
+	s := newSession(t, c)
+	var out, errs syncBuffer
+	s.Stdout, s.Stderr = &out, &errs
+	if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{gossh.ECHO: 0}); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := s.StdinPipe()
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	// A job of its own, deaf to SIGHUP: what nohup makes.
+	io.WriteString(in, "set -m; PS1=; (trap '' HUP; exec sleep 1000) & echo $!\n")
+	eventually(t, "a number", func() bool { return strings.Contains(out.String(), "\r\n") })
+	var pid int
+	eventually(t, "the job", func() bool {
+		for _, f := range strings.Fields(out.String()) {
+			if p, err := strconv.Atoi(f); err == nil {
+				pid = p
+			}
+		}
+		return pid != 0
+	})
+	n.decideBy(access(t, requireDevice))
+	eventually(t, "the job is gone", func() bool { return gone(pid) })
+	eventually(t, "the reason is on the terminal", func() bool { return strings.Contains(errs.String(), policy.ReasonTrustedDevice) })
+	eventually(t, "the connection is closed", func() bool { _, _, err := c.SendRequest("x", true, nil); return err != nil })
+	if e := n.recorded(event.SessionEnd); e.Success || e.Message != policy.ReasonTrustedDevice || e.User != "alice" {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestLocksRevocationsAndRotationsReachOpenSessions(t *testing.T) {
+	for name, change := range map[string]func(n *testNode, serial uint64){
+		"the user is locked": func(n *testNode, _ uint64) {
+			p := access(n.t)
+			p.Locks = []policy.Lock{{Name: "l", Target: policy.LockTarget{User: "alice"}, Message: "away"}}
+			n.decideBy(p)
+		},
+		"the certificate is revoked": func(n *testNode, serial uint64) {
+			p := access(n.t)
+			p.Revoked[serial] = struct{}{}
+			n.decideBy(p)
+		},
+		"the authority is replaced": func(n *testNode, _ uint64) {
+			n.cluster.user = newSigner(n.t)
+			n.decideBy(access(n.t))
+		},
+		"the role is gone": func(n *testNode, _ uint64) { n.decideBy(&policy.State{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, c := enterNode(t)
+			s := newSession(t, c)
+			if err := s.Start("sleep 1000"); err != nil {
+				t.Fatal(err)
+			}
+			e := n.recorded(event.SessionStart)
+			n.decideBy(access(t)) // changes nothing
+			change(n, e.Serials[0])
+			if err := wait(t, s); err == nil {
+				t.Error("it went on")
+			}
+			if e := n.recorded(event.SessionEnd); e.Success || e.Message == "" {
+				t.Errorf("%+v", e)
+			}
+			if _, err := c.NewSession(); err == nil {
+				t.Error("another session was opened")
+			}
+		})
+	}
+}
+
+func TestPolicyMayChangeWhileASessionOpens(t *testing.T) {
+	n := startNode(t)
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	for range 20 {
+		n.decideBy(access(t))
+		c := n.mustDial(tester, signer)
+		var both sync.WaitGroup
+		both.Go(func() {
+			if s, err := c.NewSession(); err == nil {
+				_ = s.Run("sleep 1000") // it ends with the connection
+			}
+		})
+		n.decideBy(access(t, requireDevice))
+		both.Wait()
+	}
+	eventually(t, "nobody is left", n.empty)
+}
+
+func TestTheCertificatesEndEndsTheSessionWherePolicySaysSo(t *testing.T) {
+	n := startNode(t)
+	yes := true
+	n.decideBy(access(t, func(s *policy.RoleSpec) { s.Options.DisconnectExpiredCert = &yes }))
+	id := alice()
+	id.ValidBefore = time.Now().Add(2 * time.Second)
+	c := n.mustDial(tester, n.cluster.certify(t, id, newSigner(t)))
+	s := newSession(t, c)
+	if err := s.Start("sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(t, s); err == nil {
+		t.Error("it ended by itself")
+	}
+	if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, "expired") {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestAnIdleSessionIsEndedWherePolicySaysSo(t *testing.T) {
+	n := startNode(t)
+	n.decideBy(access(t, func(s *policy.RoleSpec) { s.Options.ClientIdleTimeout = policy.Duration(600 * time.Millisecond) }))
+	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	s := newSession(t, c)
+	in, _ := s.StdinPipe()
+	if err := s.Start("cat >/dev/null"); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for range 12 { // twice the time, never idle for all of it
+		<-tick.C
+		if _, err := io.WriteString(in, "x"); err != nil {
+			t.Fatalf("ended after %s of typing: %v", time.Since(start), err)
+		}
+	}
+	if err := wait(t, s); err == nil {
+		t.Error("it ended by itself")
+	}
+	if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, "idle") {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestNothingRunsThatCannotBeRecorded(t *testing.T) {
+	n, c := enterNode(t)
+	marker := filepath.Join("/tmp", fmt.Sprintf("dt-marker-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	defer os.Remove(marker)
+	n.spool.fill(10)
+	s := newSession(t, c)
+	var errs bytes.Buffer
+	s.Stderr = &errs
+	if err := s.Run("touch " + marker); err == nil {
+		t.Error("it ran")
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("it did what it should not")
+	}
+	eventually(t, "the reason is told", func() bool { return strings.Contains(errs.String(), "audit spool is full") })
+}
+
+func TestTheRecordOfACommandIsThereBeforeItRuns(t *testing.T) {
+	n, c := enterNode(t)
+	s := newSession(t, c)
+	// The command reads the spool itself (as root in these tests).
+	if os.Geteuid() == 0 {
+		if err := os.Chmod(filepath.Dir(n.spoolIn), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := s.Output("echo 'find me' && date")
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	var kinds []event.Type
+	for _, e := range n.records() {
+		kinds = append(kinds, e.Type)
+	}
+	if len(kinds) < 2 || kinds[0] != event.SessionStart || kinds[1] != event.Exec {
+		t.Errorf("%q", kinds)
+	}
+	if e := n.recorded(event.Exec); e.Command != "echo 'find me' && date" || e.SessionID != n.recorded(event.SessionStart).SessionID {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestAStopLetsSessionsEndAndEndsTheRest(t *testing.T) {
+	n, c := enterNode(t, func(c *serverConfig) { c.limits.shutdown = 400 * time.Millisecond })
+	quick, slow := newSession(t, c), newSession(t, c)
+	var errs syncBuffer
+	slow.Stderr = &errs
+	if err := slow.Start("sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	if err := quick.Start("sleep 0.2; exit 4"); err != nil {
+		t.Fatal(err)
+	}
+	n.stop()
+	var exit *gossh.ExitError
+	if err := wait(t, quick); !errors.As(err, &exit) || exit.ExitStatus() != 4 {
+		t.Errorf("the quick one: %v", err)
+	}
+	if err := wait(t, slow); err == nil {
+		t.Error("the slow one ended well")
+	}
+	eventually(t, "the reason is told", func() bool { return strings.Contains(errs.String(), shuttingDown) })
+	if _, err := net.DialTimeout("tcp", n.address, time.Second); err == nil {
+		t.Error("still listening")
+	}
+}
+
+func TestNothingIsLeftAfterManyLogins(t *testing.T) {
+	n := startNode(t)
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	login := func() error {
+		c, err := gossh.Dial("tcp", n.address, &gossh.ClientConfig{
+			User: tester, Auth: []gossh.AuthMethod{gossh.PublicKeys(signer)}, HostKeyCallback: gossh.InsecureIgnoreHostKey(),
+		})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		s, err := c.NewSession()
+		if err != nil {
+			return err
+		}
+		return s.Run("true")
+	}
+	if err := login(); err != nil {
+		t.Fatal(err)
+	}
+	quietNow := func() (int, int) { return runtime.NumGoroutine(), files(t) }
+	eventually(t, "the first is gone", func() bool { return n.empty() })
+	g, f := quietNow()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 25 {
+				if err := login(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	eventually(t, "goroutines and files are as before", func() bool {
+		g2, f2 := quietNow()
+		return g2 <= g && f2 <= f
+	})
+	if got := len(n.records()); got < 3*200 {
+		t.Errorf("%d records", got)
+	}
+}
+
+func (n *testNode) empty() bool {
+	n.server.mu.Lock()
+	defer n.server.mu.Unlock()
+	return len(n.all) == 0
+}
+
+func files(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}

@@ -1,0 +1,164 @@
+package node
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"devicetrust/audit/event"
+)
+
+// loadSegment counts what is whole in a segment; an empty one is removed.
+// Nothing is ever appended to a segment of an earlier run.
+func (s *spool) loadSegment(number uint64) (segment, error) {
+	seg := segment{number: number}
+	data, err := os.ReadFile(s.path(number))
+	if err != nil {
+		return seg, err
+	}
+	for line := range bytes.Lines(data) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break
+		}
+		seg.size += int64(len(line))
+		if bytes.HasPrefix(line, rejectedPrefix) {
+			seg.rejected += int64(len(line))
+		}
+	}
+	if seg.size == 0 {
+		return seg, os.Remove(s.path(number))
+	}
+	return seg, nil
+}
+
+// rejectedPrefix is how a record of a refused session starts on the disk.
+var rejectedPrefix = []byte(`{"event":"` + string(event.SessionRejected) + `"`)
+
+// writer is the open segment.
+type writer struct {
+	file   *os.File
+	number uint64
+	size   int64
+	// broken: bytes that nobody was promised may follow size.
+	broken bool
+}
+
+// put makes lines durable at the end of the spool. After a failure the
+// segment is given up: what of it was promised stays, what follows is cut off.
+func (s *spool) put(w *writer, lines []byte, rejected int64) (*writer, error) {
+	s.rewind(w)
+	if w.broken || w.size > 0 && w.size+int64(len(lines)) > segmentSize {
+		next, err := s.nextSegment(w)
+		if err != nil {
+			return w, fmt.Errorf("the audit record cannot be written: %w", err)
+		}
+		w = next
+	}
+	if err := w.append(lines); err != nil {
+		s.log.Error("the audit record cannot be written; no session starts until it can", "error", err)
+		return w, fmt.Errorf("the audit record cannot be written: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seg := s.segmentLocked(w.number); seg != nil {
+		seg.size = w.size
+		seg.rejected += rejected
+		return w, nil
+	}
+	s.segments = append(s.segments, segment{number: w.number, size: w.size, rejected: rejected})
+	return w, nil
+}
+
+// segmentLocked needs s.mu.
+func (s *spool) segmentLocked(number uint64) *segment {
+	for i := range s.segments {
+		if s.segments[i].number == number {
+			return &s.segments[i]
+		}
+	}
+	return nil
+}
+
+// rewind empties a segment of some size that has arrived whole. Where that
+// fails, or is lost in a crash, records are sent twice and kept once.
+func (s *spool) rewind(w *writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg := s.segmentLocked(w.number)
+	if w.broken || w.size < rewindSize || seg == nil || seg.sent < seg.size {
+		return
+	}
+	if err := w.file.Truncate(0); err != nil {
+		return
+	}
+	w.size = 0
+	*seg = segment{number: w.number}
+}
+
+// retire closes the last segment and removes it where nothing in it is left
+// to be sent.
+func (s *spool) retire(w *writer) {
+	w.file.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seg := s.segmentLocked(w.number); seg == nil || seg.sent >= seg.size {
+		os.Remove(w.file.Name())
+	}
+}
+
+func (w *writer) append(lines []byte) error {
+	if _, err := w.file.Write(lines); err != nil {
+		w.broken = true
+		return err
+	}
+	if err := unix.Fdatasync(int(w.file.Fd())); err != nil {
+		w.broken = true
+		return err
+	}
+	w.size += int64(len(lines))
+	return nil
+}
+
+// nextSegment closes w and opens the one after it.
+func (s *spool) nextSegment(w *writer) (*writer, error) {
+	if w.broken {
+		// Not promised, so not to be sent: cut off, also by a later start.
+		if err := os.Truncate(w.file.Name(), w.size); err != nil {
+			return nil, err
+		}
+	}
+	next, err := s.newSegment()
+	if err != nil {
+		return nil, err
+	}
+	w.file.Close()
+	if w.size == 0 {
+		os.Remove(w.file.Name())
+	}
+	return next, nil
+}
+
+// newSegment makes an empty file after all others, and makes its name durable.
+func (s *spool) newSegment() (*writer, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var last uint64
+	for _, e := range entries {
+		if n, ok := segmentNumber(e.Name()); ok {
+			last = max(last, n)
+		}
+	}
+	f, err := os.OpenFile(s.path(last+1), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syncDir(s.dir); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &writer{file: f, number: last + 1}, nil
+}
