@@ -60,7 +60,16 @@ func (f figures) read(line string) {
 	}
 }
 
-// median of a benchmark's runs; false where it never ran.
+// least of a benchmark's runs: what else the machine does only adds to a
+// time. It is false where it never ran.
+func (f figures) least(name, unit string) (float64, bool) {
+	if len(f[name][unit]) == 0 {
+		return 0, false
+	}
+	return slices.Min(f[name][unit]), true
+}
+
+// median of a benchmark's runs, for figures that are differences or ratios.
 func (f figures) median(name, unit string) (float64, bool) {
 	v := slices.Sorted(slices.Values(f[name][unit]))
 	if len(v) == 0 {
