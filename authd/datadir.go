@@ -17,13 +17,8 @@ func takeDataDir(path string) (*os.File, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("the data directory cannot be made: %w", err)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("the data directory: %w", err)
-	}
-	// Whoever may write there can put a key or a socket of their own there.
-	if mode := info.Mode().Perm(); mode&0o002 != 0 {
-		return nil, fmt.Errorf("the data directory %s has mode %04o and everybody may write to it: chmod 700 it, and think of who has", path, mode)
+	if err := checkDataDir(path); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -36,4 +31,35 @@ func takeDataDir(path string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// checkDataDir refuses a directory in which somebody else may have put a key,
+// a database or a socket of their own, or may replace ours.
+func checkDataDir(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("the data directory: %w", err)
+	}
+	mode := info.Mode()
+	if mode.Perm()&0o002 == 0 {
+		return nil
+	}
+	if mode&os.ModeSticky == 0 {
+		return fmt.Errorf("the data directory %s has mode %04o and everybody may write to it: chmod 700 it, and think of who has", path, mode.Perm())
+	}
+	// Nobody can replace what is ours in it, as in a file system just mounted.
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("the data directory: %w", err)
+	}
+	for _, e := range entries {
+		var stat unix.Stat_t
+		if err := unix.Lstat(filepath.Join(path, e.Name()), &stat); err != nil {
+			return fmt.Errorf("the data directory: %s: %w", e.Name(), err)
+		}
+		if stat.Uid != uint32(os.Geteuid()) {
+			return fmt.Errorf("the data directory %s can be written to by everybody, and %s in it is somebody else's", path, e.Name())
+		}
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -51,5 +52,25 @@ func TestADataDirectoryThatEverybodyMayWriteIsRefused(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) > 0 {
 		t.Errorf("it left %v %v", entries, err)
+	}
+}
+
+func TestInADirectoryForEverybodyNothingOfOthersIsUsed(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	r := startAt(t, dir, "") // a file system just mounted is like this
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a file that is somebody else's")
+	}
+	if err := os.Chown(filepath.Join(dir, "ca.key"), 65534, -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := startRefused(t, dir); err == nil || !strings.Contains(err.Error(), "ca.key in it is somebody else's") {
+		t.Errorf("got %v", err)
 	}
 }
