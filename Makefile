@@ -99,7 +99,8 @@ packages-demo:
 
 packages-test:
 	@e2e/packages.sh swtpm:swtpm ssh:openssh-client sshd:openssh-server \
-	  initdb:postgresql gcc:gcc /usr/include/stdlib.h:libc6-dev
+	  '/usr/lib/postgresql/*/bin/initdb:postgresql' curl:curl \
+	  gcc:gcc /usr/include/stdlib.h:libc6-dev
 
 clean:
 	rm -rf bin

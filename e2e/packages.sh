@@ -7,15 +7,14 @@
 # what they need themselves, in temporary directories.
 set -eu
 
-# Debian keeps initdb out of the PATH, and sshd out of an ordinary person's.
+# Debian keeps sshd out of an ordinary person's PATH.
 PATH=$PATH:/usr/sbin:/sbin
-for dir in /usr/lib/postgresql/*/bin; do PATH=$PATH:$dir; done
 
 missing=
 for pair; do
 	wanted=${pair%%:*}
 	case $wanted in
-	/*) [ -e "$wanted" ] && continue ;;
+	/*) for file in $wanted; do [ -e "$file" ] && continue 2; done ;;
 	*) command -v "$wanted" >/dev/null 2>&1 && continue ;;
 	esac
 	missing="$missing ${pair#*:}"
