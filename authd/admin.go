@@ -113,6 +113,7 @@ func (h adminService) AddToken(ctx context.Context, req *connect.Request[dtv1.Ad
 		return nil, err
 	}
 	return connect.NewResponse(&dtv1.JoinToken{
+		Name:  t.name,
 		Token: t.secret, Type: "node", Expires: timestamppb.New(t.expires), CaPins: s.tls.pins(), AuthServer: s.public[0],
 	}), nil
 }
@@ -285,23 +286,35 @@ func (h adminService) Status(ctx context.Context, _ *connect.Request[dtv1.Status
 		Cluster: info.GetName(), Version: s.cfg.Version, CaPins: s.tls.pins(), PublicAddresses: s.public,
 		DeviceTrustMode: info.GetDeviceTrustMode(), Counts: map[string]int64{},
 	}
-	if err := s.db.Read(ctx, func(tx *store.Tx) error { return s.count(tx, out.Counts) }); err != nil {
+	if err := s.db.Read(ctx, func(tx *store.Tx) error { return s.count(tx, callerOf(ctx), out.Counts) }); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(out), nil
 }
 
-func (s *Server) count(tx *store.Tx, into map[string]int64) (err error) {
-	for name, count := range map[string]func(*store.Tx) (int64, error){
-		"users": s.login.Count,
-		"nodes": s.nodes.count,
-		"roles": func(tx *store.Tx) (int64, error) { return s.catalog.Count(tx, resource.KindRole) },
-		"locks": func(tx *store.Tx) (int64, error) { return s.catalog.Count(tx, resource.KindLock) },
+// count tells c how much there is of what c may list.
+func (s *Server) count(tx *store.Tx, c caller, into map[string]int64) error {
+	state, err := s.policyState(tx)
+	if err != nil {
+		return err
+	}
+	for kind, count := range map[string]func() error{
+		resource.KindUser: func() (err error) { into["users"], err = s.login.Count(tx); return err },
+		resource.KindNode: func() (err error) { into["nodes"], err = s.nodes.count(tx); return err },
+		resource.KindRole: func() (err error) { into["roles"], err = s.catalog.Count(tx, resource.KindRole); return err },
+		resource.KindLock: func() (err error) { into["locks"], err = s.catalog.Count(tx, resource.KindLock); return err },
+		resource.KindDevice: func() (err error) {
+			into["devices"], into["devices_enrolled"], err = s.devices.Count(tx)
+			return err
+		},
 	} {
-		if into[name], err = count(tx); err != nil {
+		d := policy.Decide(state, policy.Request{Action: policy.CallAPI, Subject: c.subject, Resource: kind, Verb: "list", Now: s.now()})
+		if !d.Allowed() {
+			continue
+		}
+		if err := count(); err != nil {
 			return err
 		}
 	}
-	into["devices"], into["devices_enrolled"], err = s.devices.Count(tx)
-	return err
+	return nil
 }

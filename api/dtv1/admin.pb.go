@@ -709,12 +709,14 @@ func (x *AddTokenRequest) GetLabels() map[string]string {
 }
 
 type JoinToken struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
-	CaPins        []string               `protobuf:"bytes,4,rep,name=ca_pins,json=caPins,proto3" json:"ca_pins,omitempty"`
-	AuthServer    string                 `protobuf:"bytes,5,opt,name=auth_server,json=authServer,proto3" json:"auth_server,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Token      string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Type       string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Expires    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	CaPins     []string               `protobuf:"bytes,4,rep,name=ca_pins,json=caPins,proto3" json:"ca_pins,omitempty"`
+	AuthServer string                 `protobuf:"bytes,5,opt,name=auth_server,json=authServer,proto3" json:"auth_server,omitempty"`
+	// The public half, which ls shows and rm takes.
+	Name          string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -780,6 +782,13 @@ func (x *JoinToken) GetCaPins() []string {
 func (x *JoinToken) GetAuthServer() string {
 	if x != nil {
 		return x.AuthServer
+	}
+	return ""
+}
+
+func (x *JoinToken) GetName() string {
+	if x != nil {
+		return x.Name
 	}
 	return ""
 }
@@ -1554,14 +1563,15 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\x06labels\x18\x03 \x03(\v2\".dt.v1.AddTokenRequest.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb9\x01\n" +
 	"\tJoinToken\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x124\n" +
 	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x17\n" +
 	"\aca_pins\x18\x04 \x03(\tR\x06caPins\x12\x1f\n" +
 	"\vauth_server\x18\x05 \x01(\tR\n" +
-	"authServer\"\x12\n" +
+	"authServer\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\"\x12\n" +
 	"\x10ListNodesRequest\")\n" +
 	"\x11ListNodesResponse\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\fR\x05nodes\"\x9a\x01\n" +

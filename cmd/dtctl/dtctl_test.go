@@ -108,7 +108,7 @@ func TestATokenComesWithTheCommandThatUsesIt(t *testing.T) {
 	c := startCluster(t)
 	c.answers["AddToken"] = &dtv1.JoinToken{
 		Token: "j0in", Type: "node", Expires: timestamppb.New(now.Add(30 * time.Minute)),
-		CaPins: []string{"sha256:aa"}, AuthServer: "dt.example:3080",
+		CaPins: []string{"sha256:aa"}, AuthServer: "dt.example:3080", Name: "t1",
 	}
 	c.prints(t, `Run the command below on the server that is to join, until 2026-03-01 13:30:00:
 dtnoded start --auth-server=dt.example:3080 --token=j0in --ca-pin=sha256:aa
@@ -121,7 +121,8 @@ dtnoded start --auth-server=dt.example:3080 --token=j0in --ca-pin=sha256:aa
   "ca_pins": [
     "sha256:aa"
   ],
-  "auth_server": "dt.example:3080"
+  "auth_server": "dt.example:3080",
+  "name": "t1"
 }
 `, "tokens", "add", "--format=json")
 	c.prints(t, "No tokens found\n", "tokens", "ls")

@@ -57,7 +57,8 @@ func (a *app) printJoinToken(format cli.Format, t *dtv1.JoinToken) error {
 			Expires    *time.Time `json:"expires"`
 			CAPins     []string   `json:"ca_pins"`
 			AuthServer string     `json:"auth_server"`
-		}{t.GetToken(), t.GetType(), utc(t.GetExpires()), t.GetCaPins(), t.GetAuthServer()})
+			Name       string     `json:"name"`
+		}{t.GetToken(), t.GetType(), utc(t.GetExpires()), t.GetCaPins(), t.GetAuthServer(), t.GetName()})
 	}
 	words := []string{"dtnoded", "start", "--auth-server=" + t.GetAuthServer(), "--token=" + t.GetToken()}
 	return a.say("Run the command below on the server that is to join, until %s:\n%s",
