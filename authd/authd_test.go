@@ -189,7 +189,7 @@ func TestARemovedNodeIsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := dtv1connect.NewNodeServiceClient(r.https(k), r.url()).Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{Node: nodeInfo("n")}))
-	wantCode(t, err, connect.CodeUnauthenticated)
+	wantCode(t, err, connect.CodeNotFound)
 }
 
 func TestANodeReportsOnlyWhatHappensOnNodes(t *testing.T) {

@@ -187,17 +187,21 @@ func (s *Server) identify(tx *store.Tx, p peer, anyone bool) (caller, error) {
 	if v.Kind() == identity.KindNode {
 		c.actor = "node:" + v.Name()
 	}
-	revoked, err := s.ca.IsRevoked(tx, v.Serial())
-	if err != nil {
-		return c, err
-	}
-	if revoked {
-		return c, api.Refuse(connect.CodeUnauthenticated, "the certificate has been revoked").WithHint(hintLogin)
-	}
 	if v.Kind() == identity.KindNode {
 		return s.identifyNode(tx, c, v)
 	}
+	if err := s.notRevoked(tx, v, hintLogin); err != nil {
+		return c, err
+	}
 	return s.identifyUser(tx, c, v)
+}
+
+func (s *Server) notRevoked(tx *store.Tx, v identity.Caller, hint string) error {
+	revoked, err := s.ca.IsRevoked(tx, v.Serial())
+	if err == nil && revoked {
+		err = api.Refuse(connect.CodeUnauthenticated, "the certificate has been revoked").WithHint("%s", hint)
+	}
+	return err
 }
 
 const hintLogin = "log in again: dtsh login"
@@ -229,9 +233,16 @@ func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller
 }
 
 func (s *Server) identifyNode(tx *store.Tx, c caller, v identity.Caller) (caller, error) {
-	if _, err := s.nodes.get(tx, v.Name()); err != nil {
-		return c, api.Refuse(connect.CodeUnauthenticated, "node %q is not part of this cluster any more", v.Name()).
-			WithHint("join it again with a new token: dtctl tokens add --type=node")
+	const hint = "join it again with a new token: dtctl tokens add --type=node"
+	switch _, err := s.nodes.get(tx, v.Name()); {
+	case isNotFound(err):
+		// The one answer by which a node learns that it has to stop.
+		return c, api.Refuse(connect.CodeNotFound, "node %q is not part of this cluster any more", v.Name()).WithHint(hint)
+	case err != nil:
+		return c, err
+	}
+	if err := s.notRevoked(tx, v, hint); err != nil {
+		return c, err
 	}
 	c.kind, c.nodeID = callerNode, v.Name()
 	return c, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"strings"
 
 	"connectrpc.com/connect"
 
@@ -257,6 +258,9 @@ func (s *Server) updateUser(ctx context.Context, r resource.Resource, revision s
 		return err
 	}
 	if revision == "" {
+		revision = u.Metadata.Revision
+	}
+	if revision == "" {
 		revision = old.Metadata.Revision
 	}
 	return s.login.UpdateUser(ctx, callerOf(ctx).actor, *u, revision, func(tx *store.Tx) error {
@@ -456,10 +460,23 @@ func (s *Server) listAuthorities(context.Context) ([]resource.Resource, error) {
 			return nil, err
 		}
 		a := &resource.CertAuthority{Header: resource.NewHeader(resource.KindCertAuthority, kind)}
-		a.Spec = resource.CertAuthoritySpec{Type: kind, ClusterName: s.ca.Cluster(), PublicKeys: []string{text}}
+		a.Spec = resource.CertAuthoritySpec{Type: kind, ClusterName: s.ca.Cluster(), PublicKeys: publicKeys(kind, text)}
 		out = append(out, a)
 	}
 	return out, nil
+}
+
+// publicKeys are one entry a key: the PEM as a whole, or the lines without
+// what only known_hosts wants before them.
+func publicKeys(kind, text string) []string {
+	if kind == "tls" {
+		return []string{text}
+	}
+	var keys []string
+	for line := range strings.Lines(text) {
+		keys = append(keys, strings.TrimPrefix(strings.TrimSpace(line), "@cert-authority * "))
+	}
+	return keys
 }
 
 func (s *Server) getAuthority(ctx context.Context, name string) (resource.Resource, error) {
