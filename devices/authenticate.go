@@ -82,7 +82,7 @@ func (a *authenticating) run(ctx context.Context, init *dtv1.AuthenticateInit, s
 	if err := a.find(ctx, init); err != nil {
 		return Verified{}, err
 	}
-	if err := matches(a.device, init.GetDeviceData()); err != nil {
+	if err := sameOS(a.device, init.GetDeviceData()); err != nil {
 		return Verified{}, err
 	}
 	// The challenge lives in this call alone, as in an enrollment.

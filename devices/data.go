@@ -50,15 +50,26 @@ func isLine(s string) bool {
 }
 
 // matches tells whether a report is one of the registered device; the error
-// says which of the two differs.
+// says which of the two differs. It is asked at enrollment, when the tag says
+// which device is meant.
 func matches(d resource.Device, data *dtv1.DeviceData) error {
-	if got := data.GetOsType(); got != d.Spec.OSType {
-		return api.Refuse(connect.CodeFailedPrecondition, "device %s is registered for %s, and this machine runs %.16q", d.Spec.AssetTag, d.Spec.OSType, got).
-			WithHint("register this machine as it is: dtctl devices add --os=%s --asset-tag=%s", got, data.GetAssetTag())
+	if err := sameOS(d, data); err != nil {
+		return err
 	}
 	if got := data.GetAssetTag(); got != d.Spec.AssetTag {
 		return api.Refuse(connect.CodeFailedPrecondition, "this is device %q, and not %q", got, d.Spec.AssetTag).
 			WithHint("dtsh device asset-tag says this machine's tag; the token must be one for it")
+	}
+	return nil
+}
+
+// sameOS is what a login asks of a report. Its tag is not asked for: the key
+// says which machine it is, and the tag that a machine finds depends on who
+// may read which serial number there. It is kept with the report.
+func sameOS(d resource.Device, data *dtv1.DeviceData) error {
+	if got := data.GetOsType(); got != d.Spec.OSType {
+		return api.Refuse(connect.CodeFailedPrecondition, "device %s is registered for %s, and this machine runs %.16q", d.Spec.AssetTag, d.Spec.OSType, got).
+			WithHint("register this machine as it is: dtctl devices add --os=%s --asset-tag=%s", got, data.GetAssetTag())
 	}
 	return nil
 }

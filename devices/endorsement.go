@@ -88,7 +88,8 @@ func checkEndorsement(e *dtv1.TPMEnroll, trust Trust, now time.Time) (endorsemen
 	}
 	switch {
 	case allowed != nil && cert == nil:
-		return endorsement{}, api.Refuse(connect.CodePermissionDenied, "the TPM has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas")
+		return endorsement{}, api.Refuse(connect.CodePermissionDenied, "the TPM has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas").
+			WithHint("only an administrator can let it in: by taking ekcert_allowed_cas out of cluster_auth_preference")
 	case allowed != nil:
 		checked.attestation = attestedTrusted
 		err = verifyChain(cert, allowed, now)
