@@ -82,7 +82,8 @@ func (c *CA) create(tx *store.Tx, keeper *Keeper) error {
 	case err != nil:
 		return err
 	case name != "" && name != c.cluster:
-		return fmt.Errorf("this store belongs to cluster %q and not to %q: a cluster's name cannot be changed", name, c.cluster)
+		return api.Refuse(connect.CodeFailedPrecondition, "this store belongs to cluster %q and not to %q: a cluster's name cannot be changed", name, c.cluster).
+			WithHint("leave --cluster-name out, or give that name; a new cluster needs a --data-dir and a --storage of its own")
 	case name != "":
 		return nil
 	}
