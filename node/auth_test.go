@@ -371,6 +371,12 @@ func TestStaleLocksKeepOutWhoseRoleWantsCurrentOnes(t *testing.T) {
 	}
 	n.decideBy(access(t, strict))
 	n.states.heard()
+	n.states.lostAt(beforeThisRun)
+	banner = ""
+	if _, err := n.dial(tester, signer, &banner); err == nil || !strings.Contains(banner, "since it started") {
+		t.Errorf("after a restart: %v, banner %q", err, banner)
+	}
+	n.states.heard()
 	if _, err := n.dial(tester, signer); err != nil {
 		t.Errorf("heard again: %v", err)
 	}

@@ -18,7 +18,9 @@ import (
 )
 
 func TestAPeerThatDoesNotAnswerIsLeft(t *testing.T) {
-	n := startNode(t, func(c *serverConfig) { c.limits.keepalive = 100 * time.Millisecond })
+	n := startNode(t, func(c *serverConfig) {
+		c.limits.keepalive, c.limits.silence = 50*time.Millisecond, 100*time.Millisecond
+	})
 	c := dialRaw(t, n.address) // reads nothing unless asked to
 	signer := n.cluster.certify(t, alice(), newSigner(t))
 	if got := c.sign(tester, signer.PublicKey(), signer); got != authSuccess {

@@ -50,8 +50,12 @@ func (s *server) decide(st *state, id identity.Identity, login string, now time.
 		return policy.Limits{}, r
 	}
 	if age := s.states.age(now); d.Limits.StrictLocks && age > strictLocks {
+		since := "since it started"
+		if age != notHeard {
+			since = "for " + age.Round(time.Second).String()
+		}
 		return policy.Limits{}, &refusal{identity: id, reason: fmt.Sprintf(
-			"the node has not heard of new locks for %s, and a role (lock: strict) wants current ones", age.Round(time.Second))}
+			"the node has not heard of new locks %s, and a role (lock: strict) wants current ones", since)}
 	}
 	return d.Limits, nil
 }

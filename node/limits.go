@@ -31,9 +31,10 @@ type limits struct {
 	// window that is dragged makes some dozens a second; a flood waits.
 	requestBurst      int
 	requestsPerSecond float64
-	// keepalive is how often a peer is asked whether it lives, and how long
-	// it may take to answer: half of the usual 60 s of a NAT's patience.
-	keepalive time.Duration
+	// keepalive is how often a peer is asked whether it lives: half of the
+	// usual 60 s of a NAT's patience. silence is how long it may take to
+	// answer: a laptop carried from one room to another comes back.
+	keepalive, silence time.Duration
 	// hangup is how long a process has between SIGHUP and SIGKILL when its
 	// session is over; policyHangup, when policy ends it, which has to be
 	// done within a second.
@@ -60,6 +61,7 @@ func defaultLimits() limits {
 		requestBurst:              256,
 		requestsPerSecond:         200,
 		keepalive:                 30 * time.Second,
+		silence:                   5 * time.Minute,
 		hangup:                    5 * time.Second,
 		policyHangup:              500 * time.Millisecond,
 		drain:                     2 * time.Second,

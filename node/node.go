@@ -131,7 +131,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if err := n.take(n.creds); err != nil {
 		return n, err
 	}
-	n.states = newHolder(config.Now())
+	n.states = newHolder(beforeThisRun)
 	return n, nil
 }
 

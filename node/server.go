@@ -85,6 +85,8 @@ func (s *server) title() string { return fmt.Sprintf("%s:%d", s.name, s.port) }
 // their end for a while, tells the others that it is shutting down, and
 // returns when all are gone.
 func (s *server) serve(stop context.Context, listener net.Listener) error {
+	keepFilesFromSessions()
+	defer keepSignalsFromSessions()()
 	s.port = addrPort(listener.Addr()).Port()
 	defer s.sweeper.close()
 	closed := context.AfterFunc(stop, func() { listener.Close() })

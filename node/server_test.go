@@ -12,9 +12,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -330,6 +332,29 @@ func TestACommandRunsAsTheLoginUser(t *testing.T) {
 	}
 	if !strings.HasPrefix(out, want) || errs != "oops\n" || status != 7 {
 		t.Errorf("stdout %q, stderr %q, status %d", out, errs, status)
+	}
+}
+
+func TestACommandInheritsNothingElse(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT) // as nohup and "&" do
+	t.Cleanup(func() { // Reset would leave them ignored
+		caught := make(chan os.Signal, 1)
+		signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT)
+		signal.Stop(caught)
+	})
+	n := startNode(t)
+	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	// The fourth is ls's own, of the folder.
+	if out, _, _ := run(t, c, "ls /proc/self/fd"); out != "0\n1\n2\n3\n" {
+		t.Errorf("open files %q", out)
+	}
+	if out, _, _ := run(t, c, "grep -E '^Sig(Blk|Ign)' /proc/self/status; umask"); strings.Count(out, "0000000000000000") != 2 {
+		t.Errorf("signals %q", out)
+	}
+	if os.Geteuid() == 0 {
+		if out, _, _ := run(t, c, "grep -E '^(Uid|Gid|Cap(Prm|Eff|Inh|Amb))' /proc/self/status"); strings.Count(out, "65534\t65534\t65534\t65534") != 2 || strings.Count(out, "0000000000000000") != 4 {
+			t.Errorf("rights %q", out)
+		}
 	}
 }
 

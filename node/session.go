@@ -172,7 +172,6 @@ func (s *session) start(line *string) bool {
 	}
 	p, err := s.launch(line)
 	if err != nil {
-		s.conn.server.log.Error("session does not start", "sid", s.id, "login", s.admit.login, "error", err)
 		s.closeTerminal()
 		s.recordEnd(event.Event{Message: "it did not start: " + err.Error()})
 		s.beginning = func() { s.fail(err) }
@@ -210,6 +209,7 @@ func (s *session) begin() {
 // fail tells why there is no session. The request was granted all the same:
 // clients show what a granted one says, and not what comes with a refusal.
 func (s *session) fail(err error) {
+	s.conn.server.log.Error("no session", "sid", s.id, "login", s.admit.login, "error", err)
 	s.stderr.line("no session: " + err.Error())
 	_ = s.channel.CloseWrite()
 	s.reportExit(0, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -133,15 +134,24 @@ func (h *holder) lostAt(now time.Time) {
 	}
 }
 
-// age is how old the state may be at now.
+// age is how old the state may be at now; notHeard where it is from before
+// this run.
 func (h *holder) age(now time.Time) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.lost.IsZero() {
+	switch {
+	case h.lost.IsZero():
 		return 0
+	case h.lost.Equal(beforeThisRun):
+		return notHeard
 	}
 	return max(0, now.Sub(h.lost))
 }
+
+const notHeard = time.Duration(math.MaxInt64)
+
+// beforeThisRun stands for any time before it.
+var beforeThisRun = time.Unix(1, 0)
 
 // savedState is the file's form. Version 1 holds a dt.v1.NodeState as JSON.
 type savedState struct {

@@ -75,8 +75,8 @@ func (c *connection) nextCheck(a *admission) time.Duration {
 	return max(next, 10*time.Millisecond)
 }
 
-// askAlive asks the peer for any answer, and closes the connection when there
-// is none by the next time.
+// askAlive asks the peer for any answer, and closes the connection when it is
+// silent for too long.
 func (c *connection) askAlive() {
 	c.mu.Lock()
 	ssh := c.ssh
@@ -86,7 +86,7 @@ func (c *connection) askAlive() {
 		c.net.Close()
 		return
 	}
-	silent := time.AfterFunc(c.server.limits.keepalive, func() { c.net.Close() })
+	silent := time.AfterFunc(c.server.limits.silence, func() { c.net.Close() })
 	defer silent.Stop()
 	// The name that OpenSSH uses; who does not know it answers all the same.
 	_, _, _ = conn.SendRequest("keepalive@openssh.com", true, nil)
