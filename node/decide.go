@@ -89,6 +89,9 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 		return nil, &refusal{reason: "no account has such a name"}
 	}
 	st, now := s.states.get(), s.now()
+	if st.removed {
+		return nil, &refusal{reason: removedReason}
+	}
 	if len(st.authorities) == 0 {
 		return nil, &refusal{reason: "the node has not heard from its control plane yet"}
 	}
@@ -117,6 +120,9 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 // readmit tells why somebody who was let in would not be any more, or nil.
 func (s *server) readmit(a *admission) *refusal {
 	st := s.states.get()
+	if st.removed {
+		return &refusal{identity: a.identity, reason: removedReason}
+	}
 	for _, key := range st.authorities {
 		if string(key.Marshal()) == a.authority {
 			_, no := s.decide(st, a.identity, a.login, s.now())

@@ -71,6 +71,9 @@ func (f *follower) run(ctx context.Context) {
 		if errors.Is(err, errReplaced) {
 			continue
 		}
+		if wasRemoved(err) {
+			f.forsake()
+		}
 		f.states.lostAt(f.now())
 		wait := retry.next()
 		f.log.Warn("the control plane cannot be heard; what it said last stays in force",

@@ -1,13 +1,19 @@
 package node
 
 import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	gossh "golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/policy"
 	"devicetrust/resource"
 )
@@ -137,4 +143,56 @@ func TestNobodyWasAdmittedOnAConnectionThatDoesNotSayWho(t *testing.T) {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}
+}
+
+func TestANodeThatWasRemovedLetsNobodyIn(t *testing.T) {
+	f, m, _ := told(t)
+	if err := f.take(proto.Clone(m).(*dtv1.NodeState)); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{
+		"the same code on our side": connect.NewError(connect.CodeNotFound, errors.New("no such host")),
+		"a revoked certificate":     wireError(t, connect.CodeUnauthenticated),
+		"a store that is away":      wireError(t, connect.CodeInternal),
+	} {
+		if wasRemoved(err) {
+			t.Errorf("%s counts as a removal", name)
+		}
+	}
+	if !wasRemoved(wireError(t, connect.CodeNotFound)) {
+		t.Fatal("the control plane's word does not count")
+	}
+	f.forsake()
+	if st := f.states.get(); !st.removed || len(st.authorities) > 0 || len(st.policy.Roles) > 0 {
+		t.Errorf("the state in force is %+v", st)
+	}
+	if saved, err := loadState(filepath.Join(f.member.dir, stateFile)); saved != nil || err != nil {
+		t.Errorf("after a restart %v, %v", saved, err)
+	}
+	if err := f.take(m); err != nil || f.states.get().removed {
+		t.Errorf("heard again: %+v, %v", f.states.get(), err)
+	}
+}
+
+// wireError is an error as it comes from a server.
+func wireError(t *testing.T, code connect.Code) error {
+	t.Helper()
+	p := &refusingPlane{code: code}
+	_, handler := dtv1connect.NewNodeServiceHandler(p)
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	_, err := dtv1connect.NewNodeServiceClient(server.Client(), server.URL).Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{}))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	return err
+}
+
+type refusingPlane struct {
+	dtv1connect.UnimplementedNodeServiceHandler
+	code connect.Code
+}
+
+func (p *refusingPlane) Heartbeat(context.Context, *connect.Request[dtv1.HeartbeatRequest]) (*connect.Response[dtv1.HeartbeatResponse], error) {
+	return nil, connect.NewError(p.code, errors.New("refused"))
 }

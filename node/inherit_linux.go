@@ -30,13 +30,13 @@ func keepFilesFromSessions() {
 
 // keepSignalsFromSessions catches what this process was started to ignore
 // (nohup(1), a shell's "&"): a session would ignore it too, and its Ctrl-C and
-// its hanging up with it. What is caught is dropped, so we still ignore it.
-func keepSignalsFromSessions() (undo func()) {
+// its hanging up with it. What is caught is dropped, so we still ignore it. It
+// stays so: given back, it would be ignored and os/signal not know it.
+func keepSignalsFromSessions() {
 	dropped := make(chan os.Signal, 1)
 	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT} {
 		if signal.Ignored(sig) {
 			signal.Notify(dropped, sig)
 		}
 	}
-	return func() { signal.Stop(dropped) }
 }

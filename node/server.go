@@ -86,7 +86,7 @@ func (s *server) title() string { return fmt.Sprintf("%s:%d", s.name, s.port) }
 // returns when all are gone.
 func (s *server) serve(stop context.Context, listener net.Listener) error {
 	keepFilesFromSessions()
-	defer keepSignalsFromSessions()()
+	keepSignalsFromSessions()
 	s.port = addrPort(listener.Addr()).Port()
 	defer s.sweeper.close()
 	closed := context.AfterFunc(stop, func() { listener.Close() })

@@ -337,7 +337,7 @@ func TestACommandRunsAsTheLoginUser(t *testing.T) {
 
 func TestACommandInheritsNothingElse(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT) // as nohup and "&" do
-	t.Cleanup(func() { // Reset would leave them ignored
+	t.Cleanup(func() {                            // Reset would leave them ignored
 		caught := make(chan os.Signal, 1)
 		signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT)
 		signal.Stop(caught)

@@ -31,6 +31,8 @@ type state struct {
 	policy      *policy.State
 	// labels are the node's own, as the cluster knows them.
 	labels map[string]string
+	// removed: the cluster does not know the node any more.
+	removed bool
 }
 
 // readState makes a state of what the control plane sent. Authorities must be
