@@ -2,10 +2,7 @@ package policy
 
 import "time"
 
-// LimitsOf combines the options of the subject's roles. Roles that s does not
-// have give nothing.
-func LimitsOf(s *State, sub Subject) Limits { return combine(s.rolesOf(sub)) }
-
+// combine gives the options of all of a subject's roles together.
 func combine(roles []*role) Limits {
 	var all Limits
 	for _, r := range roles {

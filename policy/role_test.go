@@ -133,7 +133,7 @@ func TestTheShortestTimeTheSmallestCountEveryDemand(t *testing.T) {
 			PortForwarding: &no, PinSourceIP: &yes, DisconnectExpiredCert: &yes, Lock: "strict",
 		}}),
 	}}
-	if got := LimitsOf(s, Subject{Roles: []string{"none"}}); got != (Limits{}) {
+	if got := combine(s.rolesOf(Subject{Roles: []string{"none"}})); got != (Limits{}) {
 		t.Errorf("no options: got %+v", got)
 	}
 	want := Limits{
@@ -141,7 +141,7 @@ func TestTheShortestTimeTheSmallestCountEveryDemand(t *testing.T) {
 		PortForwarding: true, PinSourceIP: true, DisconnectExpiredCert: true, StrictLocks: true,
 	}
 	for _, roles := range [][]string{{"long", "none", "tight"}, {"tight", "none", "long"}} {
-		if diff := cmp.Diff(want, LimitsOf(s, Subject{Roles: roles})); diff != "" {
+		if diff := cmp.Diff(want, combine(s.rolesOf(Subject{Roles: roles}))); diff != "" {
 			t.Errorf("%q: want (-), got (+):\n%s", roles, diff)
 		}
 	}
