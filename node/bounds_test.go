@@ -89,7 +89,7 @@ func TestAMalformedRequestHarmsNobody(t *testing.T) {
 			}
 		}
 	}
-	if !c.request(channel, "exec", gossh.Marshal(struct{ C string }{"true"})) {
+	if !c.request(channel, "exec", gossh.Marshal(struct{ C string }{"sleep 1000"})) {
 		t.Error("a good request after the bad ones is refused")
 	}
 	if c.request(channel, "exec", gossh.Marshal(struct{ C string }{"true"})) {

@@ -337,11 +337,6 @@ func TestACommandRunsAsTheLoginUser(t *testing.T) {
 
 func TestACommandInheritsNothingElse(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT) // as nohup and "&" do
-	t.Cleanup(func() {                            // Reset would leave them ignored
-		caught := make(chan os.Signal, 1)
-		signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT)
-		signal.Stop(caught)
-	})
 	n := startNode(t)
 	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
 	// The fourth is ls's own, of the folder.
