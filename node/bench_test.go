@@ -90,7 +90,9 @@ func loginOnce(address, login string, signer gossh.Signer) error {
 		return err
 	}
 	conn, channels, requests, err := gossh.NewClientConn(newQuickConn(tcp), address, &gossh.ClientConfig{
-		User: login, Auth: []gossh.AuthMethod{gossh.PublicKeys(signer)}, HostKeyCallback: gossh.InsecureIgnoreHostKey(),
+		// The same for both: OpenSSH 9.2 has no ML-KEM.
+		Config: gossh.Config{KeyExchanges: []string{gossh.KeyExchangeCurve25519}},
+		User:   login, Auth: []gossh.AuthMethod{gossh.PublicKeys(signer)}, HostKeyCallback: gossh.InsecureIgnoreHostKey(),
 	})
 	if err != nil {
 		return err

@@ -50,9 +50,19 @@ func (s *session) supervise(p *process) {
 // the process hears of it (SIGPIPE).
 func (s *session) pump(dst io.Writer, src *drain, sent *atomic.Int64) {
 	defer s.conn.recovered("output")
-	n, _ := io.CopyBuffer(onlyWriter{dst}, src, make([]byte, copyBuffer))
+	n, _ := s.conn.server.copy(dst, src)
 	sent.Add(n)
 	src.file.Close()
+}
+
+// copy copies with one of the server's buffers.
+func (s *server) copy(dst io.Writer, src io.Reader) (int64, error) {
+	buffer, ok := s.buffers.Get().(*[copyBuffer]byte)
+	if !ok {
+		buffer = new([copyBuffer]byte)
+	}
+	defer s.buffers.Put(buffer)
+	return io.CopyBuffer(onlyWriter{dst}, src, buffer[:])
 }
 
 // onlyWriter hides all but Write, so that CopyBuffer uses its buffer.
@@ -64,7 +74,7 @@ type onlyWriter struct{ io.Writer }
 func (s *session) feed(stdin *os.File) {
 	defer s.conn.recovered("input")
 	in := &input{s.channel, s}
-	_, err := io.CopyBuffer(onlyWriter{stdin}, in, make([]byte, copyBuffer))
+	_, err := s.conn.server.copy(stdin, in)
 	if s.terminal == nil {
 		stdin.Close()
 	}

@@ -101,6 +101,10 @@ const (
 	maxRejections = maxSpool / 2
 	// segmentSize: a file of the spool is deleted when all in it has arrived.
 	segmentSize = 1 << 20
+	// patience of a record that nothing waits for (a session's end): it mostly
+	// shares the fsync of the next session's start. mostPatient go at once.
+	patience    = 50 * time.Millisecond
+	mostPatient = 64
 	// rewindSize: the segment being written is emptied when it has so much
 	// and all of it has arrived; less often would keep, and after a restart
 	// send, more; more often would cost each login a truncation.

@@ -32,6 +32,8 @@ type server struct {
 	spool           *spool
 	sweeper         *sweeper
 	guard           *guard
+	// buffers of copyBuffer bytes, which outputs and inputs take turns with.
+	buffers sync.Pool
 	// strangers bounds the records of refusals of whom we do not know.
 	strangers *rate.Limiter
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"devicetrust/audit/event"
 )
@@ -53,7 +54,10 @@ type segment struct {
 type pending struct {
 	lines    []byte
 	rejected bool
-	result   chan error // of capacity 1
+	// patient: nothing waits for it but the record itself, so it goes to the
+	// disk with the next one that somebody does wait for, or after patience.
+	patient bool
+	result  chan error // of capacity 1
 }
 
 var (
@@ -127,7 +131,7 @@ func (s *spool) path(number uint64) string {
 // Records of refused sessions (session.rejected) may fill only a part of the
 // spool. Many callers share one write and one fsync.
 func (s *spool) append(events ...event.Event) error {
-	p := pending{result: make(chan error, 1), rejected: true}
+	p := pending{result: make(chan error, 1), rejected: true, patient: true}
 	for _, e := range events {
 		line, err := json.Marshal(e)
 		if err != nil {
@@ -138,6 +142,7 @@ func (s *spool) append(events ...event.Event) error {
 		}
 		p.lines = append(append(p.lines, line...), '\n')
 		p.rejected = p.rejected && e.Type == event.SessionRejected
+		p.patient = p.patient && e.Type == event.SessionEnd
 	}
 	select {
 	case s.work <- p:
@@ -167,20 +172,32 @@ func (s *spool) close() {
 func (s *spool) write(w *writer) {
 	defer close(s.done)
 	defer func() { s.retire(w) }()
+	var waiting []pending // patient ones
+	var late <-chan time.Time
 	for {
 		select {
 		case p := <-s.work:
-			w = s.commit(w, s.gather(p))
+			waiting = append(waiting, s.gather(p)...)
+			if !slices.ContainsFunc(waiting, func(p pending) bool { return !p.patient }) && len(waiting) < mostPatient {
+				if late == nil {
+					late = time.After(patience)
+				}
+				continue
+			}
+		case <-late:
 		case <-s.stop:
 			for {
 				select {
 				case p := <-s.work:
-					w = s.commit(w, s.gather(p))
+					waiting = append(waiting, p)
 				default:
+					w = s.commit(w, waiting)
 					return
 				}
 			}
 		}
+		w = s.commit(w, waiting)
+		waiting, late = nil, nil
 	}
 }
 
