@@ -37,7 +37,7 @@ type Config struct {
 	Token  string
 	CAPins []Pin
 	// DataDir holds keys, identity, the last policy and the audit spool. It is
-	// made 0700 where there is none.
+	// made 0700 where there is none; one that others may write to is refused.
 	DataDir string
 	// Listen is ADDRESS:PORT; port 0 lets the system choose.
 	Listen string
@@ -148,10 +148,9 @@ func openDataDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, dataDirRefusal(dir, err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return nil, dataDirRefusal(dir, err)
-		}
+	if info.Mode().Perm()&0o022 != 0 { // it may be a folder of the system's: nothing is changed
+		return nil, api.Refuse(connect.CodeFailedPrecondition, "others may write to the data directory %s (mode %04o)", dir, info.Mode().Perm()).
+			WithHint("Make it 0700, or give another folder with --data-dir.")
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -229,6 +229,12 @@ func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 		{"no pin", func(c *Config) { c.CAPins = nil }, "needs --token and --ca-pin", "dtctl tokens add", false},
 		{"the port is taken", func(c *Config) { c.Listen = taken.Addr().String() }, "address already in use", "--listen", false},
 		{"the data directory is a file", func(c *Config) { c.DataDir = file }, "cannot use the data directory", "--data-dir", false},
+		{"others may write there", func(c *Config) {
+			c.DataDir = t.TempDir()
+			if err := os.Chmod(c.DataDir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+		}, "others may write", "0700", false},
 		{"a name that is none", func(c *Config) { c.Name = "a b" }, "cannot be called", "--nodename", false},
 		{"an address that is none", func(c *Config) { c.PublicAddrs = []string{"a b:22"} }, "not HOST:PORT", "", false},
 		{"a token that is not good", func(c *Config) { c.Token = "spent" }, "the join token is spent", "dtctl tokens add", true},
