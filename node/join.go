@@ -58,8 +58,7 @@ func broken(err error) error {
 // join spends the token.
 func (m *member) join(ctx context.Context, token string, pins []Pin) (*credentials, error) {
 	if token == "" || len(pins) == 0 {
-		return nil, api.Refuse(connect.CodeInvalidArgument, "this node has not joined a cluster yet, which needs --token and --ca-pin").
-			WithHint("Make a token on the control plane: dtctl tokens add --type=node")
+		return nil, cannotJoin()
 	}
 	const what = "cannot join"
 	m.control.use(trust{pins: pins}, nil)
@@ -84,6 +83,11 @@ func (m *member) join(ctx context.Context, token string, pins []Pin) (*credentia
 	}
 	m.log.Info("joined", "cluster", c.cluster, "node_id", c.nodeID)
 	return c, nil
+}
+
+func cannotJoin() error {
+	return api.Refuse(connect.CodeInvalidArgument, "this node has not joined a cluster yet, which needs --auth-server, --token and --ca-pin").
+		WithHint("Make a token on the control plane: dtctl tokens add --type=node")
 }
 
 // joinHint says how to get a token where the control plane does not.

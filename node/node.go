@@ -95,6 +95,9 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 			n.close()
 		}
 	}()
+	if err := config.enough(); err != nil {
+		return n, err
+	}
 	if n.lock, err = openDataDir(config.DataDir); err != nil {
 		return n, err
 	}
@@ -133,6 +136,19 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	}
 	n.states = newHolder(beforeThisRun)
 	return n, nil
+}
+
+// enough tells whether a first start has what it needs, before anything is
+// made for it.
+func (c Config) enough() error {
+	if saved, err := loadIdentity(c.DataDir); err != nil || saved != nil {
+		return nil //nolint:nilerr // what is wrong with the folder is found, and said, where it is opened
+	}
+	if c.Token == "" || len(c.CAPins) == 0 {
+		return cannotJoin()
+	}
+	_, err := newControl(c.AuthServer, c.Now)
+	return err
 }
 
 // openDataDir makes the folder where there is none, and keeps a second dtnoded

@@ -225,8 +225,8 @@ func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 		{"the certificate is for another name", func(c *Config) { c.AuthServer = elsewhere.address; c.CAPins = []Pin{elsewhere.pin()} }, "auth.example.com", "--public-addr", false},
 		{"our clock is behind", func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-10 * 365 * 24 * time.Hour) } }, "clock", "clock", false},
 		{"our clock is a little ahead", func(c *Config) { c.Now = func() time.Time { return time.Now().Add(20 * time.Minute) } }, "ahead of", "timedatectl", false},
-		{"no token", func(c *Config) { c.Token = "" }, "needs --token and --ca-pin", "dtctl tokens add", false},
-		{"no pin", func(c *Config) { c.CAPins = nil }, "needs --token and --ca-pin", "dtctl tokens add", false},
+		{"no token", func(c *Config) { c.Token = "" }, "which needs --auth-server, --token and --ca-pin", "dtctl tokens add", false},
+		{"no pin", func(c *Config) { c.CAPins = nil }, "which needs --auth-server, --token and --ca-pin", "dtctl tokens add", false},
 		{"the port is taken", func(c *Config) { c.Listen = taken.Addr().String() }, "address already in use", "--listen", false},
 		{"the data directory is a file", func(c *Config) { c.DataDir = file }, "cannot use the data directory", "--data-dir", false},
 		{"others may write there", func(c *Config) {
@@ -248,6 +248,9 @@ func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 			var r *api.Refusal
 			if !errors.As(err, &r) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(r.Hint, tt.hint) || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("%v, want %q", err, tt.want)
+			}
+			if _, err := os.Stat(config.DataDir); err == nil && strings.Contains(tt.want, "which needs") {
+				t.Error("a data directory was made for nothing")
 			}
 			if left := get(p, func() string { return p.token }); (left == "") != tt.spends {
 				t.Errorf("the token is %q afterwards", left)
