@@ -193,9 +193,16 @@ func TestAFaultInOneConnectionEndsNoOther(t *testing.T) {
 	}
 	victim := n.mustDial(tester, signer)
 	s := newSession(t, victim)
+	var out syncBuffer
+	s.Stdout = &out
+	if err := s.Start("echo $$; exec sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	pid := pids(t, &out, 1)[0]
 	faulty.Store("channel", true)
 	s.Setenv("LANG", "C")
 	eventually(t, "the faulty connection is closed", func() bool { _, _, err := victim.SendRequest("x", true, nil); return err != nil })
+	eventually(t, "what ran there is gone", func() bool { return gone(pid) })
 	if _, _, status := run(t, other, "true"); status != 0 {
 		t.Errorf("the other connection: %d", status)
 	}

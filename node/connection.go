@@ -159,6 +159,11 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 		c.net.Close()
 		return
 	}
+	if !c.server.hold() {
+		_ = opened.Reject(gossh.ResourceShortage, shuttingDown)
+		return
+	}
+	defer c.server.work.Done()
 	s := &session{conn: c, admit: who, id: c.server.newID()}
 	if reason := c.add(s); reason != "" {
 		c.server.recordRefusal(c, who.login, &refusal{identity: who.identity, reason: reason})

@@ -39,7 +39,8 @@ type server struct {
 
 	// ctx ends when the server has to be gone.
 	ctx context.Context
-	// work is what has to end before the server is gone.
+	// work is what has to end before the server is gone. What adds to it is
+	// part of it, or holds mu and has seen that draining is false.
 	work sync.WaitGroup
 
 	mu       sync.Mutex
@@ -160,6 +161,17 @@ func (s *server) enter(c *connection, a *admission) *refusal {
 	c.active()
 	s.work.Go(func() { c.watch(a) })
 	return nil
+}
+
+// hold adds one to work, unless the server is draining.
+func (s *server) hold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.work.Add(1)
+	return true
 }
 
 func (s *server) forget(c *connection) {

@@ -55,6 +55,7 @@ const (
 
 // run serves the channel until it is closed by both sides.
 func (s *session) run(channel gossh.Channel, requests <-chan *gossh.Request) {
+	defer s.end("the client closed the session", byClient)
 	s.mu.Lock()
 	s.channel = channel
 	s.stderr.to = channel.Stderr()
@@ -74,7 +75,6 @@ func (s *session) run(channel gossh.Channel, requests <-chan *gossh.Request) {
 		}
 		s.begin()
 	}
-	s.end("the client closed the session", byClient)
 }
 
 func (s *session) handle(req *gossh.Request) bool {
@@ -218,6 +218,12 @@ func (s *session) fail(err error) {
 
 func (s *session) launch(line *string) (*process, error) {
 	srv := s.conn.server
+	s.mu.Lock()
+	ended, reason := s.ended, s.reason
+	s.mu.Unlock()
+	if ended { // while it was recorded
+		return nil, errors.New(reason)
+	}
 	if s.request != nil {
 		var to *owner
 		if srv.root {
