@@ -253,7 +253,9 @@ func TestACommandThatDoesNotReadIsNoObstacle(t *testing.T) {
 	_, c := enterNode(t)
 	s := newSession(t, c)
 	s.Stdin = bytes.NewReader(make([]byte, 8<<20)) // more than a channel's window
-	if err := s.Run("exec <&-; sleep 0.2; true"); err != nil {
+	// The client is still sending when the channel closes, and says io.EOF for
+	// that; another status than 0 would come before it.
+	if err := s.Run("exec <&-; sleep 0.2; true"); err != nil && !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
 }
