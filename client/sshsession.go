@@ -122,26 +122,27 @@ func (s SSHSession) stream(sess *ssh.Session, lost context.CancelCauseFunc) (*sy
 		to   io.Writer
 		from io.Reader
 	}{{s.Stdout, out}, {s.Stderr, errs}} {
-		output.Add(1)
-		guarded(lost, func() {
-			defer output.Done()
-			if _, err := io.Copy(c.to, c.from); err != nil {
-				lost(fmt.Errorf("cannot write the output: %w", err))
-			}
+		output.Go(func() {
+			recovered(lost, func() {
+				if _, err := io.Copy(c.to, c.from); err != nil {
+					lost(fmt.Errorf("cannot write the output: %w", err))
+				}
+			})
 		})
 	}
 	return &output, nil
 }
 
-// guarded runs f beside, and ends the session where f panics: the terminal
-// must be restored before anything else happens.
-func guarded(lost context.CancelCauseFunc, f func()) {
-	go func() {
-		defer func() {
-			if v := recover(); v != nil {
-				lost(fmt.Errorf("internal error: %v", v))
-			}
-		}()
-		f()
+// guarded is recovered beside what goes on.
+func guarded(lost context.CancelCauseFunc, f func()) { go recovered(lost, f) }
+
+// recovered runs f, and ends the session where f panics: the terminal must be
+// restored before anything else happens.
+func recovered(lost context.CancelCauseFunc, f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			lost(fmt.Errorf("internal error: %v", v))
+		}
 	}()
+	f()
 }
