@@ -23,8 +23,12 @@ import (
 // binDir holds the built programs; TestMain fills it.
 var binDir string
 
-// account is an OS account that no person has, to see nodes change the user.
-const account = "dt-e2e"
+// Two OS accounts that no person has, for tests that run as root: sessions as
+// root would run whatever root's own shell starts up.
+const (
+	loginAccount = "dt-e2e-login"
+	otherAccount = "dt-e2e-other"
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -42,7 +46,7 @@ func run(m *testing.M) (status int) {
 	return status
 }
 
-// prepare finds or builds the programs and makes the account; what it returns
+// prepare finds or builds the programs and makes the accounts; what it returns
 // undoes what was made, also where there is an error.
 func prepare() (cleanUp func() error, err error) {
 	var undo []func() error
@@ -71,13 +75,21 @@ func prepare() (cleanUp func() error, err error) {
 	if binDir, err = filepath.Abs(binDir); err != nil {
 		return cleanUp, err
 	}
-	var unknown user.UnknownUserError
-	if _, err := user.Lookup(account); !isRoot() || !errors.As(err, &unknown) {
+	if !isRoot() {
 		return cleanUp, nil
 	}
-	undo = append(undo, func() error { return system("userdel", account) })
-	return cleanUp, system("useradd", "--system", "--user-group", "--no-create-home",
-		"--home-dir", "/", "--shell", "/bin/sh", account)
+	for _, account := range []string{loginAccount, otherAccount} {
+		var unknown user.UnknownUserError
+		if _, err := user.Lookup(account); !errors.As(err, &unknown) {
+			continue
+		}
+		undo = append(undo, func() error { return system("userdel", account) })
+		if err := system("useradd", "--system", "--user-group", "--no-create-home",
+			"--home-dir", "/", "--shell", "/bin/sh", account); err != nil {
+			return cleanUp, err
+		}
+	}
+	return cleanUp, nil
 }
 
 func system(name string, args ...string) error {
@@ -118,6 +130,10 @@ func setUp(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
+	login := loginAccount
+	if !isRoot() {
+		login = me.Username
+	}
 	s := &set{
 		Stage:   &stage.Stage{Dir: env.WorkDir, Bin: binDir},
 		daemons: map[string]*stage.Daemon{},
@@ -139,8 +155,9 @@ func setUp(env *testscript.Env) error {
 	vars := map[string]string{
 		"PATH":           binDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
 		"HOME":           filepath.Join(env.WorkDir, "home"),
-		"LOGIN":          me.Username,
-		"ACCOUNT":        account,
+		"ME":             me.Username,
+		"LOGIN":          login,
+		"ACCOUNT":        otherAccount,
 		"PASSWORD":       "correct-horse-battery",
 		"DTCTL_DATA_DIR": filepath.Join(env.WorkDir, "authd"),
 		"TZ":             "UTC",
