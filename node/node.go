@@ -70,6 +70,7 @@ func Run(ctx context.Context, config Config) error {
 // node is a Run on its way.
 type node struct {
 	config   Config
+	accounts accounts
 	lock     *os.File
 	listener net.Listener
 	member   *member
@@ -89,7 +90,7 @@ type node struct {
 // prepare does all that can fail before the node serves. The port is opened
 // before the token is spent.
 func prepare(ctx context.Context, config Config) (n *node, err error) {
-	n = &node{config: config}
+	n = &node{config: config, accounts: systemAccounts()}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -288,7 +289,7 @@ func (n *node) run(ctx context.Context) error {
 	defer hush()
 
 	n.server = newServer(talk, serverConfig{
-		log: n.config.Log, now: n.config.Now, limits: defaultLimits(), accounts: systemAccounts(), uid: uint32(os.Geteuid()),
+		log: n.config.Log, now: n.config.Now, limits: defaultLimits(), accounts: n.accounts, uid: uint32(os.Geteuid()),
 		cluster: n.creds.cluster, nodeID: n.creds.nodeID, name: n.member.info.GetName(),
 		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
 		states:      n.states, spool: n.spool,

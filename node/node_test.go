@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,7 +21,7 @@ import (
 	"devicetrust/policy"
 )
 
-// running is a node of this process, as Run runs it.
+// running is a node of this process, as Run runs it but for its accounts.
 type running struct {
 	t       testing.TB
 	plane   *plane
@@ -48,7 +47,8 @@ func start(t testing.TB, p *plane, config Config, log *syncBuffer) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t: t, plane: p, config: config, log: log, cancel: cancel, ended: make(chan error, 1)}
 	before := len(log.String())
-	go func() { r.ended <- Run(ctx, config) }()
+	passwd, group := testPasswd()
+	go func() { r.ended <- runFor(ctx, config, testAccounts(t, passwd, group, "")) }()
 	t.Cleanup(r.stop)
 	eventually(t, "it serves", func() bool {
 		select {
@@ -64,6 +64,18 @@ func start(t testing.TB, p *plane, config Config, log *syncBuffer) *running {
 		return ok
 	})
 	return r
+}
+
+// runFor is Run on a machine with these accounts: a session as the one who
+// runs the tests would run what that person's shell starts up.
+func runFor(ctx context.Context, config Config, accounts accounts) error {
+	n, err := prepare(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	n.accounts = accounts
+	return n.run(ctx)
 }
 
 func (r *running) stop() {
@@ -82,22 +94,13 @@ func (r *running) stop() {
 	}
 }
 
-// me is an account that every node serves.
-func me(t testing.TB) string {
-	u, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u.Username
-}
-
 func (r *running) dial(banner *string) (*gossh.Client, error) {
 	r.t.Helper()
 	id := alice()
-	id.Logins = []string{me(r.t)}
+	id.Logins = []string{tester}
 	id.Traits = map[string][]string{"logins": id.Logins}
 	c, err := gossh.Dial("tcp", r.address, &gossh.ClientConfig{
-		User: me(r.t), Auth: []gossh.AuthMethod{gossh.PublicKeys(r.plane.ssh.certify(r.t, id, newSigner(r.t)))},
+		User: tester, Auth: []gossh.AuthMethod{gossh.PublicKeys(r.plane.ssh.certify(r.t, id, newSigner(r.t)))},
 		HostKeyCallback: gossh.InsecureIgnoreHostKey(), Timeout: 10 * time.Second,
 		BannerCallback: func(text string) error {
 			if banner != nil {
