@@ -114,7 +114,7 @@ func (id *Identity) readTraits(cert *ssh.Certificate) *Refused {
 	if len(t) == 0 || len(withValues(t)) != len(t) {
 		return refuse(ReasonMalformed, "extension %s: a trait has no values", extTraits)
 	}
-	if err := checkTraits(t); err != nil {
+	if err := CheckTraits(t); err != nil {
 		return malformed(err)
 	}
 	id.Traits = t

@@ -1,10 +1,12 @@
 package identity
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -41,7 +43,7 @@ func (id Identity) check() error {
 	if err := checkSpan(id.ValidAfter, id.ValidBefore); err != nil {
 		return err
 	}
-	if err := checkList("role", id.Roles, MaxRoles, maxRoleName); err != nil {
+	if err := CheckRoles(id.Roles); err != nil {
 		return err
 	}
 	return checkLogins(id.Logins)
@@ -56,7 +58,7 @@ func (id Identity) checkWritable() error {
 	if err := checkDevice(id.Device); err != nil {
 		return err
 	}
-	if err := checkTraits(id.Traits); err != nil {
+	if err := CheckTraits(id.Traits); err != nil {
 		return err
 	}
 	return checkKeyPolicy(id.PrivateKeyPolicy)
@@ -77,7 +79,14 @@ func checkLogins(logins []string) error {
 	return nil
 }
 
-func checkTraits(traits map[string][]string) error {
+// CheckRoles refuses names of roles that no certificate may carry: too many,
+// one twice, empty or unprintable ones.
+func CheckRoles(roles []string) error { return checkList("role", roles, MaxRoles, maxRoleName) }
+
+// CheckTraits refuses traits that no certificate may carry: too many or too
+// long for an extension, a value twice, empty or unprintable ones, and logins
+// that are none.
+func CheckTraits(traits map[string][]string) error {
 	if len(traits) > maxTraits {
 		return fmt.Errorf("%d traits are more than %d", len(traits), maxTraits)
 	}
@@ -85,11 +94,14 @@ func checkTraits(traits map[string][]string) error {
 		if err := checkText("trait", name, maxRoleName); err != nil {
 			return err
 		}
-		if err := checkList("value of a trait", values, maxTraitValues, maxTraitText); err != nil {
+		if err := checkList("value of trait "+strconv.Quote(name), values, maxTraitValues, maxTraitText); err != nil {
 			return err
 		}
 	}
-	return nil
+	if b, err := json.Marshal(traits); err != nil || len(b) > maxJSON {
+		return fmt.Errorf("the traits have %d bytes in all, more than %d", len(b), maxJSON)
+	}
+	return checkLogins(traits["logins"])
 }
 
 func checkKeyPolicy(policy string) error {

@@ -3,8 +3,6 @@ package login
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
-	"unicode"
 
 	"connectrpc.com/connect"
 
@@ -48,54 +46,8 @@ func checkShape(u resource.User) error {
 	if err := identity.CheckUser(u.Metadata.Name); err != nil {
 		return err
 	}
-	if err := checkRoles(u.Spec.Roles); err != nil {
+	if err := identity.CheckRoles(u.Spec.Roles); err != nil {
 		return err
 	}
-	return checkTraits(u.Spec.Traits)
-}
-
-func checkRoles(roles []string) error {
-	if len(roles) > maxRoles {
-		return fmt.Errorf("%d roles, more than %d", len(roles), maxRoles)
-	}
-	seen := make(map[string]bool)
-	for _, r := range roles {
-		if r == "" || len(r) > maxRoleName || !printable(r) {
-			return fmt.Errorf("role name %.64q must be 1 to %d printable characters", r, maxRoleName)
-		}
-		if seen[r] {
-			return fmt.Errorf("role %q is there twice", r)
-		}
-		seen[r] = true
-	}
-	return nil
-}
-
-func checkTraits(traits map[string][]string) error {
-	if len(traits) > maxTraits {
-		return fmt.Errorf("%d traits, more than %d", len(traits), maxTraits)
-	}
-	for name, values := range traits {
-		if name == "" || len(name) > maxTraitName || !printable(name) {
-			return fmt.Errorf("trait name %.64q must be 1 to %d printable characters", name, maxTraitName)
-		}
-		if len(values) > maxValues {
-			return fmt.Errorf("trait %q has %d values, more than %d", name, len(values), maxValues)
-		}
-		for _, v := range values {
-			if len(v) > maxValue || !printable(v) {
-				return fmt.Errorf("value %.64q of trait %q must be at most %d printable characters", v, name, maxValue)
-			}
-		}
-	}
-	for _, l := range traits["logins"] {
-		if err := identity.CheckLogin(l); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar })
+	return identity.CheckTraits(u.Spec.Traits)
 }

@@ -27,15 +27,11 @@ const (
 	// 32 random bytes in base64url without padding.
 	inviteTokenLen = 43
 
-	// A user's document. Roles and logins go into every certificate, and
-	// OpenSSH takes certificates of less than 256 KiB in all (SSH_MAX_PACKET).
-	maxDocument  = 64 << 10
-	maxRoles     = 64
-	maxRoleName  = 128
-	maxTraitName = 64
-	maxTraits    = 64
-	maxValues    = 256
-	maxValue     = 256
+	// A user's document; what of it goes into certificates has bounds of its
+	// own (identity).
+	maxDocument = 64 << 10
+	maxRoles    = 64
+	maxRoleName = 128
 
 	// How long a place from which somebody logged in counts as theirs.
 	knownLife = 30 * 24 * time.Hour

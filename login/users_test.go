@@ -159,21 +159,23 @@ func TestADocumentMustBeInOrder(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.must(w.CreateUser(t.Context(), "admin", user("alice"), nil))
 		for want, change := range map[string]func(*resource.User){
-			`kind is "role"`:       func(u *resource.User) { u.Kind = "role" },
-			`version of a user is`: func(u *resource.User) { u.Version = "v1" },
-			`is_locked cannot be`:  func(u *resource.User) { u.Spec.Status.IsLocked = true },
-			`role "a" is there`:    func(u *resource.User) { u.Spec.Roles = []string{"a", "a"} },
-			`role name ""`:         func(u *resource.User) { u.Spec.Roles = []string{""} },
-			`role name "a\nb"`:     func(u *resource.User) { u.Spec.Roles = []string{"a\nb"} },
-			`role name "\xff"`:     func(u *resource.User) { u.Spec.Roles = []string{"\xff"} },
-			`65 roles`:             func(u *resource.User) { u.Spec.Roles = make([]string, 65) },
-			`login "-oProxy"`:      func(u *resource.User) { u.Spec.Traits["logins"] = []string{"-oProxy"} },
-			`login "root,x"`:       func(u *resource.User) { u.Spec.Traits["logins"] = []string{"root,x"} },
-			`trait name ""`:        func(u *resource.User) { u.Spec.Traits[""] = nil },
-			`value "\x00" of`:      func(u *resource.User) { u.Spec.Traits["x"] = []string{"\x00"} },
-			`257 values`:           func(u *resource.User) { u.Spec.Traits["x"] = make([]string, 257) },
-			`more than 65536`:      func(u *resource.User) { u.Metadata.Description = strings.Repeat("x", 70_000) },
-			`as JSON`:              func(u *resource.User) { u.Spec.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+			`kind is "role"`:                 func(u *resource.User) { u.Kind = "role" },
+			`version of a user is`:           func(u *resource.User) { u.Version = "v1" },
+			`is_locked cannot be`:            func(u *resource.User) { u.Spec.Status.IsLocked = true },
+			`role "a" is there`:              func(u *resource.User) { u.Spec.Roles = []string{"a", "a"} },
+			`role is empty`:                  func(u *resource.User) { u.Spec.Roles = []string{""} },
+			`role "a\nb" holds`:              func(u *resource.User) { u.Spec.Roles = []string{"a\nb"} },
+			`role "\xff" holds`:              func(u *resource.User) { u.Spec.Roles = []string{"\xff"} },
+			`more than 128 of: role`:         func(u *resource.User) { u.Spec.Roles = make([]string, 129) },
+			`login "-oProxy"`:                func(u *resource.User) { u.Spec.Traits["logins"] = []string{"-oProxy"} },
+			`login "root,x"`:                 func(u *resource.User) { u.Spec.Traits["logins"] = []string{"root,x"} },
+			`trait is empty`:                 func(u *resource.User) { u.Spec.Traits[""] = nil },
+			`trait "x" "\x00"`:               func(u *resource.User) { u.Spec.Traits["x"] = []string{"\x00"} },
+			`trait "x" "a" is there twice`:   func(u *resource.User) { u.Spec.Traits["x"] = []string{"a", "a"} },
+			`"logins" "root" is there twice`: func(u *resource.User) { u.Spec.Traits["logins"] = []string{"root", "root"} },
+			`more than 256 of`:               func(u *resource.User) { u.Spec.Traits["x"] = make([]string, 257) },
+			`more than 65536`:                func(u *resource.User) { u.Metadata.Description = strings.Repeat("x", 70_000) },
+			`as JSON`:                        func(u *resource.User) { u.Spec.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 		} {
 			u := user("alice")
 			change(&u)

@@ -144,30 +144,12 @@ func (u *User) check(written bool) error {
 	if written && u.Spec.Status.IsLocked {
 		return fieldError("spec.status.is_locked", "locks make this true; create a lock that targets the user")
 	}
-	return checkTraits("spec.traits", u.Spec.Traits)
-}
-
-func checkTraits(at string, traits map[string][]string) error {
-	if len(traits) > maxTraits {
-		return fieldError(at, "%d traits are more than %d", len(traits), maxTraits)
-	}
-	for name, values := range traits {
-		at := join(at, name)
-		if name == "" || len(name) > maxName || len(values) > maxTraitValues {
-			return fieldError(at, "a trait has a name of at most %d bytes and at most %d values", maxName, maxTraitValues)
-		}
-		for i, value := range values {
-			if value == "" || len(value) > maxTraitText || strings.ContainsAny(value, "\n\t") || slices.Contains(values[:i], value) {
-				return fieldError(at, "%.64q is empty, too long, there twice or not one line", value)
-			}
-		}
-	}
-	for i, login := range traits["logins"] {
+	for i, login := range u.Spec.Traits["logins"] {
 		if err := identity.CheckLogin(login); err != nil {
-			return wrap(fmt.Sprintf("%s.logins[%d]", at, i), err)
+			return wrap(fmt.Sprintf("spec.traits.logins[%d]", i), err)
 		}
 	}
-	return nil
+	return wrap("spec.traits", identity.CheckTraits(u.Spec.Traits))
 }
 
 func (r *Role) check() error {

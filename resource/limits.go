@@ -17,11 +17,6 @@ const (
 	maxDescription = 4096
 	// maxLabels is the same as what a role may ask for.
 	maxLabels = 64
-	// maxTraits, maxTraitValues and maxTraitText are what a certificate may
-	// carry (identity).
-	maxTraits      = 32
-	maxTraitValues = 256
-	maxTraitText   = 256
 	// maxAllowedCAs is several times the number of TPM makers.
 	maxAllowedCAs = 128
 )
