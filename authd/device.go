@@ -107,11 +107,13 @@ func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStr
 	}
 	return h.s.devices.Enroll(ctx, c.actor, c.remote(), devices.Trust{
 		AllowedCAs: trust.EKCertAllowedCAs, Replaced: h.s.endDevice("the device was enrolled again"),
-		Stands: func(tx *store.Tx) error {
+		Stands: func(tx *store.Tx, d resource.Device) error {
 			if _, err := h.s.login.Find(tx, c.login.ID); err != nil {
 				return err
 			}
-			return h.s.decideCall(tx, c, "", "")
+			with := c
+			with.subject.DeviceID, with.subject.DeviceAssetTag = d.Metadata.Name, d.Spec.AssetTag
+			return h.s.decideCall(tx, with, "", "")
 		},
 	}, stream)
 }

@@ -21,6 +21,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/resource"
 	"devicetrust/store"
 )
 
@@ -41,10 +42,12 @@ type Trust struct {
 	// one of them.
 	AllowedCAs []string
 	// Stands, where not nil, is asked in the transaction that enrolls whether
-	// the person who began may still: a ceremony takes up to a minute.
-	Stands func(tx *store.Tx) error
+	// the person who began may still, and that device: a ceremony takes up to
+	// a minute.
+	Stands func(tx *store.Tx, d resource.Device) error
 	// Replaced, where not nil, is called in the transaction that enrolls a
-	// device which was enrolled before, to end what that enrollment gave.
+	// device anew with the TPM that it was enrolled with, to end what the
+	// enrollment before gave.
 	Replaced func(tx *store.Tx, deviceID string) error
 }
 

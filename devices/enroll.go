@@ -167,16 +167,19 @@ func (e *enrolling) check(init *dtv1.EnrollInit) (p proposal, err error) {
 // inventory may have changed since the ceremony began.
 func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 	return e.db.Write(ctx, func(tx *store.Tx) error {
-		if e.trust.Stands != nil {
-			if err := e.trust.Stands(tx); err != nil {
-				return err
-			}
-		}
 		d, err := e.Get(tx, Ref{ID: e.device.Metadata.Name})
 		if err != nil {
 			return err
 		}
+		if e.trust.Stands != nil {
+			if err := e.trust.Stands(tx, d); err != nil {
+				return err
+			}
+		}
 		if err := enrolledByOther(d, e.user); err != nil {
+			return err
+		}
+		if err := enrolledWithOther(d, p); err != nil {
 			return err
 		}
 		if err := notElsewhere(tx, d, p); err != nil {
@@ -204,6 +207,19 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		_, err = e.log.Record(tx, ev)
 		return err
 	})
+}
+
+// enrolledWithOther refuses another TPM than the one that a device is enrolled
+// with: the tag is what a machine says of itself, and whoever can choose it
+// would take the device's place.
+func enrolledWithOther(d resource.Device, p proposal) error {
+	c := d.Spec.Credential
+	if d.Spec.EnrollStatus != resource.Enrolled || c != nil && c.TPMEKKeyDigest == p.digest() {
+		return nil
+	}
+	return api.Refuse(connect.CodeFailedPrecondition, "device %s is enrolled with another TPM", label(d)).
+		WithHint("if its TPM or mainboard was replaced, an administrator unenrolls it first: dtctl edit device/%s, and set enroll_status to %s",
+			d.Metadata.Name, resource.NotEnrolled)
 }
 
 // notElsewhere refuses a TPM that is another machine already: one chip would

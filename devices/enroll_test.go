@@ -364,7 +364,7 @@ func TestWhoMayNotAnyMoreAtTheEndOfTheCeremonyDoesNotEnroll(t *testing.T) {
 	err := w.enrollWith(t, m, enrollment{
 		token:       before.Token,
 		onChallenge: func(*dtv1.TPMEnrollChallenge) { ended.Store(true) },
-		trust: Trust{Stands: func(*store.Tx) error {
+		trust: Trust{Stands: func(*store.Tx, resource.Device) error {
 			if ended.Load() {
 				return api.Refuse(connect.CodeUnauthenticated, "this login has ended")
 			}
@@ -375,6 +375,33 @@ func TestWhoMayNotAnyMoreAtTheEndOfTheCeremonyDoesNotEnroll(t *testing.T) {
 	if d := w.device(t, testTag); d.Spec.EnrollStatus != resource.NotEnrolled || d.Spec.Owner != "" {
 		t.Errorf("it is %s, of %q", d.Spec.EnrollStatus, d.Spec.Owner)
 	}
+}
+
+func TestATagDoesNotPutAnotherTPMInTheDevicesPlace(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w, m, other := newWorld(t, db), newMachine(t), newMachine(t)
+		w.enroll(t, m, alice, Trust{})
+		enrolled := w.device(t, testTag)
+		again := func() Token {
+			token, err := w.CreateToken(t.Context(), admin, Ref{AssetTag: testTag}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return token
+		}
+		wantRefusal(t, w.enrollWith(t, other, enrollment{token: again().Token}), "enrolled with another TPM")
+		if diff := cmp.Diff(enrolled, w.device(t, testTag)); diff != "" {
+			t.Error(diff)
+		}
+		d := w.device(t, testTag)
+		d.Spec.EnrollStatus = resource.NotEnrolled
+		if _, err := w.Update(t.Context(), admin, d, "", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.enrollWith(t, other, enrollment{token: again().Token}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestOfTwoPeopleWhoEnrollAtTheSameTimeOneDoes(t *testing.T) {
