@@ -35,9 +35,24 @@ func Open(db *store.DB, cluster string, key [32]byte, now func() time.Time) *Log
 	return &Log{db: db, cluster: cluster, chain: c, now: now, seen: witness{chain: c}}
 }
 
+// Caller is who calls, as far as every record of the call says it.
+type Caller struct {
+	RemoteAddr string
+	// Device is the one that the caller's session was authenticated with; nil
+	// where there is none.
+	Device *event.Device
+}
+
+type callerKey struct{}
+
+// WithCaller gives a context under which every record says who called.
+func WithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
 // Record appends e inside tx, so that the act in the same transaction happens
-// only with its record. It fills in UID, Time, Cluster and Code, cuts what is
-// too long, and returns the event as it is stored. A type that the catalogue
+// only with its record. It fills in UID, Time, Cluster and Code, and what the
+// context says of the caller, cuts what is too long, and returns the event as it is stored. A type that the catalogue
 // does not have is an error.
 func (l *Log) Record(tx *store.Tx, e event.Event) (event.Event, error) {
 	id, err := uuid.NewRandom()
@@ -49,6 +64,12 @@ func (l *Log) Record(tx *store.Tx, e event.Event) (event.Event, error) {
 		return event.Event{}, fmt.Errorf("audit: unknown event type %q", e.Type)
 	}
 	e.Code = event.CodeOf(e.Type, e.Success)
+	if c, ok := tx.Context().Value(callerKey{}).(Caller); ok {
+		if e.RemoteAddr == "" {
+			e.RemoteAddr = c.RemoteAddr
+		}
+		e.TrustedDevice = c.Device
+	}
 	return l.append(tx, e)
 }
 

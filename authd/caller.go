@@ -10,7 +10,9 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/audit"
 	"devicetrust/audit/event"
+	"devicetrust/devices"
 	"devicetrust/identity"
 	"devicetrust/login"
 	"devicetrust/policy"
@@ -28,6 +30,8 @@ type caller struct {
 	login    login.Login
 	identity identity.Identity
 	subject  policy.Subject
+	// device is the one in the certificate, as records name it; nil is none.
+	device *event.Device
 
 	// Set for callerNode.
 	nodeID string
@@ -159,6 +163,7 @@ func (g *gate) admit(ctx context.Context, procedure, kind string) (context.Conte
 		}
 		return g.s.authorize(tx, c, access, kind)
 	})
+	ctx = audit.WithCaller(ctx, audit.Caller{RemoteAddr: c.remote(), Device: c.device})
 	if err != nil {
 		g.s.recordRefusal(ctx, c, procedure, err)
 		return ctx, err
@@ -229,7 +234,24 @@ func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller
 		DeviceCredentialID: c.identity.Device.CredentialID,
 		Serial:             v.Serial(),
 	}
+	if d := c.identity.Device; d.Trusted() {
+		c.device = &event.Device{DeviceID: d.ID, AssetTag: d.AssetTag, CredentialID: d.CredentialID}
+		if err := s.nameOS(tx, c.device); err != nil {
+			return c, err
+		}
+	}
 	return c, nil
+}
+
+// nameOS fills in a device's operating system, which certificates do not say,
+// where the inventory has the device.
+func (s *Server) nameOS(tx *store.Tx, d *event.Device) error {
+	found, err := s.devices.Get(tx, devices.Ref{ID: d.DeviceID})
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	d.OSType = found.Spec.OSType
+	return nil
 }
 
 func (s *Server) identifyNode(tx *store.Tx, c caller, v identity.Caller) (caller, error) {
@@ -325,7 +347,7 @@ func (s *Server) recordRefusal(ctx context.Context, c caller, procedure string, 
 		message += unrecordedNote
 	}
 	err := s.audit.RecordAlone(context.WithoutCancel(ctx), event.Event{
-		Type: event.AccessDenied, User: c.actor, Message: message, Name: procedure, RemoteAddr: c.remote(),
+		Type: event.AccessDenied, User: c.actor, Message: message, Name: procedure,
 	})
 	if err != nil {
 		s.log.Error("a refusal could not be recorded", "procedure", procedure, "error", err)

@@ -31,6 +31,8 @@ type issuing struct {
 	// left of the login that the device was added to.
 	until  time.Time
 	device identity.Device
+	// deviceOS is for the record.
+	deviceOS string
 	// addr is where the person is now.
 	addr netip.Addr
 }
@@ -48,7 +50,7 @@ func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.T
 	}
 	granted := s.now()
 	certs, err := s.ca.IssueUser(ctx, ca.UserRequest{
-		Identity: id, LoginID: want.loginID, SSHKey: want.sshKey, TLSKey: want.tlsKey, RemoteAddr: callerOf(ctx).remote(),
+		Identity: id, LoginID: want.loginID, DeviceOS: want.deviceOS, SSHKey: want.sshKey, TLSKey: want.tlsKey, RemoteAddr: callerOf(ctx).remote(),
 	}, func(tx *store.Tx) error {
 		if err := check(tx); err != nil {
 			return err

@@ -241,6 +241,11 @@ func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1
 		}
 		for _, e := range events {
 			e.NodeName = node.Spec.Hostname
+			if e.TrustedDevice != nil && e.TrustedDevice.DeviceID != "" {
+				if err := s.nameOS(tx, e.TrustedDevice); err != nil {
+					return err
+				}
+			}
 			if err := s.audit.RecordForeign(tx, e); err != nil {
 				return err
 			}

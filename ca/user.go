@@ -26,8 +26,11 @@ type UserRequest struct {
 	Identity identity.Identity
 	// LoginID is the login that they end with.
 	LoginID string
-	SSHKey  ssh.PublicKey
-	TLSKey  []byte // PKIX DER
+	// DeviceOS is the operating system of the identity's device, for the audit
+	// record.
+	DeviceOS string
+	SSHKey   ssh.PublicKey
+	TLSKey   []byte // PKIX DER
 	// RemoteAddr is for the audit record.
 	RemoteAddr string
 }
@@ -138,7 +141,7 @@ func userEvent(req UserRequest, id identity.Identity) event.Event {
 		ValidUntil: id.ValidBefore.UTC().Truncate(time.Second), RemoteAddr: req.RemoteAddr,
 	}
 	if d := id.Device; d.Trusted() {
-		e.Device = &event.Device{DeviceID: d.ID, AssetTag: d.AssetTag, CredentialID: d.CredentialID}
+		e.Device = &event.Device{DeviceID: d.ID, AssetTag: d.AssetTag, OSType: req.DeviceOS, CredentialID: d.CredentialID}
 	}
 	return e
 }

@@ -167,7 +167,7 @@ func TestRefusalsInOneWaitAreRecordedOnce(t *testing.T) {
 				told = append(told, r)
 			}
 		}
-		diff(t, []string{"T1000W by  on alice: too many failed attempts; others within the next 8s are refused without a record"}, told)
+		diff(t, []string{"T1000W by alice on alice: too many failed attempts; others within the next 8s are refused without a record"}, told)
 	})
 }
 

@@ -40,7 +40,7 @@ func errWrong() *api.Refusal {
 // once for a moment (both CodeResourceExhausted).
 func (s *Service) CheckPassword(ctx context.Context, user string, password Secret, addr netip.Addr) (Verified, error) {
 	g, err := s.guess(ctx, user, event.Event{
-		Type: event.UserLogin, Kind: resource.KindUser, Name: user, RemoteAddr: text(addr),
+		Type: event.UserLogin, User: user, Kind: resource.KindUser, Name: user, RemoteAddr: text(addr),
 	}, addr)
 	if err != nil {
 		return Verified{}, err

@@ -63,7 +63,7 @@ func TestAllWrongLoginsGetOneAnswerForTheSameWork(t *testing.T) {
 			diff(t, []params{cheap}, w.hashed())
 			all := w.records(event.UserLogin)
 			name := strings.NewReplacer("\x00", "\uFFFD", "\xff", "\uFFFD").Replace(c.user)
-			diff(t, "T1000W by  on "+name+": "+c.reason, all[len(all)-1])
+			diff(t, "T1000W by "+name+" on "+name+": "+c.reason, all[len(all)-1])
 		}
 	})
 }
