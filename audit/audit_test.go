@@ -68,7 +68,7 @@ func TestRecordFillsInWhatTheLogKnows(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" || len(got.UID) != 36 {
 			t.Errorf("recorded (-want +got):\n%s", diff)
 		}
-		listed, err := l.List(t.Context(), Filter{})
+		listed, _, err := l.List(t.Context(), Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestAFailureHasItsOwnCode(t *testing.T) {
 	if err := l.RecordAlone(t.Context(), event.Event{Type: event.UserLogin}); err != nil {
 		t.Fatal(err)
 	}
-	listed, err := l.List(t.Context(), Filter{})
+	listed, _, err := l.List(t.Context(), Filter{})
 	if err != nil || len(listed) != 1 || listed[0].Code != "T1000W" {
 		t.Errorf("got %+v, %v; want one record with code T1000W", listed, err)
 	}
@@ -207,7 +207,7 @@ func TestListFilters(t *testing.T) {
 			"all of it":              {Filter{Type: event.UserLogin, User: "alice", Since: testTime, FailedOnly: true, Limit: 5}, []string{"user.login T1000W"}},
 			"nothing":                {Filter{User: "carol"}, nil},
 		} {
-			events, err := l.List(t.Context(), c.filter)
+			events, _, err := l.List(t.Context(), c.filter)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -220,8 +220,42 @@ func TestListFilters(t *testing.T) {
 			}
 		}
 		var r *api.Refusal
-		if _, err := l.List(t.Context(), Filter{Type: "user.imagined"}); !errors.As(err, &r) || r.Code != connect.CodeInvalidArgument {
+		if _, _, err := l.List(t.Context(), Filter{Type: "user.imagined"}); !errors.As(err, &r) || r.Code != connect.CodeInvalidArgument {
 			t.Errorf("an unknown type: %v", err)
+		}
+	})
+}
+
+func TestPagesGiveEachRecordOnce(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		l := testLog(db)
+		var want []string
+		for i := range 7 {
+			name := fmt.Sprintf("user-%d", i)
+			want = append(want, name)
+			if err := l.RecordAlone(t.Context(), event.Event{Type: event.UserCreate, Kind: "user", Name: name, Success: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, limit := range []int{1, 2, 3, 7, 8} {
+			var got []string
+			for f := (Filter{Limit: limit}); ; {
+				page, before, err := l.List(t.Context(), f)
+				if err != nil || len(page) > limit {
+					t.Fatalf("%d records in a page of %d: %v", len(page), limit, err)
+				}
+				var names []string
+				for _, e := range page {
+					names = append(names, e.Name)
+				}
+				got = append(names, got...)
+				if f.Before = before; before == 0 {
+					break
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("in pages of %d (-want +got):\n%s", limit, diff)
+			}
 		}
 	})
 }
@@ -234,7 +268,7 @@ func TestLongTextIsCutWithAMark(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		events, err := l.List(t.Context(), Filter{User: "al\x00ice\xff"})
+		events, _, err := l.List(t.Context(), Filter{User: "al\x00ice\xff"})
 		if err != nil || len(events) != 1 {
 			t.Fatalf("%d events, %v", len(events), err)
 		}

@@ -39,7 +39,7 @@ func ExampleLog_Record() {
 	if err != nil {
 		panic(err)
 	}
-	events, err := log.List(ctx, audit.Filter{Type: event.DeviceDelete})
+	events, _, err := log.List(ctx, audit.Filter{Type: event.DeviceDelete})
 	if err != nil {
 		panic(err)
 	}

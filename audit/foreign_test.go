@@ -36,7 +36,7 @@ func TestANodesEventKeepsItsTimeAndIsStoredOnce(t *testing.T) {
 		}
 		want := foreign()
 		want.Cluster, want.Code = "test", "T2000I"
-		got, err := l.List(t.Context(), Filter{})
+		got, _, err := l.List(t.Context(), Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,9 +11,10 @@ const (
 	// maxUID is that of a node's event; a UUID has 36 bytes.
 	maxUID = 64
 
-	// defaultList and maxList bound what List returns at once.
-	defaultList = 100
-	maxList     = 10_000
+	// maxPage and maxPageSize (bytes of JSON) bound what List returns at once:
+	// one record more than maxPageSize still fits a message of the API.
+	maxPage     = 1000
+	maxPageSize = 8 << 20
 
 	// aloneTimeout bounds RecordAlone, which does not end with its caller's
 	// context. It is the time that the store waits for SQLite's lock.

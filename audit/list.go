@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -22,26 +23,33 @@ type Filter struct {
 	User       string
 	Since      time.Time // records of this time and later
 	FailedOnly bool
-	Limit      int // 0 is 100; more than 10000 is 10000
+	// Before is the number of a record; those from it on are left out.
+	Before uint64
+	Limit  int // of a page; 0, and more than maxPage, is maxPage
 }
 
-// List returns the newest records that f chooses, oldest first. It refuses an
-// unknown type (CodeInvalidArgument), which would find nothing.
-func (l *Log) List(ctx context.Context, f Filter) ([]event.Event, error) {
+// List returns a page of the newest records that f chooses, oldest first, and
+// where there may be older ones the Before to ask for them with; else 0. It
+// refuses an unknown type (CodeInvalidArgument), which would find nothing.
+func (l *Log) List(ctx context.Context, f Filter) (found []event.Event, before uint64, err error) {
 	if f.Type != "" && !event.Known(f.Type) {
-		return nil, api.Refuse(connect.CodeInvalidArgument, "unknown event type %.64q", f.Type)
+		return nil, 0, api.Refuse(connect.CodeInvalidArgument, "unknown event type %.64q", f.Type)
+	}
+	if f.Limit <= 0 || f.Limit > maxPage {
+		f.Limit = maxPage
 	}
 	query, args := f.query()
-	var found []event.Event
-	err := l.db.Read(ctx, func(tx *store.Tx) error {
+	size := 0
+	err = l.db.Read(ctx, func(tx *store.Tx) error {
 		rows, err := tx.Query(query, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close() //nolint:errcheck // Err is checked
 		for rows.Next() {
+			var seq int64
 			var record string
-			if err := rows.Scan(&record); err != nil {
+			if err := rows.Scan(&seq, &record); err != nil {
 				return err
 			}
 			var e event.Event
@@ -49,14 +57,18 @@ func (l *Log) List(ctx context.Context, f Filter) ([]event.Event, error) {
 				return fmt.Errorf("a record is not JSON any more, run dtctl audit verify: %w", err)
 			}
 			found = append(found, e)
+			if size += len(record); len(found) == f.Limit || size >= maxPageSize {
+				before = uint64(seq)
+				return nil
+			}
 		}
 		return rows.Err()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return nil, 0, fmt.Errorf("audit: %w", err)
 	}
 	slices.Reverse(found)
-	return found, nil
+	return found, before, nil
 }
 
 func (f Filter) query() (string, []any) {
@@ -78,13 +90,12 @@ func (f Filter) query() (string, []any) {
 	if f.FailedOnly {
 		add("success =", false)
 	}
-	query := "SELECT record FROM audit_log"
+	if f.Before != 0 {
+		add("seq <", int64(min(f.Before, math.MaxInt64)))
+	}
+	query := "SELECT seq, record FROM audit_log"
 	if len(where) > 0 {
 		query += " WHERE " + strings.Join(where, " AND ")
 	}
-	limit := min(f.Limit, maxList)
-	if limit <= 0 {
-		limit = defaultList
-	}
-	return fmt.Sprintf("%s ORDER BY seq DESC LIMIT %d", query, limit), args
+	return fmt.Sprintf("%s ORDER BY seq DESC LIMIT %d", query, f.Limit), args
 }

@@ -152,21 +152,18 @@ func (h adminService) ListNodes(ctx context.Context, _ *connect.Request[dtv1.Lis
 
 func (h adminService) ListAudit(ctx context.Context, req *connect.Request[dtv1.ListAuditRequest]) (*connect.Response[dtv1.ListAuditResponse], error) {
 	m := req.Msg
-	limit := int(m.GetLimit())
-	if limit <= 0 {
-		limit = defaultAuditLimit
-	}
 	var since time.Time
 	if m.GetSince() != nil {
 		since = m.GetSince().AsTime()
 	}
-	events, err := h.s.audit.List(ctx, audit.Filter{
-		Type: event.Type(m.GetType()), User: m.GetUser(), Since: since, FailedOnly: m.GetFailed(), Limit: min(limit, maxAuditLimit),
+	events, before, err := h.s.audit.List(ctx, audit.Filter{
+		Type: event.Type(m.GetType()), User: m.GetUser(), Since: since, FailedOnly: m.GetFailed(),
+		Before: m.GetBefore(), Limit: int(m.GetLimit()),
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &dtv1.ListAuditResponse{}
+	out := &dtv1.ListAuditResponse{Before: before}
 	for _, e := range events {
 		doc, err := json.Marshal(e)
 		if err != nil {

@@ -54,11 +54,6 @@ const (
 	maxLabels, maxLabel = 64, 256
 	maxAddresses        = 16
 
-	// defaultAuditLimit is a screenful or two; maxAuditLimit bounds an answer
-	// to some ten megabytes.
-	defaultAuditLimit = 100
-	maxAuditLimit     = 10_000
-
 	// The HTTPS certificate of our own CA is renewed while it still has a
 	// long weekend to live and more.
 	serverCertLife  = 30 * 24 * time.Hour

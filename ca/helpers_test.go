@@ -108,7 +108,7 @@ func (w *world) count(t testing.TB, query string, args ...any) (n int) {
 
 func (w *world) certEvents(t testing.TB) []event.Event {
 	t.Helper()
-	events, err := w.log.List(t.Context(), audit.Filter{Type: event.CertCreate})
+	events, _, err := w.log.List(t.Context(), audit.Filter{Type: event.CertCreate})
 	if err != nil {
 		t.Fatal(err)
 	}

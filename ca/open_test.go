@@ -44,7 +44,7 @@ func TestTheFirstStartMakesTheAuthoritiesAndLaterOnesLoadThem(t *testing.T) {
 		if n := w.count(t, `SELECT count(*) FROM authorities`); n != 3 {
 			t.Errorf("%d authorities", n)
 		}
-		events, err := w.log.List(t.Context(), audit.Filter{Type: event.ClusterStart})
+		events, _, err := w.log.List(t.Context(), audit.Filter{Type: event.ClusterStart})
 		if err != nil || len(events) != 1 || !events[0].Success || events[0].Name != testCluster {
 			t.Errorf("recorded: %+v %v", events, err)
 		}

@@ -323,7 +323,7 @@ func wantRefusal(t testing.TB, err error, text string) {
 // events gives the records of a type.
 func (w *world) events(t testing.TB, typ event.Type) []event.Event {
 	t.Helper()
-	events, err := w.log.List(context.WithoutCancel(t.Context()), audit.Filter{Type: typ, Limit: 1000})
+	events, _, err := w.log.List(context.WithoutCancel(t.Context()), audit.Filter{Type: typ, Limit: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ func (w *world) write(fn func(tx *store.Tx) error) error { return w.db.Write(w.t
 // records returns "TYPE CODE user name: message" of the records of type t.
 func (w *world) records(t event.Type) []string {
 	w.t.Helper()
-	events, err := w.log.List(w.t.Context(), audit.Filter{Type: t, Limit: 1000})
+	events, _, err := w.log.List(w.t.Context(), audit.Filter{Type: t, Limit: 1000})
 	w.must(err)
 	var out []string
 	for _, e := range events {

@@ -880,8 +880,10 @@ type ListAuditRequest struct {
 	User   string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
 	Since  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	Failed bool                   `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
-	// Newest records first are kept; 0 is the server's own limit.
-	Limit         int32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// So many at most, the newest; the server's page where that is less, or 0.
+	Limit int32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only records before this one; 0 is up to the newest.
+	Before        uint64 `protobuf:"varint,6,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -951,10 +953,19 @@ func (x *ListAuditRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *ListAuditRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
 type ListAuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Each one audit/event.Event as JSON, oldest first.
-	Events        [][]byte `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	Events [][]byte `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Where there may be older ones: before in the request for them. Else 0.
+	Before        uint64 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -994,6 +1005,13 @@ func (x *ListAuditResponse) GetEvents() [][]byte {
 		return x.Events
 	}
 	return nil
+}
+
+func (x *ListAuditResponse) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
 }
 
 type VerifyAuditRequest struct {
@@ -1574,15 +1592,17 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x06 \x01(\tR\x04name\"\x12\n" +
 	"\x10ListNodesRequest\")\n" +
 	"\x11ListNodesResponse\x12\x14\n" +
-	"\x05nodes\x18\x01 \x03(\fR\x05nodes\"\x9a\x01\n" +
+	"\x05nodes\x18\x01 \x03(\fR\x05nodes\"\xb2\x01\n" +
 	"\x10ListAuditRequest\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
 	"\x06failed\x18\x04 \x01(\bR\x06failed\x12\x14\n" +
-	"\x05limit\x18\x05 \x01(\x05R\x05limit\"+\n" +
+	"\x05limit\x18\x05 \x01(\x05R\x05limit\x12\x16\n" +
+	"\x06before\x18\x06 \x01(\x04R\x06before\"C\n" +
 	"\x11ListAuditResponse\x12\x16\n" +
-	"\x06events\x18\x01 \x03(\fR\x06events\"\x14\n" +
+	"\x06events\x18\x01 \x03(\fR\x06events\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x04R\x06before\"\x14\n" +
 	"\x12VerifyAuditRequest\"a\n" +
 	"\x13VerifyAuditResponse\x12\x16\n" +
 	"\x06intact\x18\x01 \x01(\bR\x06intact\x12\x18\n" +

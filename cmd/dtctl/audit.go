@@ -2,9 +2,12 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +18,7 @@ import (
 
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
+	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 )
 
@@ -38,7 +42,7 @@ func (a *app) auditLs() *cobra.Command {
 	c.Flags().StringVar(&req.User, "user", "", "only what this user did")
 	since := c.Flags().String("since", "", "only what is younger: a duration (30m, 24h, 7d) or a time (2026-01-31T18:00:00Z)")
 	c.Flags().BoolVar(&req.Failed, "failed", false, "only what failed or was refused")
-	limit := c.Flags().Uint16("limit", 0, "at most so many, the newest (default the server's limit)")
+	limit := c.Flags().Uint("limit", 1000, "at most so many, the newest; 0 is all")
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *since != "" {
@@ -48,18 +52,41 @@ func (a *app) auditLs() *cobra.Command {
 			}
 			req.Since = timestamppb.New(from)
 		}
-		req.Limit = int32(*limit)
 		services, err := a.services()
 		if err != nil {
 			return err
 		}
-		resp, err := services.Admin.ListAudit(cmd.Context(), connect.NewRequest(req))
+		events, more, err := newestEvents(cmd.Context(), services, req, *limit)
 		if err != nil {
 			return err
 		}
-		return a.printEvents(*format, resp.Msg.GetEvents())
+		if more && !cmd.Flags().Changed("limit") {
+			fmt.Fprintf(a.Stderr, "Only the newest %d records are listed: --limit=0 lists all.\n", *limit)
+		}
+		return a.printEvents(*format, events)
 	}
 	return c
+}
+
+// newestEvents gives the newest limit records (0: all) that req chooses,
+// oldest first, page by page; more tells whether there may be older ones.
+func newestEvents(ctx context.Context, services client.Services, req *dtv1.ListAuditRequest, limit uint) (events [][]byte, more bool, err error) {
+	var pages [][][]byte
+	for left := limit; ; {
+		req.Limit = int32(min(left, math.MaxInt32))
+		resp, err := services.Admin.ListAudit(ctx, connect.NewRequest(req))
+		if err != nil {
+			return nil, false, err
+		}
+		page := resp.Msg.GetEvents()
+		pages = append(pages, page)
+		req.Before = resp.Msg.GetBefore()
+		left -= min(left, uint(len(page)))
+		if req.Before == 0 || len(page) == 0 || limit != 0 && left == 0 {
+			slices.Reverse(pages)
+			return slices.Concat(pages...), req.Before != 0, nil
+		}
+	}
 }
 
 // parseSince reads a time, or how long before now.

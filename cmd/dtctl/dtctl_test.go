@@ -186,7 +186,20 @@ func TestAuditRecordsAreShownOldestFirst(t *testing.T) {
 	if err := json.Unmarshal([]byte(c.good(t, "audit", "ls", "--format=json", "--since=2026-03-01T00:00:00Z")), &all); err != nil || len(all) != 4 {
 		t.Errorf("%v, %d events", err, len(all))
 	}
-	c.asked(t, &dtv1.ListAuditRequest{Since: timestamppb.New(now.Add(-12 * time.Hour))})
+	c.asked(t, &dtv1.ListAuditRequest{Limit: 1000, Since: timestamppb.New(now.Add(-12 * time.Hour))})
+
+	// Page by page, and where there is more it says so.
+	list.Before = 17
+	if r := c.run(t, "audit", "ls", "--limit=6", "--format=json"); r.status != 0 || strings.Count(r.out, `"event"`) != 8 || r.errors != "" {
+		t.Errorf("%+v", r)
+	}
+	c.asked(t, &dtv1.ListAuditRequest{Limit: 2, Before: 17})
+	for range 996 {
+		list.Events = append(list.Events, list.Events[0])
+	}
+	if r := c.run(t, "audit", "ls"); r.status != 0 || r.errors != "Only the newest 1000 records are listed: --limit=0 lists all.\n" {
+		t.Errorf("%d: %q", r.status, r.errors)
+	}
 }
 
 func TestVerifyFailsWhereTheRecordIsBroken(t *testing.T) {

@@ -49,7 +49,7 @@ func run(t *testing.T, body func(t *testing.T, c *cluster)) {
 // "event name by user".
 func (c *cluster) records(t *testing.T, since int) []string {
 	t.Helper()
-	all, err := c.log.List(t.Context(), audit.Filter{Limit: 1000})
+	all, _, err := c.log.List(t.Context(), audit.Filter{Limit: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
