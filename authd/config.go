@@ -5,11 +5,15 @@ package authd
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"time"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
+	"devicetrust/identity"
 )
 
 // Config is how a dtauthd runs. Its zero value is not usable: DataDir
@@ -42,7 +46,20 @@ func (c *Config) check() error {
 		return errors.New("authd: data dir, listen address, log and clock must be given")
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
-		return errors.New("--tls-cert and --tls-key go together")
+		return wrong("--tls-cert and --tls-key go together")
+	}
+	if c.ClusterName != "" {
+		if err := identity.CheckCluster(c.ClusterName); err != nil {
+			return wrong("--cluster-name: %v", err)
+		}
+	}
+	for flag, address := range map[string]string{"listen": c.Listen, "diag-listen": c.DiagListen} {
+		if address == "" || flag == "diag-listen" && address == "off" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return wrong("--%s=%s: want ADDRESS:PORT", flag, address)
+		}
 	}
 	if c.Storage == "" {
 		c.Storage = "sqlite:" + c.DataDir + "/dt.db"
@@ -51,11 +68,17 @@ func (c *Config) check() error {
 		c.KeyFile = c.DataDir + "/ca.key"
 	}
 	for _, a := range c.PublicAddr {
-		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
-			return fmt.Errorf("public address %q is not host:port", a)
+		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
+			return wrong("--public-addr=%s: want HOST:PORT", a)
 		}
 	}
 	return nil
+}
+
+// wrong is a setting that cannot be used.
+func wrong(format string, args ...any) error {
+	return api.Refuse(connect.CodeInvalidArgument, format, args...).
+		WithHint("Change the flag, or the key of that name in the file of --config.")
 }
 
 // publicAddresses are what clients use: those configured, or the address that

@@ -64,6 +64,9 @@ func Run(ctx context.Context, cfg Config, reload <-chan os.Signal, ready func(ad
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	db, err := store.Open(ctx, cfg.Storage, cfg.Log)
+	if errors.Is(err, store.ErrAddress) {
+		return wrong("--storage: %v", err)
+	}
 	if err != nil {
 		return err
 	}

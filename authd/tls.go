@@ -12,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
 	"devicetrust/ca"
 	"devicetrust/identity"
 )
@@ -27,6 +30,9 @@ type serverTLS struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
+	// anchor is the last authority of the operator's chain; nil where the
+	// certificate is our own CA's.
+	anchor *x509.Certificate
 }
 
 func (t *serverTLS) config() *tls.Config {
@@ -75,33 +81,52 @@ func (t *serverTLS) reload() error {
 	}
 	cert, err := tls.LoadX509KeyPair(t.certFile, t.keyFile)
 	if err != nil {
-		return fmt.Errorf("authd: --tls-cert and --tls-key: %w", err)
+		return api.Refuse(connect.CodeInvalidArgument, "cannot use --tls-cert and --tls-key: %v", err)
+	}
+	anchor, err := anchorOf(cert)
+	if err != nil {
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.current = &cert
+	t.current, t.anchor = &cert, anchor
 	return nil
 }
 
-// anchors are the certificates that clients may pin: our CA, and the last one
-// of the operator's chain where there is one.
-func (t *serverTLS) anchors() []*x509.Certificate {
-	out := t.ca.TLSAuthorities()
-	if t.certFile == "" {
-		return out
+// anchorOf is the last certificate of the operator's chain, which clients pin.
+// A chain without an authority is refused: no node could join by it.
+func anchorOf(cert tls.Certificate) (*x509.Certificate, error) {
+	chain := cert.Certificate
+	last, err := x509.ParseCertificate(chain[len(chain)-1])
+	if err != nil {
+		return nil, fmt.Errorf("--tls-cert: %w", err)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	chain := t.current.Certificate
-	if last, err := x509.ParseCertificate(chain[len(chain)-1]); err == nil {
-		out = append(out, last)
+	if len(chain) < 2 || !last.IsCA || !last.BasicConstraintsValid {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the file of --tls-cert does not end in the certificate of an authority, by which servers know this one").
+			WithHint("Append the certificate that signed it, and those above it, to the file.")
 	}
-	return out
+	return last, nil
 }
 
+// anchors are the authorities by which clients may know this server: our CA,
+// and the operator's.
+func (t *serverTLS) anchors() []*x509.Certificate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.anchor == nil {
+		return t.ca.TLSAuthorities()
+	}
+	return append(t.ca.TLSAuthorities(), t.anchor)
+}
+
+// pins are those of the authority that the server shows at this time.
 func (t *serverTLS) pins() []string {
+	shown := t.anchors()
+	if t.certFile != "" {
+		shown = shown[len(shown)-1:]
+	}
 	var out []string
-	for _, c := range t.anchors() {
+	for _, c := range shown {
 		out = append(out, identity.PinOf(c))
 	}
 	return out

@@ -40,6 +40,9 @@ const (
 // PostgreSQL: an arbitrary constant, "dt" and a number.
 const writerLock = 0x6474_0001
 
+// ErrAddress is what Open returns for an address that is none.
+var ErrAddress = errors.New("want sqlite:PATH or postgres://USER@HOST/DATABASE")
+
 // Open connects to "sqlite:PATH" or to a "postgres://" URL, brings the schema
 // up to date and starts to follow changes until Close.
 func Open(ctx context.Context, address string, log *slog.Logger) (*DB, error) {
@@ -50,7 +53,7 @@ func Open(ctx context.Context, address string, log *slog.Logger) (*DB, error) {
 	} else if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
 		db, err = openPostgres(ctx, address, log)
 	} else {
-		return nil, errors.New("storage must be sqlite:PATH or postgres://…")
+		return nil, ErrAddress
 	}
 	if err != nil {
 		return nil, err
@@ -101,7 +104,7 @@ func openPostgres(ctx context.Context, address string, log *slog.Logger) (*DB, e
 	cfg, err := pgx.ParseConfig(address)
 	if err != nil {
 		// pgx's own error quotes the URL, password and all.
-		return nil, errors.New("store: the postgres:// URL cannot be parsed")
+		return nil, ErrAddress
 	}
 	pool := stdlib.OpenDB(*cfg)
 	pool.SetMaxOpenConns(16)

@@ -59,11 +59,11 @@ func startCommand(env *cli.Env) *cobra.Command {
 		reload := make(chan os.Signal, 1)
 		signal.Notify(reload, syscall.SIGHUP)
 		defer signal.Stop(reload)
-		return authd.Run(c.Context(), cfg, reload, func(_ net.Addr, pins []string) {
+		return cli.Setting(authd.Run(c.Context(), cfg, reload, func(_ net.Addr, pins []string) {
 			for _, pin := range pins {
 				fmt.Fprintf(env.Stdout, "CA pin: %s\n", pin)
 			}
-		})
+		}))
 	}
 	return c
 }

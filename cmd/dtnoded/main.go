@@ -73,7 +73,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 			return err
 		}
 		config.Version, config.Log, config.Now = cli.Version, env.Log(), env.Now
-		return node.Run(c.Context(), config)
+		return cli.Setting(node.Run(c.Context(), config))
 	}
 	return c
 }

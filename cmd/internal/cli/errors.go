@@ -50,6 +50,16 @@ func Usagef(format string, args ...any) error {
 	return &UsageError{Message: fmt.Sprintf(format, args...)}
 }
 
+// Setting says of an err of a daemon that starts whether its command line was
+// to blame: what is refused as an invalid argument is a setting that cannot be
+// used. All else stays as it is.
+func Setting(err error) error {
+	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeInvalidArgument {
+		return &ExitError{Status: statusUsage, Err: err}
+	}
+	return err
+}
+
 // Hinter is an error of another package that knows what to do about it.
 // *api.Refusal needs no method: its Hint is printed too.
 type Hinter interface {
