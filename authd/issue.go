@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -137,7 +138,8 @@ func (s *Server) clusterInfo(ctx context.Context) (*dtv1.ClusterInfo, error) {
 			return err
 		}
 		trust := state.Preference.DeviceTrust
-		info.DeviceTrustMode, info.AutoEnroll = string(trust.Mode), trust.AutoEnroll
+		// A mode that is not set asks for nothing more than an optional one.
+		info.DeviceTrustMode, info.AutoEnroll = string(cmp.Or(trust.Mode, policy.ModeOptional)), trust.AutoEnroll
 		return nil
 	})
 	return info, err

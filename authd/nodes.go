@@ -129,11 +129,19 @@ func (n nodes) listTokens(tx *store.Tx) ([]resource.Resource, error) {
 	return out, rows.Err()
 }
 
-func (n nodes) removeToken(tx *store.Tx, name string) error {
-	gone, err := tx.Exec(`DELETE FROM join_tokens WHERE name = $1`, name)
-	if err == nil && gone == 0 {
-		err = api.Refuse(connect.CodeNotFound, "token %q not found", name)
+// findToken gives the name of the token that is called so, or that is the
+// token itself: who has only what "tokens add" printed has no name.
+func (n nodes) findToken(tx *store.Tx, token string) (name string, err error) {
+	hash := sha256.Sum256([]byte(token))
+	err = tx.QueryRow(`SELECT name FROM join_tokens WHERE name = $1 OR hash = $2`, token, hash[:]).Scan(&name)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", api.Refuse(connect.CodeNotFound, "there is no such token").WithHint("dtctl tokens ls shows those that are good")
 	}
+	return name, err
+}
+
+func (n nodes) removeToken(tx *store.Tx, name string) error {
+	_, err := tx.Exec(`DELETE FROM join_tokens WHERE name = $1`, name)
 	return err
 }
 

@@ -70,6 +70,8 @@ func (o odd) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 		return protoreflect.ValueOfInt64(o.number)
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(uint32(o.number))
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(uint64(o.number))
 	default:
 		panic("a kind of field that the API did not have: " + f.Kind().String())
 	}

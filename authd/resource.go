@@ -397,9 +397,13 @@ func (s *Server) getToken(ctx context.Context, name string) (resource.Resource, 
 	return pick(ctx, s.listTokens, resource.KindToken, name)
 }
 
-func (s *Server) deleteToken(ctx context.Context, name string) error {
+func (s *Server) deleteToken(ctx context.Context, token string) error {
 	return s.db.Write(ctx, func(tx *store.Tx) error {
-		_, err := s.audit.Record(tx, event.Event{
+		name, err := s.nodes.findToken(tx, token)
+		if err != nil {
+			return err
+		}
+		_, err = s.audit.Record(tx, event.Event{
 			Type: event.JoinTokenDelete, Success: true, User: callerOf(ctx).actor, Kind: resource.KindToken, Name: name,
 		})
 		if err != nil {

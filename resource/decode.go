@@ -183,10 +183,11 @@ func (d *document) scalar(n *yaml.Node, v reflect.Value, path string) error {
 		v.SetString(text)
 		return err
 	case reflect.Bool:
-		if n.Tag != tagBool {
+		is, ok := truth(n)
+		if !ok {
 			return lineError(n, "%s is true or false, and not %.64q", path, n.Value)
 		}
-		v.SetBool(strings.EqualFold(n.Value, "true"))
+		v.SetBool(is)
 		return nil
 	case reflect.Int64:
 		number, err := strconv.ParseInt(n.Value, 10, 64)
@@ -198,6 +199,21 @@ func (d *document) scalar(n *yaml.Node, v reflect.Value, path string) error {
 	default:
 		return lineError(n, "%s cannot be read", path)
 	}
+}
+
+// truth reads a boolean, also in the words of YAML 1.1 that Teleport's own
+// examples use (yes, no, on, off).
+func truth(n *yaml.Node) (is, ok bool) {
+	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+		return false, false
+	}
+	switch strings.ToLower(n.Value) {
+	case "true", "yes", "on":
+		return true, true
+	case "false", "no", "off":
+		return false, true
+	}
+	return false, false
 }
 
 // text reads a text as it was written: YAML would take off, 7 and 2020-01-01

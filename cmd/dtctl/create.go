@@ -29,8 +29,9 @@ func (a *app) create() *cobra.Command {
 		Use:   "create [-f] FILE|-",
 		Short: "Create resources from a file or from stdin",
 		Long: `Create the resources in a file (- is stdin), YAML or JSON, one or more
-documents. All are read before the first is created: a mistake anywhere
-changes nothing. What exists is refused, or with --force replaced.`,
+documents. All are read before the first is created, so that a slip in the
+text of one changes nothing; what the cluster refuses then is left out, and
+said. What exists is refused, or with --force replaced.`,
 		Example: `  dtctl create roles.yaml
   dtctl get role/access | sed s/access/contractor/ | dtctl create -
   dtctl create -f cluster_auth_preference.yaml`,
@@ -139,44 +140,52 @@ func firstLines(data []byte) []int {
 }
 
 func (a *app) createOne(ctx context.Context, services client.Services, d document, force bool) error {
-	created, err := send(ctx, services, d.Resource, force)
+	changed, err := send(ctx, services, d.Resource, force)
 	if err != nil {
-		if strings.Contains(err.Error(), referTo(d).String()) {
+		if d.Head().Metadata.Name == "" || strings.Contains(err.Error(), referTo(d).String()) {
 			return fmt.Errorf("%s: %w", d.place, err)
 		}
 		return fmt.Errorf("%s: %s: %w", d.place, referTo(d), err)
 	}
-	return a.sayChanged(referTo(d), created)
-}
-
-func (a *app) sayChanged(ref reference, created bool) error {
-	if created {
+	ref := reference{d.Head().Kind, changed.GetName()}
+	defer a.remark(d)
+	if changed.GetCreated() {
 		return a.say("%s has been created", ref)
 	}
 	return a.say("%s has been updated", ref)
 }
 
+// remark says of what was stored what its writer may not expect of it.
+func (a *app) remark(r resource.Resource) {
+	if p, ok := r.(*resource.Preference); ok && p.Spec.DeviceTrust.AutoEnroll {
+		fmt.Fprintln(a.Stderr, "NOTE: auto_enroll is kept and shown, and enrolls nobody in this version.")
+	}
+}
+
 // send creates r, or with force replaces it whatever its revision. A
 // document that get printed carries a revision, which means nothing here.
-func send(ctx context.Context, services client.Services, r resource.Resource, force bool) (created bool, err error) {
+func send(ctx context.Context, services client.Services, r resource.Resource, force bool) (*dtv1.ResourceChanged, error) {
 	r.Head().Metadata.Revision = ""
 	doc, err := resource.MarshalJSON(r)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	kind := r.Head().Kind
 	if force {
 		resp, err := services.Resource.UpdateResource(ctx, connect.NewRequest(
 			&dtv1.UpdateResourceRequest{Kind: kind, Resource: doc}))
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		return resp.Msg.GetCreated(), nil
+		return resp.Msg, nil
 	}
-	_, err = services.Resource.CreateResource(ctx, connect.NewRequest(
+	resp, err := services.Resource.CreateResource(ctx, connect.NewRequest(
 		&dtv1.CreateResourceRequest{Kind: kind, Resource: doc}))
 	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeAlreadyExists {
-		return false, r.WithHint("Replace it with: dtctl create -f FILE")
+		return nil, r.WithHint("Replace it with: dtctl create -f FILE")
 	}
-	return err == nil, err
+	if err != nil {
+		return nil, err
+	}
+	return resp.Msg, nil
 }

@@ -42,7 +42,6 @@ func (a *app) devicesAdd() *cobra.Command {
 	ttl := addTTL(c, "enroll-ttl", "how long that token is good (default 1h)")
 	complete(c, "os", systems...)
 	c.MarkFlagsRequiredTogether("os", "asset-tag")
-	c.MarkFlagsMutuallyExclusive("current-device", "os")
 	c.MarkFlagsOneRequired("current-device", "os")
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -72,15 +71,22 @@ func (a *app) devicesAdd() *cobra.Command {
 }
 
 // describeCurrent fills in what this machine calls itself, by the variables
-// that dtsh goes by.
+// that dtsh goes by; where that was given too, it must be right.
 func (a *app) describeCurrent(req *dtv1.AddDeviceRequest) error {
 	m := &client.Machine{DMIDir: a.Getenv("DTSH_DMI_DIR"), TPM: a.Getenv("DTSH_TPM"), Now: a.Now}
 	data, err := m.Collect()
 	if err != nil {
 		return err
 	}
-	req.OsType, req.AssetTag = data.GetOsType(), data.GetAssetTag()
-	return m.Close()
+	if err := m.Close(); err != nil {
+		return err
+	}
+	os, tag := data.GetOsType(), data.GetAssetTag()
+	if req.OsType != "" && (req.OsType != os || req.AssetTag != tag) {
+		return cli.Usagef("this machine is %s/%s, and not %s/%s", tag, os, req.AssetTag, req.OsType)
+	}
+	req.OsType, req.AssetTag = os, tag
+	return nil
 }
 
 func (a *app) printAdded(format cli.Format, req *dtv1.AddDeviceRequest, resp *dtv1.AddDeviceResponse) error {

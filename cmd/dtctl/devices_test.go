@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +96,12 @@ func TestTheCurrentDeviceIsAddedByWhatItCallsItself(t *testing.T) {
 	r := c.runWith(t, &cli.Env{Getenv: func(n string) string { return variables[n] }}, "devices", "add", "--current-device")
 	if r.status != 0 || r.out != "Device PF0AXYZ/linux added to the inventory\n" {
 		t.Errorf("%+v", r)
+	}
+	for args, want := range map[string]int{"--os=linux --asset-tag=PF0AXYZ": 0, "--os=linux --asset-tag=ANOTHER": 2, "--os=macos --asset-tag=PF0AXYZ": 2} {
+		words := append([]string{"devices", "add", "--current-device"}, strings.Fields(args)...)
+		if r := c.runWith(t, &cli.Env{Getenv: func(n string) string { return variables[n] }}, words...); r.status != want {
+			t.Errorf("%s: %+v", args, r)
+		}
 	}
 }
 

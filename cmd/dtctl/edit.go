@@ -47,6 +47,10 @@ overwritten, and no text is lost: where it cannot be used, it stays in a file.`,
 }
 
 func (a *app) editOne(ctx context.Context, services client.Services, ref reference) error {
+	switch ref.kind {
+	case resource.KindNode, resource.KindToken, resource.KindCertAuthority:
+		return fmt.Errorf("a %s cannot be edited: it is what the cluster made it", ref.kind)
+	}
 	before, err := fetch(ctx, services, ref)
 	if err != nil {
 		return err
@@ -69,7 +73,9 @@ func (a *app) editOne(ctx context.Context, services client.Services, ref referen
 		if bytes.Equal(text, original) {
 			return a.say("%s has not been changed", ref)
 		}
-		if err = replace(ctx, services, before, text); err == nil {
+		after, err := replace(ctx, services, before, text)
+		if err == nil {
+			defer a.remark(after)
 			return a.say("%s has been updated", ref)
 		}
 		if !mendable(err) || !a.again(ctx, err) {
@@ -96,20 +102,19 @@ func (a *app) editDraft(d *draft) ([]byte, error) {
 }
 
 // replace sends text in place of before, the version that the person saw.
-func replace(ctx context.Context, services client.Services, before resource.Resource, text []byte) error {
-	after, err := parseEdited(before, text)
-	if err != nil {
-		return err
+func replace(ctx context.Context, services client.Services, before resource.Resource, text []byte) (after resource.Resource, err error) {
+	if after, err = parseEdited(before, text); err != nil {
+		return nil, err
 	}
 	after.Head().Metadata.Revision = ""
 	doc, err := resource.MarshalJSON(after)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = services.Resource.UpdateResource(ctx, connect.NewRequest(&dtv1.UpdateResourceRequest{
 		Kind: before.Head().Kind, Resource: doc, Revision: before.Head().Metadata.Revision,
 	}))
-	return err
+	return after, err
 }
 
 func parseEdited(before resource.Resource, text []byte) (resource.Resource, error) {

@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 	"devicetrust/policy"
 	"devicetrust/resource"
@@ -58,6 +63,12 @@ func lockFlags(c *cobra.Command) *lockTerms {
 // createLock makes a lock. A device is looked up first: a lock on one that
 // does not exist would keep nobody out, and its writer would not know.
 func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *lockTerms) error {
+	if target == (policy.LockTarget{}) {
+		return cli.Usagef("the lock is on nobody: a flag that says on whom is empty")
+	}
+	if strings.ContainsAny(terms.message, "\n\r") {
+		return cli.Usagef("--message: want one line")
+	}
 	now := a.Now()
 	lock := &resource.Lock{
 		Header: resource.NewHeader(resource.KindLock, uuid.NewString()),
@@ -80,6 +91,7 @@ func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *l
 		}
 		lock.Spec.Target.Device = device.Head().Metadata.Name
 	}
+	a.warnOfStrangers(ctx, services, target)
 	doc, err := resource.MarshalJSON(lock)
 	if err != nil {
 		return err
@@ -90,4 +102,21 @@ func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *l
 		return err
 	}
 	return a.say("Created a lock with name %q.", resp.Msg.GetName())
+}
+
+// warnOfStrangers says which names of target are nobody's: such a lock holds
+// for who comes later, and a slip of the pen would keep nobody out unseen. Who
+// may not look is told nothing.
+func (a *app) warnOfStrangers(ctx context.Context, services client.Services, target policy.LockTarget) {
+	for _, ref := range []reference{
+		{resource.KindUser, target.User}, {resource.KindRole, target.Role}, {resource.KindNode, target.Node},
+	} {
+		if ref.name == "" {
+			continue
+		}
+		_, err := fetch(ctx, services, ref)
+		if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeNotFound {
+			fmt.Fprintf(a.Stderr, "WARNING: there is no %s: the lock is for one that comes.\n", cli.Safe(ref.String()))
+		}
+	}
 }

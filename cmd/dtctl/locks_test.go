@@ -31,6 +31,7 @@ func (c *cluster) createdLock(t *testing.T, args ...string) resource.LockSpec {
 func TestALockHasItsTargetItsReasonAndItsEnd(t *testing.T) {
 	c := startCluster(t)
 	c.put(t, devices)
+	c.put(t, everybody)
 	for _, tt := range []struct {
 		args string
 		want resource.LockSpec
@@ -51,10 +52,31 @@ func TestALockHasItsTargetItsReasonAndItsEnd(t *testing.T) {
 	if r := c.run(t, "devices", "lock", "--asset-tag=NOBODYS"); r.status != 1 {
 		t.Errorf("a device that does not exist was locked: %+v", r)
 	}
+	if r := c.run(t, "lock", "--user=alise"); r.status != 0 || r.errors != "WARNING: there is no user \"alise\": the lock is for one that comes.\n" {
+		t.Errorf("%+v", r)
+	}
+	for _, args := range [][]string{{"lock", "--user="}, {"lock", "--user=alice", "--message=two\nlines"}} {
+		if r := c.run(t, args...); r.status != 2 {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
 }
+
+// everybody are those who are locked here.
+const everybody = `kind: user
+metadata: {name: alice}
+---
+kind: role
+metadata: {name: access}
+---
+kind: node
+metadata: {name: web-1}
+spec: {hostname: web-1, addr: "web-1:22"}
+`
 
 func TestLocksAreListedWithTheirTargets(t *testing.T) {
 	c := startCluster(t)
+	c.put(t, everybody)
 	c.createdLock(t, "lock", "--user=alice", "--node=web-1", "--message=gone")
 	out := c.good(t, "get", "locks", "--format=text")
 	if !strings.Contains(out, " user=alice,node=web-1 gone    never\n") {
