@@ -321,6 +321,21 @@ func TestLogoutEndsEveryLoginAndKeepsWhatIsNoSecret(t *testing.T) {
 	}
 }
 
+func TestLogoutTakesAwayWhatCannotBeRead(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	loggedIn(t, c, h, nil)
+	if err := h.write([]byte("bad"), "profiles", fileName(c.Proxy)+".json"); err != nil {
+		t.Fatal(err)
+	}
+	problems, err := h.LogoutAll(t.Context(), options())
+	if err != nil || len(problems) != 1 || !strings.Contains(problems[0].Error(), "cannot be read") {
+		t.Errorf("%v, problems %v", err, problems)
+	}
+	if _, err := h.Profile(c.Proxy); err != nil {
+		t.Errorf("nobody can log in again: %v", err)
+	}
+}
+
 func TestStatusHasTheKeysThatScriptsRead(t *testing.T) {
 	c, h := clienttest.Start(t), newHome(t)
 	p := loggedIn(t, c, h, clienttest.Prove)

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 )
 
@@ -18,11 +20,18 @@ import (
 // reached, and here always: keys and certificates are removed. What remains
 // is whom each profile trusts, and the device's enrollment. problems tells
 // per dtauthd why certificates could not be revoked there; err, why something
-// could not be removed.
+// could not be removed. A profile that cannot be read goes too: it would keep
+// the next login out.
 func (h *Home) LogoutAll(ctx context.Context, o Options) (problems []error, err error) {
-	profiles, err := h.profiles()
+	profiles, damaged, err := h.profiles()
 	if err != nil {
 		return nil, err
+	}
+	for _, path := range damaged {
+		problems = append(problems, fmt.Errorf("the profile %s cannot be read", path))
+		if err := os.Remove(path); err != nil {
+			return problems, unwritable(path, err)
+		}
 	}
 	for _, p := range profiles {
 		if p.User == "" {
@@ -61,35 +70,38 @@ func goodbye(ctx context.Context, p *Profile, creds Credentials, o Options) erro
 	defer conn.Close()
 	_, err = conn.Login.Logout(ctx, connect.NewRequest(&dtv1.LogoutRequest{}))
 	o.log().Debug("logout", "server", p.Proxy, "error", err)
+	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeUnauthenticated {
+		return nil // it has been ended already
+	}
 	return err
 }
 
-// profiles are all that are stored; those that cannot be used are left out,
-// for their keys are removed all the same.
-func (h *Home) profiles() ([]*Profile, error) {
+// profiles are all that are stored; damaged are the files of those that cannot
+// be used.
+func (h *Home) profiles() (all []*Profile, damaged []string, err error) {
 	entries, err := os.ReadDir(h.path("profiles"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, unreadable(h.path("profiles"), err)
+		return nil, nil, unreadable(h.path("profiles"), err)
 	}
-	var all []*Profile
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".json" {
 			continue
 		}
+		var p *Profile
 		data, err := h.read("profiles", e.Name())
-		if err != nil {
-			continue
+		if err == nil {
+			p, err = parseProfile(data)
 		}
-		p, err := parseProfile(data)
 		if err != nil || fileName(p.Proxy) != strings.TrimSuffix(e.Name(), ".json") {
+			damaged = append(damaged, h.path("profiles", e.Name()))
 			continue
 		}
 		p.home = h
 		all = append(all, p)
 	}
 	slices.SortFunc(all, func(a, b *Profile) int { return strings.Compare(a.Proxy, b.Proxy) })
-	return all, nil
+	return all, damaged, nil
 }

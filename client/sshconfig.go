@@ -97,9 +97,9 @@ func (p *Profile) configPaths() (string, error) {
 
 // configPath quotes a path for ssh_config: "%" begins a token and is doubled.
 // What ssh has no way to quote, or quotes differently from version to version
-// ("${", quotes, backslashes), is refused.
+// ("${", double quotes, backslashes), is refused.
 func configPath(path string) (string, error) {
-	bad := strings.ContainsAny(path, "\"\\'") || strings.Contains(path, "${") ||
+	bad := strings.ContainsAny(path, "\"\\") || strings.Contains(path, "${") ||
 		strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f })
 	if bad {
 		return "", api.Refuse(connect.CodeFailedPrecondition, "ssh cannot be told of the path %q", path).

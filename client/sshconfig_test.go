@@ -33,7 +33,7 @@ func TestAStockSSHReachesNodesWithTheConfiguration(t *testing.T) {
 	impostor := c.StartNode(t, "web-2", clienttest.HostCert{Authority: clienttest.OtherAuthority(t)})
 	renamed := c.StartNode(t, "web-3", clienttest.HostCert{Names: []string{"web-4"}})
 	// What a shell or ssh might read otherwise.
-	h, err := OpenHome(filepath.Join(t.TempDir(), "my %d $HOME home"))
+	h, err := OpenHome(filepath.Join(t.TempDir(), "o'brien's %d $HOME home"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestNothingOfANodesGetsIntoTheConfigurationUnchecked(t *testing.T) {
 func TestAPathThatSSHCannotQuoteIsRefused(t *testing.T) {
 	for path, want := range map[string]string{
 		"/home/a/.dtsh": `"/home/a/.dtsh"`, "/my home/50%": `"/my home/50%%"`, "/$HOME": `"/$HOME"`,
-		`/a"b`: "", "/a'b": "", `/a\b`: "", "/${HOME}": "", "/a\nb": "",
+		`/a"b`: "", "/a'b": `"/a'b"`, `/a\b`: "", "/${HOME}": "", "/a\nb": "",
 	} {
 		got, err := configPath(path)
 		if got != want {

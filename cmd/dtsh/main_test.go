@@ -136,6 +136,23 @@ func TestLogoutSaysWhatItCouldNotDo(t *testing.T) {
 	want(t, s.dtsh("status"), 1, `^Not logged in\.`, "")
 }
 
+func TestTheGlobalFlagsHoldEverywhere(t *testing.T) {
+	c, other, s := clienttest.Start(t), clienttest.Start(t), newSeat(t)
+	s.login(c)
+	want(t, s.dtsh("ls", "--user=alice", "--ca-pin="+c.Pin), 0, "Node Name", "")
+	for _, command := range []string{"ls", "ssh root@web-1 true", "status", "config", "device enroll --current-device"} {
+		words := append(strings.Fields(command), "--user=bob")
+		if command == "ssh root@web-1 true" {
+			words = []string{"ssh", "--user=bob", "root@web-1", "true"}
+		}
+		if got := s.dtsh(words...); got.status == 0 || !strings.Contains(got.stderr, "the login is of alice, and not of bob\nLog in with: dtsh login --user=bob\n") {
+			t.Errorf("%q: %+v", command, got)
+		}
+	}
+	want(t, s.dtsh("ls", "--ca-pin="+other.Pin), 1, "", `^ERROR: cannot trust .*want CA pin`)
+	want(t, s.dtsh("ls", "--ca-file=/nonexistent"), 1, "", `^ERROR: cannot read the CA file`)
+}
+
 func TestAWrongCommandLineIsStatus2(t *testing.T) {
 	s := newSeat(t)
 	for _, line := range []string{

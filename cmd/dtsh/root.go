@@ -5,8 +5,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"devicetrust/api"
 	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 )
@@ -127,16 +129,25 @@ func (a *app) login() (*client.Profile, error) {
 	if p.User == "" {
 		return nil, client.ErrNotLoggedIn
 	}
+	if a.user != "" && a.user != p.User {
+		return nil, api.Refuse(connect.CodeUnauthenticated, "the login is of %s, and not of %s", p.User, a.user).
+			WithHint("Log in with: dtsh login --user=%s", a.user)
+	}
 	return p, nil
 }
 
-// connect gives an API connection as the person who is logged in.
+// connect gives an API connection as the person who is logged in, to whom the
+// flags believe where they say so.
 func (a *app) connect() (*client.Profile, *client.Conn, error) {
 	p, err := a.login()
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := client.Dial(p, a.options())
+	as := *p
+	if as.Trust, err = client.NewTrust(a.pins, a.caFile, p.Trust); err != nil {
+		return nil, nil, err
+	}
+	conn, err := client.Dial(&as, a.options())
 	return p, conn, err
 }
 
