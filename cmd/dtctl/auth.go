@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) auth() *cobra.Command {
-	c := &cobra.Command{Use: "auth", Short: "Export the cluster's authorities", Example: `  dtctl auth export --type=user`}
+	c := &cobra.Command{Use: "auth", Annotations: cli.Later("rotate", "krl"), Short: "Export the cluster's authorities", Example: `  dtctl auth export --type=user`}
 	c.AddCommand(a.authExport())
 	return c
 }

@@ -19,9 +19,10 @@ func main() { cli.Main(newRoot) }
 
 func newRoot(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "dtnoded",
-		Short: "SSH server that asks for trusted devices",
-		Long:  "dtnoded joins a cluster and serves SSH. It decides by itself, by the roles, locks and\nrevocations that the cluster sends, and goes on doing so while the cluster is away.",
+		Use:         "dtnoded",
+		Annotations: cli.Later("sshd"),
+		Short:       "SSH server that asks for trusted devices",
+		Long:        "dtnoded joins a cluster and serves SSH. It decides by itself, by the roles, locks and\nrevocations that the cluster sends, and goes on doing so while the cluster is away.",
 		Example: `  dtnoded start --auth-server=auth.example.com:3080 --token=TOKEN --ca-pin=sha256:…
   dtnoded start`,
 	}

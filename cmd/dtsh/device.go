@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) deviceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "Enroll this device, and see what it reports", Example: "  dtsh device enroll --current-device\n  dtsh device asset-tag"}
+	c := &cobra.Command{Use: "device", Annotations: cli.Later("status"), Short: "Enroll this device, and see what it reports", Example: "  dtsh device enroll --current-device\n  dtsh device asset-tag"}
 	c.AddCommand(a.enrollCommand(), a.assetTagCommand(), a.collectCommand())
 	return c
 }

@@ -23,6 +23,7 @@ certificates say so. Logging in while logged in replaces the login.`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh login --proxy=dt.example.com --user=alice --ca-pin=sha256:9f86d0…
   dtsh login --password-stdin < password`,
+		Annotations:       cli.Later("--otp"),
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {

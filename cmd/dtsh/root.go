@@ -27,8 +27,9 @@ func newRoot(env *cli.Env) *cobra.Command {
 	env.LogLevel = slog.LevelWarn
 	a := &app{Env: env}
 	root := &cobra.Command{
-		Use:   "dtsh",
-		Short: "Log in, enroll this device, reach servers",
+		Use:         "dtsh",
+		Annotations: cli.Later("scp", "proxy", "agent", "mfa"),
+		Short:       "Log in, enroll this device, reach servers",
 		Long: `dtsh logs you in to a cluster, proves with this machine's TPM which device you
 are at, and reaches the cluster's servers.
 

@@ -34,6 +34,7 @@ the command's, or 255 where there was no session.`,
 		Example: `  dtsh ssh root@server-1
   dtsh ssh -l root server-1 uptime
   dtsh ssh -t root@server-1 top`,
+		Annotations:       cli.Later("-A", "-N", "-L", "-R", "-D"),
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -9,11 +9,15 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Env is the world around a program. Main makes the real one; tests make
@@ -139,7 +143,27 @@ func group(c *cobra.Command, args []string) error {
 	return &ExitError{Status: statusUsage}
 }
 
+const later = "later"
+
+// Later annotates a command with names of subcommands and of flags (as -L and
+// --otp) that people know of and that this version does not have: asking for
+// one is told that, and not that it is a slip of the pen.
+func Later(names ...string) map[string]string {
+	return map[string]string{later: strings.Join(names, " ")}
+}
+
+func isLater(c *cobra.Command, name string) bool {
+	return slices.Contains(strings.Fields(c.Annotations[later]), name)
+}
+
+func notYet(c *cobra.Command, name string) error {
+	return Usagef("%s is not in this version", c.CommandPath()+" "+name)
+}
+
 func unknownCommand(c *cobra.Command, name string) error {
+	if isLater(c, name) {
+		return notYet(c, name)
+	}
 	if near := c.SuggestionsFor(name); len(near) > 0 {
 		return Usagef("unknown command %q: did you mean %q?", c.CommandPath()+" "+name, near[0])
 	}
@@ -150,6 +174,16 @@ func unknownCommand(c *cobra.Command, name string) error {
 func flagError(c *cobra.Command, err error) error {
 	if args := c.Flags().Args(); c.HasSubCommands() && len(args) > 0 {
 		return unknownCommand(c, args[0])
+	}
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		name := "--" + unknown.GetSpecifiedName()
+		if unknown.GetSpecifiedShortnames() != "" {
+			name = "-" + unknown.GetSpecifiedName()
+		}
+		if isLater(c, name) {
+			return notYet(c, name)
+		}
 	}
 	return err
 }
