@@ -59,8 +59,9 @@ const invitePage = `<!doctype html>
 <title>Invitation</title>
 <h1>You are invited</h1>
 <p>Set your password with the command that came with this link:
-<pre>dtsh passwd --proxy=… --user=… --invite=…</pre>
+<pre>dtsh passwd --proxy=… --ca-pin=… --invite=…</pre>
 <p>The invite is the part of this page's address after the <code>#</code>.
+Who sent it knows the rest; take it from nowhere else.
 `
 
 func (s *Server) invite(w http.ResponseWriter, _ *http.Request) {

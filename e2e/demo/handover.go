@@ -13,23 +13,22 @@ func (d *demo) handOver() error {
 	var env, stop strings.Builder
 	for _, v := range d.env {
 		if v.name == "PATH" {
-			v.value = d.stage.Bin + ":$PATH"
-			fmt.Fprintf(&env, "export PATH=\"%s\"\n", v.value)
+			fmt.Fprintf(&env, "export PATH=%s:$PATH\n", quoted(d.stage.Bin))
 			continue
 		}
-		fmt.Fprintf(&env, "export %s=%s\n", v.name, v.value)
+		fmt.Fprintf(&env, "export %s=%s\n", v.name, quoted(v.value))
 	}
 	for _, v := range []variable{
 		{"DIR", d.stage.Dir}, {"PASSWORD", password}, {"PIN", d.pin}, {"LOGIN", d.login}, {"NODE", nodeName},
 	} {
-		fmt.Fprintf(&env, "export DT_DEMO_%s=%s\n", v.name, v.value)
+		fmt.Fprintf(&env, "export DT_DEMO_%s=%s\n", v.name, quoted(v.value))
 	}
 
 	fmt.Fprintf(&stop, "#!/bin/sh\nkill")
 	for _, p := range d.stage.Processes() {
 		fmt.Fprintf(&stop, " %d", p.PID())
 	}
-	fmt.Fprintf(&stop, "\nrm -rf %s\n", d.stage.Dir)
+	fmt.Fprintf(&stop, "\nrm -rf %s\n", quoted(d.stage.Dir))
 
 	if err := os.WriteFile(filepath.Join(d.stage.Dir, "env"), []byte(env.String()), 0o600); err != nil {
 		return err
@@ -37,6 +36,7 @@ func (d *demo) handOver() error {
 	if err := os.WriteFile(filepath.Join(d.stage.Dir, "stop"), []byte(stop.String()), 0o700); err != nil {
 		return err
 	}
+	in := func(name string) string { return quoted(filepath.Join(d.stage.Dir, name)) }
 	fmt.Fprintf(d.out, `
 The cluster runs on. In another shell:
 
@@ -48,7 +48,16 @@ The login password is %s (in %s too). For example:
   dtctl audit ls
 
 The exports are also in %s; to stop and remove it all: %s
-`, env.String(), password, filepath.Join(d.stage.Dir, "password"), filepath.Join(d.stage.Dir, "password"),
-		filepath.Join(d.stage.Dir, "env"), filepath.Join(d.stage.Dir, "stop"))
+`, env.String(), password, in("password"), in("password"), in("env"), in("stop"))
 	return nil
+}
+
+// quoted is a word for a shell.
+func quoted(word string) string {
+	if !strings.ContainsFunc(word, func(r rune) bool {
+		return !strings.ContainsRune("/.:_-@=", r) && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	}) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

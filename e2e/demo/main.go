@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -53,7 +54,9 @@ func run(ctx context.Context, bin string, keep bool) (err error) {
 		if cerr := s.Close(); err == nil {
 			err = cerr
 		}
-		if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted")
+		} else if err != nil {
 			showLogs(dir)
 		}
 		if rerr := os.RemoveAll(dir); err == nil {
