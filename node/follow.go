@@ -124,6 +124,7 @@ func (f *follower) take(m *dtv1.NodeState) error {
 	f.checkClock(m)
 	m.Time = nil
 	if proto.Equal(m, f.last) { // the control plane only says that it lives
+		f.olderSince = time.Time{}
 		f.states.heard()
 		return nil
 	}

@@ -53,6 +53,20 @@ func TestAnOlderStateIsNotBelievedAtOnce(t *testing.T) {
 	}
 }
 
+func TestAReplicaThatIsNowAndThenBehindIsNotBelieved(t *testing.T) {
+	f, m, now := told(t)
+	older := proto.Clone(m).(*dtv1.NodeState)
+	older.Sequence = 4
+	for range 3 { // each time for a moment, and right in between
+		for _, said := range []*dtv1.NodeState{older, m} {
+			if err := f.take(proto.Clone(said).(*dtv1.NodeState)); err != nil || f.states.get().sequence != 5 {
+				t.Errorf("sequence %d, %v", f.states.get().sequence, err)
+			}
+		}
+		*now = now.Add(olderAccepted)
+	}
+}
+
 func TestTheStateOfAnotherClusterIsRefused(t *testing.T) {
 	f, m, _ := told(t)
 	m.Cluster, m.Sequence = "other", 9
