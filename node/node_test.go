@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
@@ -188,7 +190,7 @@ func TestWithoutItsControlPlaneANodeGoesByWhatItKnew(t *testing.T) {
 
 	// It comes back with news, and gets what happened meanwhile.
 	p.lock(policy.LockTarget{User: "alice"})
-	p.serve(p.address)
+	p.goOn()
 	var banner string
 	eventually(t, "the news are heard", func() bool { banner = ""; _, err := r.dial(&banner); return err != nil })
 	if !strings.Contains(banner, "lock") {
@@ -199,11 +201,10 @@ func TestWithoutItsControlPlaneANodeGoesByWhatItKnew(t *testing.T) {
 }
 
 func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
+	noNames(t)
 	p := startPlane(t)
 	other := newTLSAuthority(t)
 	elsewhere := startPlane(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"auth.example.com"} })
-	gone := startPlane(t)
-	gone.stop()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -221,8 +222,8 @@ func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 		spends bool
 	}{
 		{"the pin of another authority", func(c *Config) { c.CAPins = []Pin{pinOf(other.cert)} }, "not the one that --ca-pin names", "Compare --ca-pin", false},
-		{"nothing listens", func(c *Config) { c.AuthServer = gone.address; c.CAPins = []Pin{gone.pin()} }, "connection refused", "Check --auth-server", false},
-		{"no such host", func(c *Config) { c.AuthServer = "no-such-host.invalid:3080" }, "no-such-host.invalid", "Check --auth-server", false},
+		{"nothing listens", func(c *Config) { c.AuthServer = deaf(t) }, "connection refused", "Check --auth-server", false},
+		{"no such host", func(c *Config) { c.AuthServer = "no-such-host.invalid:3080" }, "lookup no-such-host.invalid", "Check --auth-server", false},
 		{"no address", func(c *Config) { c.AuthServer = "" }, "is not known", "--auth-server", false},
 		{"no port", func(c *Config) { c.AuthServer = "auth.example.com" }, "not HOST:PORT", "", false},
 		{"the certificate is for another name", func(c *Config) { c.AuthServer = elsewhere.address; c.CAPins = []Pin{elsewhere.pin()} }, "auth.example.com", "--public-addr", false},
@@ -260,6 +261,34 @@ func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// noNames lets no name be found: the machine's own resolver may be slow, or
+// answer for names that do not exist.
+func noNames(t *testing.T) {
+	before := net.DefaultResolver
+	t.Cleanup(func() { net.DefaultResolver = before })
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("there is no network in this test")
+	}}
+}
+
+// deaf is an address where nothing listens, and that nothing else can take.
+func deaf(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", bound.(*unix.SockaddrInet4).Port)
 }
 
 func TestOneDataDirectoryHasOneNode(t *testing.T) {

@@ -104,6 +104,7 @@ type plane struct {
 	tls     *tlsAuthority
 	ssh     *testCluster
 	server  *httptest.Server
+	door    *door
 	address string
 	// life of what it certifies.
 	life time.Duration
@@ -134,23 +135,21 @@ func startPlane(t testing.TB, change ...func(*x509.Certificate)) *plane {
 		Logins: []string{"{{internal.logins}}"}, NodeLabels: map[string]policy.Values{"*": {"*"}},
 	}})
 	p.preference = document(t, &resource.Preference{Header: resource.NewHeader(resource.KindPreference, resource.PreferenceName)})
-	p.serve("127.0.0.1:0", change...)
-	t.Cleanup(func() { p.stop() })
+	p.serve(change...)
+	t.Cleanup(func() {
+		p.stop()
+		p.server.Close()
+	})
 	return p
 }
 
-// serve listens, again after stop.
-func (p *plane) serve(address string, change ...func(*x509.Certificate)) {
+func (p *plane) serve(change ...func(*x509.Certificate)) {
 	p.t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle(dtv1connect.NewNodeServiceHandler(p))
 	p.server = httptest.NewUnstartedServer(mux)
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.server.Listener.Close()
-	p.server.Listener = listener
+	p.door = &door{Listener: p.server.Listener, inside: map[net.Conn]struct{}{}}
+	p.server.Listener = p.door
 	p.server.EnableHTTP2 = true
 	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	pool := x509.NewCertPool()
@@ -160,12 +159,72 @@ func (p *plane) serve(address string, change ...func(*x509.Certificate)) {
 		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool,
 	}
 	p.server.StartTLS()
-	p.address = listener.Addr().String()
+	p.address = p.door.Addr().String()
 }
 
-func (p *plane) stop() {
-	p.server.CloseClientConnections()
-	p.server.Close()
+// stop sends all away, until goOn.
+func (p *plane) stop() { p.door.set(true) }
+
+func (p *plane) goOn() { p.door.set(false) }
+
+// door is a listener that can be shut and keeps its port: another process
+// could have it before it is open again.
+type door struct {
+	net.Listener
+
+	mu     sync.Mutex
+	shut   bool
+	inside map[net.Conn]struct{}
+}
+
+func (d *door) set(shut bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shut = shut
+	for c := range d.inside {
+		if shut {
+			c.Close()
+		}
+	}
+}
+
+func (d *door) Accept() (net.Conn, error) {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		shut := d.shut
+		if !shut {
+			d.inside[c] = struct{}{}
+		}
+		d.mu.Unlock()
+		if !shut {
+			return &guest{c, d}, nil
+		}
+		c.Close()
+	}
+}
+
+// guests is how many connections there are.
+func (d *door) guests() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.inside)
+}
+
+// guest is one connection through a door.
+type guest struct {
+	net.Conn
+	door *door
+}
+
+func (g *guest) Close() error {
+	g.door.mu.Lock()
+	defer g.door.mu.Unlock()
+	delete(g.door.inside, g.Conn)
+	return g.Conn.Close()
 }
 
 func document(t testing.TB, r resource.Resource) []byte {
@@ -231,8 +290,16 @@ func (p *plane) certify(info *dtv1.NodeInfo, sshKey, tlsKey []byte) (*connect.Re
 		return nil, err
 	}
 	from, to := time.Now().Add(-time.Second), time.Now().Add(p.life)
+	names := []string{info.GetName(), info.GetHostname()}
+	for _, address := range info.GetAddresses() {
+		name, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
 	host := &gossh.Certificate{
-		Key: key, CertType: gossh.HostCert, KeyId: "node-1", Serial: 1, ValidPrincipals: []string{info.GetName(), "127.0.0.1"},
+		Key: key, CertType: gossh.HostCert, KeyId: "node-1", Serial: 1, ValidPrincipals: names,
 		ValidAfter: uint64(from.Unix()), ValidBefore: uint64(to.Unix()),
 	}
 	if err := host.SignCert(rand.Reader, p.ssh.host); err != nil {
