@@ -13,8 +13,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -226,6 +228,17 @@ func (c *credentials) life() (from, to time.Time) {
 		to = t
 	}
 	return from, to
+}
+
+// bears tells whether the host certificate is for every name and address that
+// the node goes by (authd's principalsOf): clients refuse it by the others.
+func (c *credentials) bears(info *dtv1.NodeInfo) bool {
+	names := []string{info.GetName(), info.GetHostname()}
+	for _, address := range info.GetAddresses() {
+		host, _, _ := net.SplitHostPort(address) // withPort made it
+		names = append(names, host)
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(c.host.ValidPrincipals, name) })
 }
 
 // hostSigners are the certified host key and, for clients that know no host

@@ -201,14 +201,15 @@ func (m *member) heartbeat(ctx context.Context) {
 	}
 }
 
-// keepRenewed renews c when half of its life is over, and again until it
-// works. taken is called with each new one.
+// keepRenewed renews c when half of its life is over, or at once where it is
+// for other names, and again until it works. taken is called with each new one.
 func (m *member) keepRenewed(ctx context.Context, c *credentials, taken func(*credentials)) {
 	retry := newBackoff()
+	renamed := !c.bears(m.info)
 	for {
 		from, to := c.life()
 		half := from.Add(to.Sub(from) / 2)
-		if !sleep(ctx, max(half.Sub(m.now()), 0)) {
+		if !renamed && !sleep(ctx, max(half.Sub(m.now()), 0)) {
 			return
 		}
 		next, err := m.renew(ctx)
@@ -224,7 +225,9 @@ func (m *member) keepRenewed(ctx context.Context, c *credentials, taken func(*cr
 			continue
 		}
 		retry.reset()
-		c = next
+		// Whatever names it has now: those that the control plane leaves out
+		// are not asked for again and again.
+		c, renamed = next, false
 		taken(c)
 		_, until := c.life()
 		m.log.Info("the node's certificates are renewed", "expire", until)

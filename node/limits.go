@@ -138,9 +138,10 @@ const (
 	retryMost  = 15 * time.Second
 	// maxMessage is one NodeState: thousands of roles, locks and serials.
 	maxMessage = 64 << 20
-	// firstState is how long a start waits for the current state before it
-	// serves by the saved one, or by none, which refuses everybody.
-	firstState = 5 * time.Second
+	// firstNews is how long a start waits for the current state before it
+	// serves by the saved one, or by none, which refuses everybody; and for a
+	// certificate with new names before it serves with the old ones.
+	firstNews = 5 * time.Second
 	// lastFlush is how long a stop waits for the last audit records to arrive.
 	lastFlush = 3 * time.Second
 	// olderAccepted is how long the control plane may say what is older than

@@ -79,6 +79,10 @@ type node struct {
 	states   *holder
 	spool    *spool
 	server   *server
+	// named is closed when the host certificate is for the names that we go
+	// by, or as many of them as the control plane gives.
+	named    chan struct{}
+	nowNamed func()
 
 	mu sync.Mutex
 	// authorities that the control plane is believed by, and the certificate
@@ -90,7 +94,8 @@ type node struct {
 // prepare does all that can fail before the node serves. The port is opened
 // before the token is spent.
 func prepare(ctx context.Context, config Config) (n *node, err error) {
-	n = &node{config: config, accounts: systemAccounts()}
+	n = &node{config: config, accounts: systemAccounts(), named: make(chan struct{})}
+	n.nowNamed = sync.OnceFunc(func() { close(n.named) })
 	defer func() {
 		if err != nil {
 			n.close()
@@ -134,6 +139,9 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	}
 	if err := n.take(n.creds); err != nil {
 		return n, err
+	}
+	if n.creds.bears(info) {
+		n.nowNamed()
 	}
 	n.states = newHolder(beforeThisRun)
 	return n, nil
@@ -304,7 +312,7 @@ func (n *node) run(ctx context.Context) error {
 	talking.Go(func() { n.spool.ship(talk, n.send) })
 	talking.Go(func() { n.member.keepRenewed(talk, n.creds, n.renewed) })
 
-	if !n.awaitState(ctx) {
+	if !n.awaitNews(ctx) {
 		return nil
 	}
 	n.config.Log.Info("serving", "addr", n.listener.Addr().String(), "name", n.member.info.GetName(),
@@ -315,16 +323,26 @@ func (n *node) run(ctx context.Context) error {
 	return err
 }
 
-// awaitState waits for the current state a little while; false where ctx ends.
-func (n *node) awaitState(ctx context.Context) bool {
-	t := time.NewTimer(firstState)
-	defer t.Stop()
-	select {
-	case <-n.states.first:
-	case <-t.C:
-		n.config.Log.Warn("serving without news from the control plane")
-	case <-ctx.Done():
-		return false
+// awaitNews waits a little while for the current state, and for a certificate
+// with the node's present names; false where ctx ends.
+func (n *node) awaitNews(ctx context.Context) bool {
+	limit, cancel := context.WithTimeout(ctx, firstNews)
+	defer cancel()
+	for _, awaited := range []struct {
+		news    <-chan struct{}
+		without string
+	}{
+		{n.states.first, "serving without news from the control plane"},
+		{n.named, "serving with a certificate that is not for all of the node's names and addresses; clients refuse it by the others"},
+	} {
+		select {
+		case <-awaited.news:
+		case <-limit.Done():
+			if ctx.Err() != nil {
+				return false
+			}
+			n.config.Log.Warn(awaited.without)
+		}
 	}
 	return true
 }
@@ -332,7 +350,9 @@ func (n *node) awaitState(ctx context.Context) bool {
 func (n *node) renewed(c *credentials) {
 	if err := n.take(c); err != nil {
 		n.config.Log.Error("the node's new certificates cannot be used", "error", err)
+		return
 	}
+	n.nowNamed()
 }
 
 // send gives the control plane audit records.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,6 +116,20 @@ func (r *running) dial(banner *string) (*gossh.Client, error) {
 		r.t.Cleanup(func() { c.Close() })
 	}
 	return c, err
+}
+
+// shown is the host certificate that clients see now.
+func (r *running) shown() *gossh.Certificate {
+	r.t.Helper()
+	var shown *gossh.Certificate
+	if _, err := gossh.Dial("tcp", r.address, &gossh.ClientConfig{User: "x", HostKeyAlgorithms: []string{gossh.CertAlgoED25519v01},
+		HostKeyCallback: func(_ string, _ net.Addr, key gossh.PublicKey) error { shown, _ = key.(*gossh.Certificate); return nil }}); err == nil {
+		r.t.Error("entered without a key")
+	}
+	if shown == nil {
+		r.t.Fatal("no host certificate is shown")
+	}
+	return shown
 }
 
 func TestANodeJoinsServesAndTellsWhatHappened(t *testing.T) {
@@ -333,12 +348,7 @@ func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
 	config, log := configFor(t, p)
 	r := start(t, p, config, log)
 	eventually(t, "two renewals", func() bool { return get(p, func() int { return p.renewals }) >= 2 })
-	var shown *gossh.Certificate
-	if _, err := gossh.Dial("tcp", r.address, &gossh.ClientConfig{User: "x", HostKeyAlgorithms: []string{gossh.CertAlgoED25519v01},
-		HostKeyCallback: func(_ string, _ net.Addr, key gossh.PublicKey) error { shown, _ = key.(*gossh.Certificate); return nil }}); err == nil {
-		t.Error("entered without a key")
-	}
-	if shown == nil || int64(shown.ValidBefore) < time.Now().Unix()+2 {
+	if shown := r.shown(); int64(shown.ValidBefore) < time.Now().Unix()+2 {
 		t.Errorf("the host certificate shown is %+v", shown)
 	}
 	// And the node is still heard: by the certificate it has now.
@@ -346,6 +356,45 @@ func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
 	eventually(t, "the change is heard", func() bool {
 		return strings.Contains(log.String(), "msg=policy sequence="+strconv.FormatUint(get(p, func() uint64 { return p.sequence }), 10))
 	})
+}
+
+func TestANodeThatWasRenamedShowsItsNewNamesFromTheStart(t *testing.T) {
+	for name, rename := range map[string]func(*Config){
+		"another name":    func(c *Config) { c.Name = "renamed" },
+		"another address": func(c *Config) { c.PublicAddrs = []string{"renamed:22"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startPlane(t)
+			config, log := configFor(t, p)
+			start(t, p, config, log).stop()
+			start(t, p, config, log).stop()
+			if n := get(p, func() int { return p.renewals }); n != 0 {
+				t.Errorf("renewed %d times though nothing is new", n)
+			}
+			rename(&config)
+			r := start(t, p, config, log)
+			if shown := r.shown(); !slices.Contains(shown.ValidPrincipals, "renamed") {
+				t.Errorf("the first certificate shown is for %q", shown.ValidPrincipals)
+			}
+			if n := get(p, func() int { return p.renewals }); n != 1 {
+				t.Errorf("renewed %d times", n)
+			}
+		})
+	}
+}
+
+func TestANodeThatWasRenamedWhileItsControlPlaneIsAwayServesAndIsRenewedLater(t *testing.T) {
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	start(t, p, config, log).stop()
+	p.stop()
+	config.Name = "renamed"
+	r := start(t, p, config, log)
+	if shown := r.shown(); !slices.Contains(shown.ValidPrincipals, "server-1") {
+		t.Errorf("meanwhile the certificate is for %q", shown.ValidPrincipals)
+	}
+	p.goOn()
+	eventually(t, "it has its new name", func() bool { return slices.Contains(r.shown().ValidPrincipals, "renamed") })
 }
 
 func TestANodeThatWasAwayForTooLongJoinsAgain(t *testing.T) {
