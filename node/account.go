@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,8 @@ type accounts struct {
 	passwd, group, shadow string
 	// getent and id are programs; empty: only the files.
 	getent, id string
+	// unprivileged: we are not root, and shadow may be kept from us.
+	unprivileged bool
 }
 
 // systemAccounts are this machine's.
@@ -39,6 +42,7 @@ func systemAccounts() accounts {
 	return accounts{
 		passwd: "/etc/passwd", group: "/etc/group", shadow: "/etc/shadow",
 		getent: "/usr/bin/getent", id: "/usr/bin/id",
+		unprivileged: os.Geteuid() != 0,
 	}
 }
 
@@ -51,30 +55,51 @@ func (a accounts) lookup(ctx context.Context, login string, now time.Time) (acco
 	if err := identity.CheckLogin(login); err != nil {
 		return account{}, err
 	}
-	acc, err := a.find(ctx, login)
+	acc, shadow, err := a.find(ctx, login)
 	if err != nil {
 		return account{}, err
 	}
-	if err := a.checkExpiry(login, now); err != nil {
+	if err := checkExpiry(shadow, now); err != nil {
 		return account{}, err
 	}
 	return acc, checkShell(acc.shell)
 }
 
-func (a accounts) find(ctx context.Context, login string) (account, error) {
+// find gives an account and its entry of shadow(5), "" where it has none.
+func (a accounts) find(ctx context.Context, login string) (acc account, shadow string, err error) {
 	line, err := findLine(a.passwd, login)
 	if err != nil {
-		return account{}, err
+		return account{}, "", err
 	}
-	if line != "" {
-		acc, err := parsePasswd(line)
-		if err != nil {
-			return account{}, err
+	if line == "" {
+		if acc, err = a.findInDirectory(ctx, login); err != nil {
+			return account{}, "", err
 		}
-		acc.groups, err = a.localGroups(acc)
-		return acc, err
+		if shadow, err = output(ctx, a.getent, "shadow", "--", login); err != nil {
+			return account{}, "", unknownExpiry(err)
+		}
+		return acc, shadow, nil
 	}
-	return a.findInDirectory(ctx, login)
+	if acc, err = parsePasswd(line); err != nil {
+		return account{}, "", err
+	}
+	if acc.groups, err = a.localGroups(acc); err != nil {
+		return account{}, "", err
+	}
+	if shadow, err = findLine(a.shadow, login); err != nil && !a.excuses(err) {
+		return account{}, "", unknownExpiry(err)
+	}
+	return acc, shadow, nil
+}
+
+// excuses tells whether shadow may go unread: on a machine without shadow
+// passwords, and where they are for root only.
+func (a accounts) excuses(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || a.unprivileged && errors.Is(err, fs.ErrPermission)
+}
+
+func unknownExpiry(err error) error {
+	return fmt.Errorf("it is not known whether the account has expired: %w", err)
 }
 
 // findLine gives the first line of a colon-separated file whose first field
@@ -97,8 +122,9 @@ func eachLine(path string, visit func(string) bool) error {
 		return fmt.Errorf("cannot look up accounts: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(io.LimitReader(f, maxAccountFile))
-	lines.Buffer(nil, maxGetent)
+	all := &io.LimitedReader{R: f, N: maxAccountFile + 1}
+	lines := bufio.NewScanner(all)
+	lines.Buffer(nil, maxAccountFile+1)
 	for lines.Scan() {
 		if !visit(lines.Text()) {
 			return nil
@@ -106,6 +132,9 @@ func eachLine(path string, visit func(string) bool) error {
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	if all.N == 0 { // what was sought may stand in the rest
+		return fmt.Errorf("%s is larger than %d bytes", path, maxAccountFile)
 	}
 	return nil
 }
@@ -193,7 +222,7 @@ func (a accounts) findInDirectory(ctx context.Context, login string) (account, e
 }
 
 // output runs a program without input or environment and gives its first
-// line; "" where it says by its status that there is nothing (getent(1): 2).
+// line; "" where it says that there is nothing by getent(1)'s status for that.
 func output(ctx context.Context, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, getentTimeout)
 	defer cancel()
@@ -205,15 +234,21 @@ func output(ctx context.Context, program string, args ...string) (string, error)
 	cmd.Stdout = &out
 	err := cmd.Run()
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() {
+	if errors.As(err, &exit) && exit.ExitCode() == getentNothing {
 		return "", nil
+	}
+	line, _, whole := strings.Cut(string(out.text), "\n")
+	if err == nil && !whole && len(out.text) == maxGetent {
+		err = fmt.Errorf("a line of more than %d bytes", maxGetent)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot look up the account with %s: %w", filepath.Base(program), err)
 	}
-	line, _, _ := strings.Cut(string(out.text), "\n")
 	return line, nil
 }
+
+// getentNothing is getent(1)'s exit status for a key that is not there.
+const getentNothing = 2
 
 // bounded keeps the first maxGetent bytes.
 type bounded struct{ text []byte }
@@ -227,13 +262,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 // come: "usermod --expiredate 1" is how administrators close an account for
 // keys too. A locked password ("!") closes only the password, as with sshd
 // under PAM; cloud images lock them all.
-func (a accounts) checkExpiry(login string, now time.Time) error {
-	line, err := findLine(a.shadow, login)
-	if err != nil || line == "" {
-		// Without shadow passwords, or not readable because we are not root.
-		return nil //nolint:nilerr // what cannot be read cannot say that an account expired
-	}
-	f := strings.Split(line, ":")
+func checkExpiry(shadow string, now time.Time) error {
+	f := strings.Split(shadow, ":")
 	if len(f) < 8 || f[7] == "" {
 		return nil
 	}

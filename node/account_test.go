@@ -2,8 +2,12 @@ package node
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,10 +122,79 @@ func TestAnAccountOfADirectoryIsFoundWithGetent(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatTellsTooMuchIsCutOff(t *testing.T) {
-	got, err := output(t.Context(), script(t, `head -c 1000000 /dev/zero`))
-	if err != nil || len(got) != maxGetent {
-		t.Errorf("%d bytes, %v", len(got), err)
+func TestADirectoryThatTellsTooMuchIsNotBelieved(t *testing.T) {
+	if got, err := output(t.Context(), script(t, `head -c 1000000 /dev/zero`)); err == nil {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+func TestWhoseExpiryCannotBeReadIsRefused(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	const user = "u:x:1:1::/:/bin/sh\n"
+	a := testAccounts(t, user, "", "v:"+strings.Repeat("x", 2*maxGetent)+":::::::\nu:*::::::1:\n")
+	if _, err := a.lookup(t.Context(), "u", now); err == nil || !strings.Contains(err.Error(), "has expired") {
+		t.Errorf("after a long line: %v", err)
+	}
+	a = testAccounts(t, user, "", strings.Repeat("#\n", maxAccountFile/2)+"u:*::::::1:\n")
+	if _, err := a.lookup(t.Context(), "u", now); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("beyond what is read: %v", err)
+	}
+	a = testAccounts(t, user, "", "")
+	a.shadow = t.TempDir()
+	if _, err := a.lookup(t.Context(), "u", now); err == nil || !strings.Contains(err.Error(), "whether the account has expired") {
+		t.Errorf("a folder: %v", err)
+	}
+	a.shadow += "/none"
+	if _, err := a.lookup(t.Context(), "u", now); err != nil {
+		t.Errorf("a machine without shadow passwords: %v", err)
+	}
+}
+
+func TestOnlyWhoIsNotRootMayBeKeptFromReadingExpiries(t *testing.T) {
+	for _, tt := range []struct {
+		a    accounts
+		err  error
+		want bool
+	}{
+		{accounts{}, fs.ErrNotExist, true},
+		{accounts{}, fs.ErrPermission, false},
+		{accounts{unprivileged: true}, fs.ErrPermission, true},
+		{accounts{unprivileged: true}, io.ErrUnexpectedEOF, false},
+	} {
+		if got := tt.a.excuses(fmt.Errorf("shadow: %w", tt.err)); got != tt.want {
+			t.Errorf("unprivileged %v, %v: %v", tt.a.unprivileged, tt.err, got)
+		}
+	}
+}
+
+func TestAnAccountOfADirectoryExpires(t *testing.T) {
+	a := testAccounts(t, "root:x:0:0::/:/bin/sh\n", "", "")
+	a.id = script(t, `echo 7001`)
+	for _, tt := range []struct{ shadow, want string }{
+		{"exit 2", ""}, // getent(1): there is no such key
+		{"echo 'dora:*:::::::'", ""},
+		{"echo 'dora:*::::::1:'", "has expired"},
+		{"exit 1", "whether the account has expired"},
+		{"exit 3", "whether the account has expired"},
+		{"kill -9 $$", "whether the account has expired"},
+	} {
+		a.getent = script(t, `case "$*" in "passwd -- dora") echo dora:*:7000:7001::/:/bin/sh;; "shadow -- dora") `+tt.shadow+`;; *) exit 2;; esac`)
+		_, err := a.lookup(t.Context(), "dora", time.Unix(1e9, 0))
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", tt.shadow, err, tt.want)
+		}
+	}
+	a.getent = script(t, "exit 1")
+	if _, err := a.lookup(t.Context(), "dora", time.Unix(1e9, 0)); err == nil || errors.Is(err, errNoAccount) {
+		t.Errorf("a directory that fails: %v", err)
+	}
+}
+
+func TestAGroupOfManyKeepsNobodyOut(t *testing.T) {
+	members := strings.Repeat("someuser,", maxGetent/4)
+	a := testAccounts(t, "u:x:1:1::/:/bin/sh\n", "big:x:5:"+members+"u\n", "")
+	if got, err := a.lookup(t.Context(), "u", time.Unix(1e9, 0)); err != nil || !slices.Equal(got.groups, []uint32{1, 5}) {
+		t.Errorf("%v, %v", got.groups, err)
 	}
 }
 

@@ -158,11 +158,14 @@ const (
 
 // Bounds of the account lookup.
 const (
-	// maxAccountFile is /etc/passwd or /etc/group of a very large site.
+	// maxAccountFile is /etc/passwd or /etc/group of a very large site; one
+	// line may be all of it: a group's is as long as it has members.
 	maxAccountFile = 16 << 20
 	// getentTimeout bounds what a directory service may take.
 	getentTimeout = 3 * time.Second
-	maxGetent     = 64 << 10
+	// maxGetent is the answer about one account: the numbers of some thousand
+	// groups. What is longer would be cut off in the middle of one.
+	maxGetent = 64 << 10
 	// maxGroups is the kernel's own bound (NGROUPS_MAX).
 	maxGroups = 1 << 16
 )
