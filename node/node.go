@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -173,9 +175,24 @@ func openDataDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, dataDirRefusal(dir, err)
 	}
-	if info.Mode().Perm()&0o022 != 0 { // it may be a folder of the system's: nothing is changed
-		return nil, api.Refuse(connect.CodeFailedPrecondition, "others may write to the data directory %s (mode %04o)", dir, info.Mode().Perm()).
-			WithHint("Make it 0700, or give another folder with --data-dir.")
+	if err := checkOwn(dir, info); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, lockFile, spoolDir} {
+		path := filepath.Join(dir, name)
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, dataDirRefusal(dir, err)
+		}
+		if name == spoolDir != info.IsDir() || !info.IsDir() && !info.Mode().IsRegular() {
+			return nil, dataDirRefusal(dir, fmt.Errorf("%s is not what dtnoded makes there but %s", name, info.Mode()))
+		}
+		if err := checkOwn(path, info); err != nil {
+			return nil, err
+		}
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -342,6 +342,56 @@ func TestAKeyThatOthersMayReadIsRefused(t *testing.T) {
 	}
 }
 
+func TestANodeUsesNothingThatSomebodyElseCouldHaveMade(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	p := startPlane(t)
+	config, log := configFor(t, p)
+	start(t, p, config, log).stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	refused := func(what, want string) {
+		t.Helper()
+		err := Run(ctx, config)
+		var r *api.Refusal
+		if !errors.As(err, &r) || !strings.Contains(err.Error(), want) || r.Hint == "" || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+	}
+	for _, name := range []string{".", hostKeyFile, tlsKeyFile, identityFile, stateFile, lockFile, spoolDir} {
+		path := filepath.Join(config.DataDir, name)
+		if err := os.Chown(path, 54321, -1); err != nil {
+			t.Fatal(err)
+		}
+		refused(name, "belongs to uid 54321")
+		if err := os.Chown(path, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		if name == "." {
+			continue
+		}
+		// Ours, and somewhere else.
+		elsewhere := filepath.Join(t.TempDir(), name)
+		if err := errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path)); err != nil {
+			t.Fatal(err)
+		}
+		refused("a link "+name, "is not what dtnoded makes there")
+		if err := errors.Join(os.Remove(path), os.Rename(elsewhere, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(config.DataDir, stateFile)
+	if err := os.Chmod(path, 0o602); err != nil {
+		t.Fatal(err)
+	}
+	refused("a file that others may write", "others may write")
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, p, config, log) // nothing of it was changed
+}
+
 func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
 	p := startPlane(t)
 	p.life = 6 * time.Second
