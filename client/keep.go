@@ -13,8 +13,7 @@ import (
 
 // keep stores a login: keys, certificates and the cluster's authorities in
 // one step, then the profile that speaks of them. A login that was there
-// before is replaced; whoever reads meanwhile finds the old keys or the new,
-// never some of each.
+// before is replaced, or stays as it was where anything fails.
 func (p *Profile) keep(c Credentials, hosts []ssh.PublicKey) error {
 	if err := checkFileUser(p.User); err != nil {
 		return err
@@ -25,13 +24,34 @@ func (p *Profile) keep(c Credentials, hosts []ssh.PublicKey) error {
 	}
 	files[authoritiesFile] = p.Trust.pem()
 	files[knownHostsFile] = knownHosts(hosts)
-	if err := p.home.replaceFolder(files, "keys", fileName(p.Proxy)); err != nil {
+	folder, err := p.home.replaceFolder(files, "keys", fileName(p.Proxy))
+	if err != nil {
 		return err
 	}
+	if err := p.keepProfile(); err != nil {
+		return errors.Join(err, folder.undo())
+	}
+	folder.settle()
+	return nil
+}
+
+// keepProfile stores p and makes it the current one, or does neither.
+func (p *Profile) keepProfile() error {
+	name := []string{"profiles", fileName(p.Proxy) + ".json"}
+	before, beforeErr := p.home.read(name...)
 	if err := p.save(); err != nil {
 		return err
 	}
-	return p.makeCurrent()
+	err := p.makeCurrent()
+	switch {
+	case err == nil:
+		return nil
+	case beforeErr == nil:
+		return errors.Join(err, p.home.write(before, name...))
+	case errors.Is(beforeErr, fs.ErrNotExist):
+		return errors.Join(err, os.Remove(p.home.path(name...)))
+	}
+	return err // what was there was of no use
 }
 
 // knownHosts has every host certified by one of the authorities, and no other
@@ -69,42 +89,74 @@ func (p *Profile) HostAuthorities() ([]ssh.PublicKey, error) {
 	return all, nil
 }
 
-// replaceFolder writes files into a new folder and puts it in the place of
-// the one named.
-func (h *Home) replaceFolder(files map[string][]byte, elem ...string) error {
-	dir := h.path(elem...)
-	if err := h.folder(elem[:len(elem)-1]...); err != nil {
-		return err
+// replacement is a folder that has taken another's place.
+type replacement struct {
+	dir string
+	// before is where what was in dir is now, if there was anything.
+	before string
+}
+
+// undo puts back what was there.
+func (r replacement) undo() error {
+	_, err := os.Stat(r.before)
+	if err == nil {
+		err = exchange(r.before, r.dir)
+		r.settle()
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = os.RemoveAll(r.dir)
 	}
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), ".new-*") // 0700
 	if err != nil {
-		return unwritable(dir, err)
-	}
-	defer os.RemoveAll(fresh) //nolint:errcheck // after an exchange the old folder; the next logout removes what stays
-	for name, data := range files {
-		if err := writeFile(filepath.Join(fresh, name), data); err != nil {
-			return unwritable(filepath.Join(dir, name), err)
-		}
-	}
-	if err := exchange(fresh, dir); err != nil {
-		return unwritable(dir, err)
-	}
-	if err := syncFolder(filepath.Dir(dir)); err != nil {
-		return unwritable(dir, err)
+		return unwritable(r.dir, err)
 	}
 	return nil
 }
 
-// moveInto puts the folder fresh in the place of dir in two steps, for
-// systems that cannot do it in one. A crash in between leaves the login
-// without keys, which says so and asks to log in again.
+// settle removes what was there. Whatever of it stays, the next logout
+// removes.
+func (r replacement) settle() { _ = os.RemoveAll(r.before) }
+
+// replaceFolder writes files into a new folder and puts it in the place of
+// the one named. Undo or settle what it gives.
+func (h *Home) replaceFolder(files map[string][]byte, elem ...string) (replacement, error) {
+	dir := h.path(elem...)
+	if err := h.folder(elem[:len(elem)-1]...); err != nil {
+		return replacement{}, err
+	}
+	fresh, err := os.MkdirTemp(filepath.Dir(dir), ".new-*") // 0700
+	if err != nil {
+		return replacement{}, unwritable(dir, err)
+	}
+	r := replacement{dir: dir, before: fresh}
+	for name, data := range files {
+		if err := writeFile(filepath.Join(fresh, name), data); err != nil {
+			r.settle()
+			return replacement{}, unwritable(filepath.Join(dir, name), err)
+		}
+	}
+	if err := exchange(fresh, dir); err != nil {
+		r.settle()
+		return replacement{}, unwritable(dir, err)
+	}
+	if err := syncFolder(filepath.Dir(dir)); err != nil {
+		return replacement{}, errors.Join(unwritable(dir, err), r.undo())
+	}
+	return r, nil
+}
+
+// moveInto exchanges the folders fresh and dir in three steps, for systems
+// that cannot do it in one. A crash in between leaves the login without keys,
+// which says so and asks to log in again.
 func moveInto(fresh, dir string) error {
 	old := fresh + ".old"
-	if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Rename(dir, old)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.Rename(fresh, dir)
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(fresh, dir); err != nil {
-		return err
+		return errors.Join(err, os.Rename(old, dir))
 	}
-	return os.RemoveAll(old)
+	return os.Rename(old, fresh)
 }

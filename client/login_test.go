@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -220,6 +221,91 @@ func TestAFailedLoginLeavesTheOneThereWas(t *testing.T) {
 	after, err := p.Credentials()
 	if err != nil || string(after.SSH.Marshal()) != string(before.SSH.Marshal()) || len(c.Ended()) != 0 {
 		t.Errorf("the login before is not as it was: %v, ended %q", err, c.Ended())
+	}
+}
+
+func TestALoginThatFailsLateLeavesTheOneThereWas(t *testing.T) {
+	// A file or a folder in the way, for root may write anywhere.
+	for name, obstruct := range map[string]func(h *Home) error{
+		"the profile cannot be written": func(h *Home) error {
+			return errors.Join(os.Rename(h.path("profiles"), h.path("kept")), os.WriteFile(h.path("profiles"), nil, 0o600))
+		},
+		"the profile cannot be made the current one": func(h *Home) error {
+			return errors.Join(os.Symlink("profiles", h.path("kept")), os.Remove(h.path("current-profile")), os.MkdirAll(h.path("current-profile", "x"), 0o700))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, h := clienttest.Start(t), newHome(t)
+			p := loggedIn(t, c, h, nil)
+			before, err := p.Credentials()
+			if err != nil {
+				t.Fatal(err)
+			}
+			profile, err := h.read("profiles", fileName(c.Proxy)+".json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := obstruct(h); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Login(t.Context(), ask(c, clienttest.Prove), options()); err == nil {
+				t.Fatal("no error")
+			}
+			after, err := p.Credentials()
+			if err != nil || string(after.SSH.Marshal()) != string(before.SSH.Marshal()) {
+				t.Errorf("the keys before are not as they were: %v", err)
+			}
+			if got, err := h.read("kept", fileName(c.Proxy)+".json"); err != nil || string(got) != string(profile) {
+				t.Errorf("the profile became %s, %v", got, err)
+			}
+			if diff := cmp.Diff([]string{"alice"}, c.Ended()); diff != "" {
+				t.Errorf("of the two logins, the failed one is to be ended: %s", diff)
+			}
+			if diff := cmp.Diff([]string{fileName(c.Proxy)}, entries(t, h.path("keys"))); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestAFirstLoginThatFailsLateKeepsNothing(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p, err := h.Profile(c.Proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.folder("current-profile", "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Login(t.Context(), ask(c, nil), options()); err == nil {
+		t.Fatal("no error")
+	}
+	for _, folder := range []string{"keys", "profiles"} {
+		if left := entries(t, h.path(folder)); len(left) != 0 {
+			t.Errorf("%q is in %s", left, folder)
+		}
+	}
+}
+
+func TestFoldersAreExchangedInStepsWhereTheyMustBe(t *testing.T) {
+	dir := t.TempDir()
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	if err := errors.Join(os.MkdirAll(filepath.Join(one, "1"), 0o700), os.MkdirAll(filepath.Join(two, "2"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := moveInto(one, two); err != nil {
+		t.Fatal(err)
+	}
+	for folder, want := range map[string][]string{dir: {"one", "two"}, one: {"2"}, two: {"1"}} {
+		if diff := cmp.Diff(want, entries(t, folder)); diff != "" {
+			t.Errorf("%s: %s", folder, diff)
+		}
+	}
+	if err := moveInto(filepath.Join(dir, "none"), two); err == nil {
+		t.Error("nothing was exchanged for something")
+	}
+	if diff := cmp.Diff([]string{"1"}, entries(t, two)); diff != "" {
+		t.Errorf("after a failure: %s", diff)
 	}
 }
 
