@@ -53,7 +53,7 @@ func TestAnEnrollmentEndsWithItsLogin(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			chip, err := tpm.Open(tpmtest.Start(t).Address)
+			chip, err := tpm.Open(t.Context(), tpmtest.Start(t).Address)
 			if err != nil {
 				t.Fatal(err)
 			}

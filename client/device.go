@@ -33,9 +33,9 @@ type Machine struct {
 }
 
 // open gives the TPM; a TPM serves one connection at a time, so there is one.
-func (m *Machine) open() (*tpm.TPM, error) {
+func (m *Machine) open(ctx context.Context) (*tpm.TPM, error) {
 	if m.chip == nil && m.chipErr == nil {
-		m.chip, m.chipErr = tpm.Open(m.TPM)
+		m.chip, m.chipErr = tpm.Open(ctx, m.TPM)
 	}
 	return m.chip, m.chipErr
 }
@@ -50,28 +50,33 @@ func (m *Machine) Close() error {
 }
 
 func (m *Machine) source() machine.Source {
-	return machine.Source{DMIDir: m.DMIDir, EK: func() ([]byte, error) {
-		t, err := m.open()
+	return machine.Source{DMIDir: m.DMIDir, EK: func(ctx context.Context) ([]byte, error) {
+		t, err := m.open(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return t.EKPublicDER()
+		return t.EKPublicDER(ctx)
 	}}
 }
 
 // AssetTag is what the machine is called.
-func (m *Machine) AssetTag() (string, error) { return m.source().AssetTag() }
+func (m *Machine) AssetTag(ctx context.Context) (string, error) {
+	return m.source().AssetTag(ctx)
+}
 
 // Collect is what the machine reports. Where its TPM cannot be reached, the
 // fields that the TPM tells are empty.
-func (m *Machine) Collect() (*dtv1.DeviceData, error) {
-	data, err := m.source().Collect(m.Now())
+func (m *Machine) Collect(ctx context.Context) (*dtv1.DeviceData, error) {
+	data, err := m.source().Collect(ctx, m.Now())
 	if err != nil {
 		return nil, err
 	}
-	if t, err := m.open(); err == nil {
+	if t, err := m.open(ctx); err == nil {
 		// The ceremonies ask for these again and report a failure.
-		data.TpmManufacturer, data.TpmFirmware, _ = t.Info()
+		data.TpmManufacturer, data.TpmFirmware, _ = t.Info(ctx)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	return data, nil
 }
@@ -83,11 +88,11 @@ func (m *Machine) Prove(ctx context.Context, binding identity.LoginBinding, stre
 	if _, err := tpm.Enrolled(m.Home.DeviceState(), binding.Cluster); err != nil {
 		return nil, err
 	}
-	t, err := m.open()
+	t, err := m.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	data, err := m.source().Collect(m.Now())
+	data, err := m.source().Collect(ctx, m.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +151,11 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 		return none, err
 	}
 	defer conn.Close()
-	t, err := m.open()
+	t, err := m.open(ctx)
 	if err != nil {
 		return none, err
 	}
-	data, err := m.Collect()
+	data, err := m.Collect(ctx)
 	if err != nil {
 		return none, err
 	}

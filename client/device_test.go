@@ -1,9 +1,14 @@
 package client
 
 import (
+	"context"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -67,5 +72,45 @@ func TestAMachineNamedAfterItsTPMIsToldOfSerialsForRootOnly(t *testing.T) {
 	}
 	if got := aboutTag(nil, tag, "Only root can read it."); got != nil {
 		t.Errorf("no error became %v", got)
+	}
+}
+
+// hangs gives the address of a TPM that hears commands and never answers;
+// heard is called with each.
+func hangs(t *testing.T, heard func()) string {
+	return "tcp:" + listen(t, func(conn net.Conn) {
+		conn.Read(make([]byte, 64))
+		heard()
+		<-t.Context().Done()
+	})
+}
+
+func TestCtrlCEndsWhatWaitsForATPMThatHangs(t *testing.T) {
+	for name, ask := range map[string]func(context.Context, *Machine) error{
+		"the asset tag": func(ctx context.Context, m *Machine) error {
+			_, err := m.AssetTag(ctx)
+			return err
+		},
+		"what the machine reports": func(ctx context.Context, m *Machine) error {
+			_, err := m.Collect(ctx)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dmi := t.TempDir()
+			if name != "the asset tag" {
+				if err := os.WriteFile(filepath.Join(dmi, "product_serial"), []byte("C00AA0AAAA0A"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			m := &Machine{DMIDir: dmi, TPM: hangs(t, cancel), Now: time.Now}
+			defer m.Close()
+			err := ask(ctx, m)
+			if _, refused := errors.AsType[*api.Refusal](err); refused || !errors.Is(err, context.Canceled) {
+				t.Errorf("error %#v, want that the person gave up", err)
+			}
+		})
 	}
 }

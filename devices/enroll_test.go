@@ -281,7 +281,7 @@ func TestTheTagOfATPMMustBeThatOfTheTPM(t *testing.T) {
 	wantRefusal(t, err, "is not that of this TPM")
 
 	chip := m.open(t)
-	ek, err := chip.EKPublicDER()
+	ek, err := chip.EKPublicDER(t.Context())
 	chip.Close()
 	if err != nil {
 		t.Fatal(err)

@@ -76,7 +76,7 @@ func newMachine(t testing.TB, certificates ...tpmtest.Certificate) *machine {
 
 func (m *machine) open(t testing.TB) *tpm.TPM {
 	t.Helper()
-	chip, err := tpm.Open(m.chip.Address)
+	chip, err := tpm.Open(t.Context(), m.chip.Address)
 	if err != nil {
 		t.Fatal(err)
 	}

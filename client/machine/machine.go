@@ -4,6 +4,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,14 +38,14 @@ type Source struct {
 	OSRelease string
 	// EK gives the public half of the TPM's endorsement key, PKIX DER. It is
 	// asked only where the machine has no label of its own.
-	EK func() ([]byte, error)
+	EK func(context.Context) ([]byte, error)
 }
 
 // Collect gives what the machine reports at now, its asset tag included.
 // Files that only root can read count as absent: nothing here needs sudo. A
 // machine without a label is named after its TPM; the error of one that has no
 // TPM either is a *api.Refusal with what to do.
-func (s Source) Collect(now time.Time) (*dtv1.DeviceData, error) {
+func (s Source) Collect(ctx context.Context, now time.Time) (*dtv1.DeviceData, error) {
 	dmi := s.firmware()
 	release := s.osRelease()
 	d := &dtv1.DeviceData{
@@ -62,23 +63,28 @@ func (s Source) Collect(now time.Time) (*dtv1.DeviceData, error) {
 	}
 	d.SerialNumber, _ = assettag.Pick(dmi.productSerial, dmi.boardSerial)
 	var err error
-	d.AssetTag, err = s.assetTag(dmi)
+	d.AssetTag, err = s.assetTag(ctx, dmi)
 	return d, err
 }
 
 // AssetTag gives the machine's tag alone.
-func (s Source) AssetTag() (string, error) { return s.assetTag(s.firmware()) }
+func (s Source) AssetTag(ctx context.Context) (string, error) {
+	return s.assetTag(ctx, s.firmware())
+}
 
 // assetTag takes the label that the owner gave before those of the makers:
 // everybody may read it, so the tag is the same with and without privileges.
-func (s Source) assetTag(dmi firmware) (string, error) {
+func (s Source) assetTag(ctx context.Context, dmi firmware) (string, error) {
 	if tag, ok := assettag.Pick(dmi.chassisAssetTag, dmi.productSerial, dmi.boardSerial); ok {
 		return tag, nil
 	}
 	if s.EK == nil {
 		return "", noTag(errors.New("there is no TPM to name it after"), dmi)
 	}
-	ek, err := s.EK()
+	ek, err := s.EK(ctx)
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
 	if err != nil {
 		return "", noTag(err, dmi)
 	}

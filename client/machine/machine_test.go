@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -30,7 +31,7 @@ func source(t *testing.T, dmi map[string]string, osRelease string) Source {
 	return Source{DMIDir: dir, OSRelease: release}
 }
 
-func ek() ([]byte, error) { return []byte("an endorsement key"), nil }
+func ek(context.Context) ([]byte, error) { return []byte("an endorsement key"), nil }
 
 const ekTag = "TPM-ff785b5b91c7"
 
@@ -50,7 +51,7 @@ func TestTheTagIsTheFirstLabelThatNamesTheMachine(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := source(t, tt.dmi, "")
 			s.EK = ek
-			got, err := s.AssetTag()
+			got, err := s.AssetTag(t.Context())
 			if err != nil || got != tt.want {
 				t.Errorf("tag %q, %v; want %q", got, err, tt.want)
 			}
@@ -60,11 +61,11 @@ func TestTheTagIsTheFirstLabelThatNamesTheMachine(t *testing.T) {
 
 func TestTheTPMIsNotAskedWhereTheMachineHasALabel(t *testing.T) {
 	s := source(t, map[string]string{"product_serial": "C00AA0AAAA0A"}, "")
-	s.EK = func() ([]byte, error) {
+	s.EK = func(context.Context) ([]byte, error) {
 		t.Error("the TPM was asked")
 		return nil, nil
 	}
-	if _, err := s.AssetTag(); err != nil {
+	if _, err := s.AssetTag(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -73,17 +74,17 @@ func TestAMachineThatNothingNamesIsToldWhatToDo(t *testing.T) {
 	tpm := api.Refuse(connect.CodeFailedPrecondition, "failed to open the TPM").WithHint("join the group tss")
 	for _, tt := range []struct {
 		name     string
-		ek       func() ([]byte, error)
+		ek       func(context.Context) ([]byte, error)
 		wantHint string
 	}{
 		{"no TPM", nil, "Set an asset tag"},
-		{"a TPM with a remedy", func() ([]byte, error) { return nil, tpm }, "join the group tss"},
-		{"a TPM without one", func() ([]byte, error) { return nil, errors.New("burnt") }, "Set an asset tag"},
+		{"a TPM with a remedy", func(context.Context) ([]byte, error) { return nil, tpm }, "join the group tss"},
+		{"a TPM without one", func(context.Context) ([]byte, error) { return nil, errors.New("burnt") }, "Set an asset tag"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := source(t, nil, "")
 			s.EK = tt.ek
-			_, err := s.AssetTag()
+			_, err := s.AssetTag(t.Context())
 			r, ok := errors.AsType[*api.Refusal](err)
 			if !ok || !strings.Contains(r.Hint, tt.wantHint) {
 				t.Errorf("error %#v, want a hint with %q", err, tt.wantHint)
@@ -97,7 +98,7 @@ func TestWhatIsReportedIsWhatTheFilesSay(t *testing.T) {
 		"chassis_asset_tag": "Default string\n", "product_serial": "C00AA0AAAA0A\n", "board_serial": "B\x1b[2J1\n", "product_name": "ThinkPad X1  \n",
 	}, "# comment\nID=debian\nVERSION_ID=\"12\"\nBUILD_ID='2026\\a'\nNAME=\"a \\\"b\\\"\"\nnonsense\n")
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	d, err := s.Collect(now)
+	d, err := s.Collect(t.Context(), now)
 	if err != nil {
 		t.Fatal(err)
 	}

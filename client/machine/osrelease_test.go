@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ func ExampleSource_AssetTag() {
 			return
 		}
 	}
-	fmt.Println(Source{DMIDir: dir}.AssetTag())
+	fmt.Println(Source{DMIDir: dir}.AssetTag(context.Background()))
 	// Output: C00AA0AAAA0A <nil>
 }
 

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -38,7 +39,7 @@ func TestSerialNumbersForRootOnlyAreSkippedAndNamed(t *testing.T) {
 	}
 	unprivileged(t)
 	s.EK = ek
-	if got, err := s.AssetTag(); err != nil || got != ekTag {
+	if got, err := s.AssetTag(t.Context()); err != nil || got != ekTag {
 		t.Errorf("tag %q, %v", got, err)
 	}
 	if got := s.Hidden(ekTag); !strings.Contains(got, "product_serial") || !strings.Contains(got, "tmpfiles.d") {
@@ -47,15 +48,15 @@ func TestSerialNumbersForRootOnlyAreSkippedAndNamed(t *testing.T) {
 	if got := s.Hidden("C00AA0AAAA0A"); got != "" {
 		t.Errorf("a machine with a label is told %q", got)
 	}
-	s.EK = func() ([]byte, error) {
+	s.EK = func(context.Context) ([]byte, error) {
 		return nil, api.Refuse(connect.CodeFailedPrecondition, "no TPM").WithHint("join the group tss")
 	}
-	_, err := s.AssetTag()
+	_, err := s.AssetTag(t.Context())
 	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Hint, "join the group tss. Only root") {
 		t.Errorf("error %v hides one of two remedies", err)
 	}
 	s.EK = nil
-	_, err = s.AssetTag()
+	_, err = s.AssetTag(t.Context())
 	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Hint, "product_serial") {
 		t.Errorf("error %v does not say which file", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -49,7 +50,7 @@ func (a *app) devicesAdd() *cobra.Command {
 			return cli.Usagef("--enroll-ttl without --enroll")
 		}
 		if *current {
-			if err := a.describeCurrent(req); err != nil {
+			if err := a.describeCurrent(cmd.Context(), req); err != nil {
 				return err
 			}
 		}
@@ -72,9 +73,9 @@ func (a *app) devicesAdd() *cobra.Command {
 
 // describeCurrent fills in what this machine calls itself, by the variables
 // that dtsh goes by; where that was given too, it must be right.
-func (a *app) describeCurrent(req *dtv1.AddDeviceRequest) error {
+func (a *app) describeCurrent(ctx context.Context, req *dtv1.AddDeviceRequest) error {
 	m := &client.Machine{DMIDir: a.Getenv("DTSH_DMI_DIR"), TPM: a.Getenv("DTSH_TPM"), Now: a.Now}
-	data, err := m.Collect()
+	data, err := m.Collect(ctx)
 	if err != nil {
 		return err
 	}

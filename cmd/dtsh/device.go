@@ -92,10 +92,10 @@ func (a *app) assetTagCommand() *cobra.Command {
 		Example:           "  dtsh device asset-tag",
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			m := a.machine(nil)
 			defer m.Close() //nolint:errcheck // the TPM has said all
-			tag, err := m.AssetTag()
+			tag, err := m.AssetTag(c.Context())
 			if err != nil {
 				return err
 			}
@@ -116,10 +116,10 @@ names that dtctl get device/TAG shows it under.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	format := cli.AddFormat(c, cli.Text)
-	c.RunE = func(*cobra.Command, []string) error {
+	c.RunE = func(c *cobra.Command, _ []string) error {
 		m := a.machine(nil)
 		defer m.Close() //nolint:errcheck // the TPM has said all
-		data, err := m.Collect()
+		data, err := m.Collect(c.Context())
 		if err != nil {
 			return err
 		}

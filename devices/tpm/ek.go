@@ -60,8 +60,8 @@ func padded(b []byte, size int) []byte {
 // the one of the manufacturer's RSA certificate, else of its ECC certificate,
 // else, in a TPM without certificates, the ECC P-256 key. It is the same every
 // time, and reading it never makes the TPM look for an RSA key.
-func (t *TPM) EKPublicDER() ([]byte, error) {
-	defer t.hold(context.Background())()
+func (t *TPM) EKPublicDER(ctx context.Context) ([]byte, error) {
+	defer t.hold(ctx)()
 	ek, err := t.endorsementKeyLocked()
 	if err != nil {
 		return nil, fmt.Errorf("tpm: read the endorsement key: %w", err)

@@ -72,7 +72,9 @@ func (c *channel) send(command []byte) ([]byte, error) {
 		err = errors.New("the answer is not one of a TPM 2.0")
 	}
 	if err != nil {
-		if ctx.Err() != nil {
+		if c.ctx.Err() != nil {
+			err = context.Cause(c.ctx) // no fault of the TPM's
+		} else if ctx.Err() != nil {
 			err = fmt.Errorf("the TPM does not answer: %w", ctx.Err())
 		}
 		c.broken = err
@@ -93,8 +95,8 @@ func timeoutOf(command []byte) time.Duration {
 // socket is a command socket such as swtpm's.
 type socket struct{ net.Conn }
 
-func dial(network, address string) (line, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+func dial(ctx context.Context, network, address string) (line, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, address)

@@ -60,6 +60,49 @@ func TestACancelledConversationEndsAtOnce(t *testing.T) {
 	})
 }
 
+func TestAConversationCanStillBeCancelledAfterAFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() {
+			theirs.Read(make([]byte, 64))
+			theirs.Write(response(0))
+			theirs.Read(make([]byte, 64))
+		}()
+		chip := &TPM{ch: &channel{line: &socket{ours}}}
+		defer chip.hold(ctx)()
+		start := time.Now()
+		chip.flush(firstTransient)
+		if chip.ch.broken != nil {
+			t.Fatal(chip.ch.broken)
+		}
+		if _, err := chip.ch.Send(command); err == nil {
+			t.Error("it gave an answer")
+		}
+		if waited := time.Since(start); waited != time.Second {
+			t.Errorf("ended after %v", waited)
+		}
+	})
+}
+
+func TestASlotIsFreedAlsoAfterCtrlC(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	go func() {
+		theirs.Read(make([]byte, 64))
+		theirs.Write(response(0))
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	chip := &TPM{ch: &channel{line: &socket{ours}}}
+	defer chip.hold(ctx)()
+	cancel()
+	if chip.flush(firstTransient); chip.ch.broken != nil {
+		t.Error(chip.ch.broken)
+	}
+}
+
 func TestACommandThatTheTPMWantsAgainIsSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()

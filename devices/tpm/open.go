@@ -21,30 +21,36 @@ const DefaultAddress = "/dev/tpmrm0"
 // Open connects to the TPM at address: the path of a device, "unix:PATH" or
 // "tcp:HOST:PORT" of a command socket; "" is DefaultAddress. What dead
 // programs left in the TPM is flushed. The errors are *api.Refusal with what
-// to do.
-func Open(address string) (*TPM, error) {
+// to do; where ctx ended first, its cause.
+func Open(ctx context.Context, address string) (*TPM, error) {
 	if address == "" {
 		address = DefaultAddress
 	}
-	l, err := openLine(address)
+	l, err := openLine(ctx, address)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, openRefusal(address, err)
 	}
 	t := &TPM{ch: &channel{line: l}, isDevice: strings.HasPrefix(address, "/")}
-	if err := t.flushLeftovers(); err != nil {
+	if err := t.flushLeftovers(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil, errors.Join(context.Cause(ctx), l.Close())
+		}
 		return nil, errors.Join(openRefusal(address, err), l.Close())
 	}
 	return t, nil
 }
 
-func openLine(address string) (line, error) {
+func openLine(ctx context.Context, address string) (line, error) {
 	switch kind, rest, _ := strings.Cut(address, ":"); {
 	case strings.HasPrefix(address, "/"):
 		return openDevice(address)
 	case kind == "unix" && rest != "":
-		return dial("unix", rest)
+		return dial(ctx, "unix", rest)
 	case kind == "tcp" && rest != "":
-		return dial("tcp", rest)
+		return dial(ctx, "tcp", rest)
 	default:
 		return nil, errAddress
 	}
@@ -103,8 +109,8 @@ func (r *refusal) Unwrap() []error { return []error{r.Refusal, r.cause} }
 // after: three loaded keys or sessions of a program that died would leave no
 // room. Behind a resource manager, and on swtpm, which serves one connection
 // at a time, whatever is loaded belongs to nobody.
-func (t *TPM) flushLeftovers() error {
-	defer t.hold(context.Background())()
+func (t *TPM) flushLeftovers(ctx context.Context) error {
+	defer t.hold(ctx)()
 	for _, first := range []tpm2.TPMHandle{firstTransient, firstHMACSession, firstPolicySession} {
 		handles, err := t.handles(first)
 		if err != nil {

@@ -39,8 +39,8 @@ func (t *TPM) Close() error {
 
 // Info gives the chip's manufacturer (its vendor ID, such as "IFX" or "IBM")
 // and its firmware version.
-func (t *TPM) Info() (manufacturer, firmware string, err error) {
-	defer t.hold(context.Background())()
+func (t *TPM) Info(ctx context.Context) (manufacturer, firmware string, err error) {
+	defer t.hold(ctx)()
 	return t.infoLocked()
 }
 
@@ -81,6 +81,8 @@ func printable(id uint32) string {
 // flush frees a slot, also when the conversation was cut short. A failure
 // shows at the next command, if it matters.
 func (t *TPM) flush(h tpm2.TPMHandle) {
-	t.ch.ctx = context.WithoutCancel(t.ch.ctx)
+	ctx := t.ch.ctx
+	defer func() { t.ch.ctx = ctx }()
+	t.ch.ctx = context.WithoutCancel(ctx)
 	tpm2.FlushContext{FlushHandle: h}.Execute(t.ch) //nolint:errcheck // see above
 }

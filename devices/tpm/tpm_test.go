@@ -2,6 +2,7 @@ package tpm_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -22,7 +24,7 @@ import (
 
 func open(t *testing.T, address string) *tpm.TPM {
 	t.Helper()
-	chip, err := tpm.Open(address)
+	chip, err := tpm.Open(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +36,7 @@ func ekPublic(t *testing.T, address string) []byte {
 	t.Helper()
 	chip := open(t, address)
 	defer chip.Close()
-	der, err := chip.EKPublicDER()
+	der, err := chip.EKPublicDER(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +119,7 @@ func TestWhatDeadProgramsLeftInTheTPMIsFlushed(t *testing.T) {
 }
 
 func TestATPMSaysWhoMadeIt(t *testing.T) {
-	manufacturer, firmware, err := open(t, tpmtest.Start(t).Address).Info()
+	manufacturer, firmware, err := open(t, tpmtest.Start(t).Address).Info(t.Context())
 	if err != nil || manufacturer != "IBM" || !strings.Contains(firmware, ".") {
 		t.Errorf("got %q, %q, %v", manufacturer, firmware, err)
 	}
@@ -166,7 +168,7 @@ func TestATPMThatCannotBeOpenedIsARefusalWithARemedy(t *testing.T) {
 		{"no answer", garbage(t, ""), "no answer", "DTSH_TPM", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			chip, err := tpm.Open(test.address)
+			chip, err := tpm.Open(t.Context(), test.address)
 			if err == nil {
 				chip.Close()
 				t.Fatal("it was opened")
@@ -182,6 +184,47 @@ func TestATPMThatCannotBeOpenedIsARefusalWithARemedy(t *testing.T) {
 				t.Errorf("%v is not %v", err, test.is)
 			}
 		})
+	}
+}
+
+// mute gives the address of what hears commands and never answers; heard is
+// called with each command.
+func mute(t *testing.T, heard func()) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			conn.Read(make([]byte, 64))
+			heard()
+		}
+	}()
+	return "tcp:" + l.Addr().String()
+}
+
+func TestCtrlCEndsTheOpeningOfATPMThatHangs(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	start := time.Now()
+	chip, err := tpm.Open(ctx, mute(t, cancel))
+	if err == nil {
+		chip.Close()
+		t.Fatal("it was opened")
+	}
+	var r *api.Refusal
+	if !errors.Is(err, context.Canceled) || errors.As(err, &r) {
+		t.Errorf("got %#v, want that the person gave up", err)
+	}
+	// A TPM has 20 s to answer; a loaded machine may take some to notice.
+	if waited := time.Since(start); waited > 15*time.Second {
+		t.Errorf("ended after %v", waited)
 	}
 }
 
@@ -232,12 +275,12 @@ func copyAll(to, from net.Conn) {
 
 // The example needs a TPM, so it is not run.
 func Example() {
-	chip, err := tpm.Open("") // the machine's own
+	chip, err := tpm.Open(context.Background(), "") // the machine's own
 	if err != nil {
 		return // the error is a refusal with a remedy
 	}
 	defer chip.Close()
-	der, err := chip.EKPublicDER()
+	der, err := chip.EKPublicDER(context.Background())
 	if err != nil {
 		return
 	}
