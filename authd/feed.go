@@ -2,11 +2,14 @@ package authd
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/ca"
 	"devicetrust/store"
@@ -19,6 +22,7 @@ type feed struct {
 
 	mu      sync.Mutex
 	state   *dtv1.NodeState // never changed once it is here
+	seen    time.Time       // when the store was last seen to have nothing newer
 	changed chan struct{}   // closed when state is replaced
 }
 
@@ -26,21 +30,51 @@ func newFeed(s *Server) *feed {
 	return &feed{s: s, changed: make(chan struct{})}
 }
 
-// run keeps the state current until ctx ends.
+// run keeps the state current until ctx ends. Wakes make it quick; the ticks
+// make it certain, for a wake can be lost.
 func (f *feed) run(ctx context.Context, wakes <-chan struct{}) {
+	tick := time.NewTicker(feedTick)
+	defer tick.Stop()
 	for {
-		var again <-chan time.Time
-		if err := f.refresh(ctx); err != nil && ctx.Err() == nil {
-			f.s.log.Error("the nodes' state could not be built; trying again", "error", err)
-			again = time.After(feedRetry)
+		if err := f.look(ctx); err != nil && ctx.Err() == nil {
+			f.s.log.Error("the nodes' state could not be read; trying again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-wakes:
-		case <-again:
+		case <-tick.C:
 		}
 	}
+}
+
+// look notes that the state is current, or makes it so.
+func (f *feed) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, feedLookTimeout)
+	defer cancel()
+	at := f.s.now()
+	var sequence uint64
+	err := f.s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		sequence, err = tx.Sequence()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if f.isCurrent(sequence, at) {
+		return nil
+	}
+	return f.refresh(ctx)
+}
+
+func (f *feed) isCurrent(sequence uint64, at time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state == nil || f.state.GetSequence() != sequence {
+		return false
+	}
+	f.seen = at
+	return true
 }
 
 // refresh replaces the state where the store has gone on.
@@ -51,7 +85,11 @@ func (f *feed) refresh(ctx context.Context) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.state != nil && state.GetSequence() <= f.state.GetSequence() {
+	if f.state != nil && state.GetSequence() < f.state.GetSequence() {
+		return fmt.Errorf("authd: the store went back from change %d to %d: was a backup put in its place?", f.state.GetSequence(), state.GetSequence())
+	}
+	f.seen = state.GetTime().AsTime()
+	if f.state != nil && state.GetSequence() == f.state.GetSequence() {
 		return nil
 	}
 	f.state = state
@@ -60,12 +98,17 @@ func (f *feed) refresh(ctx context.Context) error {
 	return nil
 }
 
-// latest returns the state and a channel that is closed when there is a
-// newer one.
-func (f *feed) latest() (*dtv1.NodeState, <-chan struct{}) {
+// latest returns the state with the time at which it was last known to be the
+// newest, and a channel that is closed when there is a newer one. A state
+// that has not been held against the store for long is none: a node that is
+// told nothing knows that it may have missed something.
+func (f *feed) latest() (state *dtv1.NodeState, seen time.Time, changed <-chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.state, f.changed
+	if f.s.now().Sub(f.seen) > feedStale {
+		return nil, time.Time{}, nil, api.Refuse(connect.CodeUnavailable, "the store could not be read since %s", f.seen.UTC().Format(time.RFC3339))
+	}
+	return f.state, f.seen, f.changed, nil
 }
 
 func (s *Server) buildState(ctx context.Context) (*dtv1.NodeState, error) {

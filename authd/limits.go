@@ -39,9 +39,15 @@ const (
 	// changed, so that both sides notice a dead connection.
 	followKeepalive = 15 * time.Second
 
-	// feedRetry is how long nodes may miss a change that the store would not
-	// give, before it is asked again.
-	feedRetry = time.Second
+	// feedTick is how long nodes may miss a change that nothing woke us for,
+	// or that the store would not give: it is one row to read.
+	feedTick = time.Second
+	// feedLookTimeout ends a look at a store that does not answer, so that
+	// another connection is tried.
+	feedLookTimeout = 5 * time.Second
+	// feedStale is how old what nodes are told may be before they are told
+	// nothing: two looks that failed, and some.
+	feedStale = 15 * time.Second
 
 	// maxEventsPerCall and maxEvent bound what a node reports in one call.
 	maxEventsPerCall = 1000

@@ -181,9 +181,12 @@ func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowR
 	tick := time.NewTicker(followKeepalive)
 	defer tick.Stop()
 	for {
-		shared, changed := s.feed.latest()
-		state := s.stateFor(shared)
-		err := s.db.Read(ctx, func(tx *store.Tx) error {
+		shared, seen, changed, err := s.feed.latest()
+		if err != nil {
+			return err
+		}
+		state := stateFor(shared, seen)
+		err = s.db.Read(ctx, func(tx *store.Tx) error {
 			node, err := s.nodes.get(tx, id)
 			if err == nil {
 				state.Labels = node.Metadata.Labels
@@ -210,9 +213,9 @@ func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowR
 
 // stateFor is a message that one node's own fields may be set on; the lists,
 // which may be long, are shared with all others and never written.
-func (s *Server) stateFor(shared *dtv1.NodeState) *dtv1.NodeState {
+func stateFor(shared *dtv1.NodeState, seen time.Time) *dtv1.NodeState {
 	return &dtv1.NodeState{
-		Sequence: shared.GetSequence(), Time: timestamppb.New(s.now()), Cluster: shared.GetCluster(),
+		Sequence: shared.GetSequence(), Time: timestamppb.New(seen), Cluster: shared.GetCluster(),
 		UserAuthorities: shared.GetUserAuthorities(), HostAuthorities: shared.GetHostAuthorities(), TlsAuthorities: shared.GetTlsAuthorities(),
 		Roles: shared.GetRoles(), Preference: shared.GetPreference(), Locks: shared.GetLocks(), RevokedSerials: shared.GetRevokedSerials(),
 	}

@@ -94,7 +94,7 @@ func (c *changes) listen(cfg *pgx.ConnConfig, log *slog.Logger) {
 }
 
 func (c *changes) listenOnce(ctx context.Context, cfg *pgx.ConnConfig) (err error) {
-	conn, err := pgx.ConnectConfig(ctx, cfg.Copy())
+	conn, err := startListening(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -103,16 +103,44 @@ func (c *changes) listenOnce(ctx context.Context, cfg *pgx.ConnConfig) (err erro
 		defer cancel()
 		err = errors.Join(err, conn.Close(closeCtx))
 	}()
-	if _, err := conn.Exec(ctx, `LISTEN dt_changes`); err != nil {
-		return err
-	}
 	c.wake() // for what was missed while nobody listened
 	for {
-		if _, err := conn.WaitForNotification(ctx); err != nil {
+		heard, err := waitOrProbe(ctx, conn)
+		if err != nil {
 			return err
 		}
-		c.wake()
+		if heard {
+			c.wake()
+		}
 	}
+}
+
+func startListening(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, listenAnswer)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, cfg.Copy())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, `LISTEN dt_changes`); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+// waitOrProbe tells whether a notification came. Where none does, it has the
+// connection prove that one could.
+func waitOrProbe(ctx context.Context, conn *pgx.Conn) (heard bool, err error) {
+	wait, cancel := context.WithTimeout(ctx, listenProbe)
+	defer cancel()
+	_, err = conn.WaitForNotification(wait)
+	// Running out of time leaves the connection as it was (pgconn).
+	if err == nil || ctx.Err() != nil || wait.Err() == nil || conn.IsClosed() {
+		return err == nil, err
+	}
+	answer, cancel := context.WithTimeout(ctx, listenAnswer)
+	defer cancel()
+	return false, conn.Ping(answer)
 }
 
 func (c *changes) close() {

@@ -1,0 +1,75 @@
+package authd
+
+import (
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/api/dtv1/dtv1connect"
+)
+
+// Another process's notification may be lost; here there is none at all.
+func TestNodesHearOfAChangeThatWokeNobody(t *testing.T) {
+	r := start(t)
+	node := r.join("n")
+	before := r.nextState(node, 0).GetSequence()
+	got := make(chan uint64)
+	go func() { got <- r.nextState(node, before).GetSequence() }()
+	if _, err := r.database().Exec(`UPDATE change_sequence SET seq = seq + 1`); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case now := <-got:
+		if now != before+1 {
+			t.Errorf("change %d came, want %d", now, before+1)
+		}
+	case <-time.After(15 * time.Second):
+		t.Fatal("no new state came")
+	}
+}
+
+func TestAStoreThatCannotBeReadDoesNotPassForFresh(t *testing.T) {
+	r, c := startWithClock(t)
+	node := r.join("n")
+	last := r.nextState(node, 0)
+	db := r.database()
+	if _, err := db.Exec(`ALTER TABLE change_sequence RENAME TO hidden`); err != nil {
+		t.Fatal(err)
+	}
+	hidden := c.now()
+	follow := func() (*dtv1.NodeState, error) {
+		stream, err := dtv1connect.NewNodeServiceClient(r.https(node), r.url()).Follow(t.Context(), connect.NewRequest(&dtv1.FollowRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		defer stream.Close() //nolint:errcheck // what it says is known
+		if stream.Receive() {
+			return stream.Msg(), nil
+		}
+		return nil, stream.Err()
+	}
+	c.forward(feedStale / 5)
+	state, err := follow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at := state.GetTime().AsTime(); at.After(hidden) || state.GetSequence() != last.GetSequence() {
+		t.Errorf("the state says that it is of %v, and the store was last read before %v", at, hidden)
+	}
+	c.forward(feedStale)
+	_, err = follow()
+	wantCode(t, err, connect.CodeUnavailable)
+	if _, err := db.Exec(`ALTER TABLE hidden RENAME TO change_sequence`); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; {
+		if _, err = follow(); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the store can be read again: %v", err)
+		}
+	}
+}
