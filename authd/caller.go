@@ -130,19 +130,20 @@ func (g *gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 	}
 }
 
-// stream calls next, provided that the caller has not failed too often: each
-// ceremony that fails is recorded by the room that it fails in.
+// stream calls next, provided that the login has not failed too often: each
+// ceremony that fails is recorded by the room that it fails in. Who has no
+// login begins none.
 func (g *gate) stream(ctx context.Context, conn connect.StreamingHandlerConn, next connect.StreamingHandlerFunc) error {
-	actor := callerOf(ctx).actor
-	if conn.Spec().StreamType != connect.StreamTypeBidi {
+	login := callerOf(ctx).login.ID
+	if conn.Spec().StreamType != connect.StreamTypeBidi || login == "" {
 		return next(ctx, conn)
 	}
-	if err := g.s.failures.check(actor, g.s.now()); err != nil {
+	if err := g.s.ceremonies.check(login, g.s.now()); err != nil {
 		return err
 	}
 	err := next(ctx, conn)
 	if err != nil {
-		g.s.failures.add(actor, g.s.now())
+		g.s.ceremonies.add(login, g.s.now())
 	}
 	return err
 }
@@ -340,7 +341,7 @@ func (s *Server) recordRefusal(ctx context.Context, c caller, procedure string, 
 		return
 	}
 	message := cause.Error()
-	switch n := s.failures.add(c.actor, s.now()); {
+	switch n := s.refusals.add(c.actor, s.now()); {
 	case n > maxFailures:
 		return
 	case n == maxFailures:

@@ -14,7 +14,6 @@ func TestRefusalsDoNotFillTheRecord(t *testing.T) {
 	r := start(t)
 	r.addUser("mallory", "access")
 	db := r.database()
-	// All are of one caller and count together, so the first says the most.
 	for _, test := range []struct {
 		name  string
 		flood func(c *http.Client) string

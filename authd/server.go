@@ -40,8 +40,9 @@ type Server struct {
 	devices *devices.Inventory
 	catalog *catalog.Catalog
 	nodes   nodes
-	// failures bounds the records that a caller's refusals make.
-	failures failures
+	// refusals bounds the records that a caller's refused calls make, and
+	// ceremonies those of a login's failed ceremonies.
+	refusals, ceremonies failures
 
 	tls     *serverTLS
 	public  []string
