@@ -328,6 +328,10 @@ func (s *Server) decideCall(tx *store.Tx, c caller, kind, verb string) error {
 	if !d.Allowed() {
 		return api.Refuse(connect.CodePermissionDenied, "access denied: %s", d.Reason)
 	}
+	if here := c.remote(); d.Limits.PinSourceIP && (here == "" || here != c.login.RemoteAddr) {
+		return api.Refuse(connect.CodePermissionDenied, "access denied: this login is pinned to the address %q that it was made from, and this is %q", c.login.RemoteAddr, here).
+			WithHint("%s", hintLogin)
+	}
 	return nil
 }
 
