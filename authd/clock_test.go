@@ -25,7 +25,7 @@ func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
 // startWithClock is start with a clock of the test's.
 func startWithClock(t *testing.T) (*running, *clock) {
 	t.Helper()
-	r, c := &running{t: t, dir: t.TempDir(), log: &syncBuffer{}}, &clock{}
+	r, c := &running{t: t, dir: dataDir(t), log: &syncBuffer{}}, &clock{}
 	ctx, cancel := context.WithCancel(context.Background())
 	up, down := make(chan struct{}), make(chan error, 1)
 	go func() {

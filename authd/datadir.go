@@ -34,18 +34,21 @@ func takeDataDir(path string) (*os.File, error) {
 }
 
 // checkDataDir refuses a directory in which somebody else may have put a key,
-// a database or a socket of their own, or may replace ours.
+// a database or a socket of their own, or may replace ours: whom it belongs
+// to, and who may write to it, can do that.
 func checkDataDir(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("the data directory: %w", err)
+	var dir unix.Stat_t
+	if err := unix.Stat(path, &dir); err != nil {
+		return fmt.Errorf("the data directory %s: %w", path, err)
 	}
-	mode := info.Mode()
-	if mode.Perm()&0o002 == 0 {
+	if ours := uint32(os.Geteuid()); dir.Uid != 0 && dir.Uid != ours {
+		return fmt.Errorf("the data directory %s belongs to user %d, and neither to root nor to user %d, who runs this: chown it, and think of what is in it", path, dir.Uid, ours)
+	}
+	if dir.Mode&0o022 == 0 {
 		return nil
 	}
-	if mode&os.ModeSticky == 0 {
-		return fmt.Errorf("the data directory %s has mode %04o and everybody may write to it: chmod 700 it, and think of who has", path, mode.Perm())
+	if dir.Mode&unix.S_ISVTX == 0 {
+		return fmt.Errorf("the data directory %s has mode %04o and others may write to it: chmod 700 it, and think of who has", path, dir.Mode&0o777)
 	}
 	// Nobody can replace what is ours in it, as in a file system just mounted.
 	entries, err := os.ReadDir(path)
@@ -58,7 +61,7 @@ func checkDataDir(path string) error {
 			return fmt.Errorf("the data directory: %s: %w", e.Name(), err)
 		}
 		if stat.Uid != uint32(os.Geteuid()) {
-			return fmt.Errorf("the data directory %s can be written to by everybody, and %s in it is somebody else's", path, e.Name())
+			return fmt.Errorf("the data directory %s can be written to by others, and %s in it is somebody else's", path, e.Name())
 		}
 	}
 	return nil

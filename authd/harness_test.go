@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -57,7 +58,17 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-func start(t *testing.T) *running { return startAt(t, t.TempDir(), "") }
+func start(t *testing.T) *running { return startAt(t, dataDir(t), "") }
+
+// dataDir is a data directory whatever the umask, which t.TempDir follows.
+func dataDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
 
 func startAt(t *testing.T, dir, storage string) *running {
 	t.Helper()

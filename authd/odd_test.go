@@ -80,7 +80,7 @@ func (o odd) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 // Every method, by reflection, as a caller who may call it.
 func TestOddMessagesAreAnsweredAndNothingPanics(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) { sendOddMessages(t, start(t)) })
-	t.Run("postgres", func(t *testing.T) { sendOddMessages(t, startAt(t, t.TempDir(), storetest.PostgresURL(t))) })
+	t.Run("postgres", func(t *testing.T) { sendOddMessages(t, startAt(t, dataDir(t), storetest.PostgresURL(t))) })
 }
 
 func sendOddMessages(t *testing.T, r *running) {

@@ -21,12 +21,12 @@ import (
 func replicas(t *testing.T) [2]*running {
 	t.Helper()
 	url := storetest.PostgresURL(t)
-	first := startAt(t, t.TempDir(), url)
+	first := startAt(t, dataDir(t), url)
 	key, err := os.ReadFile(filepath.Join(first.dir, "ca.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := dataDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "ca.key"), key, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func explainer(t *testing.T, f vectors.File) *Server {
 	t.Helper()
 	db := storetest.Open(t)
 	cfg := Config{
-		DataDir: t.TempDir(), ClusterName: "vectors", Listen: "127.0.0.1:0",
+		DataDir: dataDir(t), ClusterName: "vectors", Listen: "127.0.0.1:0",
 		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return vectors.Now },
 	}
 	if err := cfg.check(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -77,6 +78,11 @@ func openSQLite(path string) (*DB, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := closeToOthers(path + suffix); err != nil {
+			return nil, err
+		}
+	}
 	connect := func(query string) (*sql.DB, error) {
 		c, err := sqlite.NewConnector("file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query)
 		if err != nil {
@@ -98,6 +104,23 @@ func openSQLite(path string) (*DB, error) {
 	}
 	reader.SetMaxOpenConns(8)
 	return &DB{engine: engineSQLite, writer: writer, reader: reader, changes: newChanges()}, nil
+}
+
+// closeToOthers takes from others what they may do with a file that is there
+// already, copied or restored by hand say: in it are hashes of passwords and
+// sealed keys, and whoever may write it rules the cluster.
+func closeToOthers(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("store: others may open %s: %w", path, err)
+	}
+	return nil
 }
 
 func openPostgres(ctx context.Context, address string, log *slog.Logger) (*DB, error) {
