@@ -2,6 +2,7 @@ package authd
 
 import (
 	"context"
+	"slices"
 
 	"connectrpc.com/connect"
 	"golang.org/x/crypto/ssh"
@@ -110,6 +111,16 @@ func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStr
 		Stands: func(tx *store.Tx, d resource.Device) error {
 			if _, err := h.s.login.Find(tx, c.login.ID); err != nil {
 				return err
+			}
+			// Whoever sets the list expects that from then on no other TPM
+			// comes in.
+			state, err := h.s.policyState(tx)
+			if err != nil {
+				return err
+			}
+			if !slices.Equal(state.Preference.DeviceTrust.EKCertAllowedCAs, trust.EKCertAllowedCAs) {
+				return api.Refuse(connect.CodeAborted, "ekcert_allowed_cas was changed while the device was enrolled").
+					WithHint("enroll it again, with a new token")
 			}
 			with := c
 			with.subject.DeviceID, with.subject.DeviceAssetTag = d.Metadata.Name, d.Spec.AssetTag
