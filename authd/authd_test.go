@@ -2,7 +2,9 @@ package authd
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -79,37 +81,61 @@ func contains(list []uint64, n uint64) bool {
 // nextState follows as a node until a state above sequence comes.
 func (r *running) nextState(node *keys, sequence uint64) *dtv1.NodeState {
 	r.t.Helper()
-	stream, err := dtv1connect.NewNodeServiceClient(r.https(node), r.url()).Follow(r.t.Context(), connect.NewRequest(&dtv1.FollowRequest{}))
+	h := <-r.hears(node, sequence)
+	if h.err != nil {
+		r.t.Fatal(h.err)
+	}
+	return h.state
+}
+
+// heard is what a node heard, or why it did not.
+type heard struct {
+	state *dtv1.NodeState
+	err   error
+}
+
+// hears is nextState beside the test.
+func (r *running) hears(node *keys, sequence uint64) <-chan heard {
+	got := make(chan heard, 1)
+	client := dtv1connect.NewNodeServiceClient(r.https(node), r.url())
+	go func() {
+		ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+		defer cancel()
+		state, err := follow(ctx, client, sequence)
+		got <- heard{state, err}
+	}()
+	return got
+}
+
+func follow(ctx context.Context, c dtv1connect.NodeServiceClient, sequence uint64) (*dtv1.NodeState, error) {
+	stream, err := c.Follow(ctx, connect.NewRequest(&dtv1.FollowRequest{}))
 	if err != nil {
-		r.t.Fatal(err)
+		return nil, err
 	}
 	defer stream.Close()
 	for stream.Receive() {
 		if stream.Msg().GetSequence() > sequence {
-			return stream.Msg()
+			return stream.Msg(), nil
 		}
 	}
-	r.t.Fatal(stream.Err())
-	return nil
+	return nil, fmt.Errorf("no state after %d came: %w", sequence, stream.Err())
 }
 
 func TestNodesHearOfAChangeAtOnce(t *testing.T) {
 	r := start(t)
 	node := r.join("n")
 	before := r.nextState(node, 0)
-	got := make(chan *dtv1.NodeState)
-	go func() { got <- r.nextState(node, before.GetSequence()) }()
+	got := r.hears(node, before.GetSequence())
 	doc := `{kind: role, version: v7, metadata: {name: fresh}, spec: {allow: {logins: [root]}}}`
 	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "role", Resource: []byte(doc)})); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case state := <-got:
-		if !strings.Contains(string(bytes.Join(state.GetRoles(), nil)), `"fresh"`) {
-			t.Error("the new role is not in the state")
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("no new state came")
+	h := <-got
+	if h.err != nil {
+		t.Fatal(h.err)
+	}
+	if !strings.Contains(string(bytes.Join(h.state.GetRoles(), nil)), `"fresh"`) {
+		t.Error("the new role is not in the state")
 	}
 }
 
@@ -270,7 +296,7 @@ func TestOversizedAndMalformedRequestsAreRefused(t *testing.T) {
 	if _, err := garbage.Write(bytes.Repeat([]byte{0xff}, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	if err := garbage.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := garbage.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadAll(garbage); err != nil && strings.Contains(err.Error(), "timeout") {

@@ -39,7 +39,13 @@ type running struct {
 	// admin speaks over the admin socket.
 	admin *http.Client
 	roots *x509.CertPool
+	// now is the clock of the server, and of clients that look at its
+	// certificate.
+	now func() time.Time
 }
+
+// patience is for what an idle machine does at once.
+const patience = time.Minute
 
 type syncBuffer struct {
 	mu sync.Mutex
@@ -70,15 +76,17 @@ func dataDir(t *testing.T) string {
 	return dir
 }
 
-func startAt(t *testing.T, dir, storage string) *running {
+func startAt(t *testing.T, dir, storage string) *running { return startWith(t, dir, storage, time.Now) }
+
+func startWith(t *testing.T, dir, storage string, now func() time.Time) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir, log: &syncBuffer{}}
+	r := &running{t: t, dir: dir, log: &syncBuffer{}, now: now}
 	ctx, cancel := context.WithCancel(context.Background())
 	up, down := make(chan struct{}), make(chan error, 1)
 	go func() {
 		down <- Run(ctx, Config{
 			DataDir: r.dir, ClusterName: "test", Listen: "127.0.0.1:0", DiagListen: "off", Storage: storage, Version: "0.0.0",
-			Log: slog.New(slog.NewTextHandler(r.log, nil)), Now: time.Now,
+			Log: slog.New(slog.NewTextHandler(r.log, nil)), Now: now,
 		}, nil, func(a net.Addr, pins []string) {
 			r.addr, r.pins = a.String(), pins
 			close(up)
@@ -163,13 +171,15 @@ func tlsKeyDER() ([]byte, error) {
 	return x509.MarshalPKIXPublicKey(key.Public())
 }
 
-// https is a client that shows k's certificate, or none.
+// https is a client that shows k's certificate, or none. It has no timeout: a
+// login waits for its turn at hashing, which under the race detector on a busy
+// machine is long.
 func (r *running) https(k *keys) *http.Client {
-	conf := &tls.Config{RootCAs: r.roots, MinVersion: tls.VersionTLS13}
+	conf := &tls.Config{RootCAs: r.roots, MinVersion: tls.VersionTLS13, Time: r.now}
 	if k != nil && k.certificate != nil {
 		conf.Certificates = []tls.Certificate{*k.certificate}
 	}
-	c := &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}, Timeout: 20 * time.Second}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}
 	r.t.Cleanup(c.CloseIdleConnections)
 	return c
 }

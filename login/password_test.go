@@ -147,7 +147,11 @@ func TestWhatWasNotComparedIsNotCounted(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
-		for len(w.hasher.queue) == 0 { // until it waits for a slot
+		for deadline := time.Now().Add(time.Minute); len(w.hasher.queue) == 0; { // until it waits for a slot
+			if time.Now().After(deadline) {
+				t.Error("after a minute it does not wait for a slot")
+				break
+			}
 			time.Sleep(time.Millisecond)
 		}
 		cancel()

@@ -19,6 +19,9 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
+// patience is for what an idle machine does at once.
+const patience = time.Minute
+
 // TPM is a running software TPM.
 type TPM struct {
 	// Address in the form that DTSH_TPM takes: unix:PATH.
@@ -73,7 +76,7 @@ func Run(dir string) (tpm *TPM, stop func(), err error) {
 		cmd.Process.Kill()
 		<-ended
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			conn.Close()
@@ -134,7 +137,7 @@ func onTPM(address string, fn func(transport.TPM) error) error {
 	if !ok {
 		return fmt.Errorf("tpmtest: %q is not unix:PATH or tcp:HOST:PORT", address)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, network, path)
 	if err != nil {
