@@ -498,5 +498,6 @@ func pick(ctx context.Context, list func(context.Context) ([]resource.Resource, 
 			return r, nil
 		}
 	}
-	return nil, api.Refuse(connect.CodeNotFound, "%s %.128q not found", kind, name)
+	return nil, api.Refuse(connect.CodeNotFound, "%s %.128q not found", kind, name).
+		WithHint("dtctl get %s shows those that there are", kind)
 }

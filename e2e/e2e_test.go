@@ -111,7 +111,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		// A program that hangs is interrupted, and its script fails with what
 		// it printed, long before go test gives up on all of them.
-		Deadline: time.Now().Add(5 * time.Minute),
+		Deadline: time.Now().Add(12 * time.Minute),
 	})
 }
 

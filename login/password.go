@@ -30,7 +30,8 @@ func (v Verified) User() string { return v.user }
 
 // errWrong is all that a person hears; the record has the reason.
 func errWrong() *api.Refusal {
-	return api.Refuse(connect.CodeUnauthenticated, "the user name or the password is wrong")
+	return api.Refuse(connect.CodeUnauthenticated, "the user name or the password is wrong").
+		WithHint("an administrator gives a new password with: dtctl users reset NAME")
 }
 
 // CheckPassword proves who somebody is. Whether the user does not exist, has

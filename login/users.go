@@ -186,7 +186,8 @@ func also(tx *store.Tx, inTx func(tx *store.Tx) error) error {
 
 // read returns a user and the number of its revision.
 func read(tx *store.Tx, name string) (resource.User, int64, error) {
-	refuse := api.Refuse(connect.CodeNotFound, "user %.160q does not exist", name)
+	refuse := api.Refuse(connect.CodeNotFound, "user %.160q does not exist", name).
+		WithHint("dtctl users ls shows the users")
 	if strings.ContainsRune(name, 0) || strings.ToValidUTF8(name, "") != name {
 		return resource.User{}, 0, refuse // PostgreSQL would not take it
 	}

@@ -166,7 +166,8 @@ func (c *Catalog) current(tx *store.Tx, kind, name string) (resource.Resource, e
 		WHERE kind = $1 AND name = $2 AND (expires_at = 0 OR expires_at > $3)`,
 		kind, name, store.Micros(c.now())).Scan(&o.document, &o.revision)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, api.Refuse(connect.CodeNotFound, "%s %.128q not found", kind, name)
+		return nil, api.Refuse(connect.CodeNotFound, "%s %.128q not found", kind, name).
+			WithHint("dtctl get %s shows those that there are", kind)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
