@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 	"audit/event":          {},
 	"devices/assettag":     {},
 	"store":                {},
+	"node/helper":          {},
 	// floor 1
 	"resource": {"policy", "identity"},
 	// floor 2
@@ -46,7 +47,7 @@ var arrows = map[string][]string{
 	"policy/catalog": with(wire, third...),
 	// floor 4
 	"authd": with(wire, append([]string{"login", "devices", "ca", "policy/catalog"}, third...)...),
-	"node":  with(wire, "identity", "policy", "resource", "audit/event"),
+	"node":  with(wire, "node/helper", "identity", "policy", "resource", "audit/event"),
 	"client": with(wire, "client/machine", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),
 	"client/machine": with(wire, "devices/assettag"),

@@ -290,6 +290,7 @@ func TestNothingIsLeftAfterManyLogins(t *testing.T) {
 	}
 	quietNow := func() (int, int) { return runtime.NumGoroutine(), files(t) }
 	eventually(t, "the first is gone", func() bool { return n.empty() })
+	n.spareNow()
 	g, f := quietNow()
 	var all sync.WaitGroup
 	for range 8 {

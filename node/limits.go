@@ -39,6 +39,9 @@ type limits struct {
 	// session is over; policyHangup, when policy ends it, which has to be
 	// done within a second.
 	hangup, policyHangup time.Duration
+	// start is how long a session's process may take to begin: a home on a
+	// network share that wakes up does in this time.
+	start time.Duration
 	// drain is how long the pipes of a command that has ended may stay
 	// silent while something else still holds them.
 	drain time.Duration
@@ -64,6 +67,7 @@ func defaultLimits() limits {
 		silence:                   5 * time.Minute,
 		hangup:                    5 * time.Second,
 		policyHangup:              500 * time.Millisecond,
+		start:                     30 * time.Second,
 		drain:                     2 * time.Second,
 		lastWords:                 750 * time.Millisecond,
 		shutdown:                  5 * time.Second,
@@ -90,6 +94,11 @@ const (
 	// copyBuffer is one channel packet (x/crypto/ssh channelMaxPacket).
 	copyBuffer = 32 << 10
 )
+
+// spareHelpers are helpers started in advance: one for the session that
+// starts, one for the next that comes before the first is replaced. Each has
+// some MiB of its own.
+const spareHelpers = 2
 
 // Bounds of the audit spool.
 const (

@@ -1,14 +1,15 @@
 package node
 
 import (
-	"errors"
-	"fmt"
+	"context"
 	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"devicetrust/node/helper"
 )
 
 // command is what a session runs.
@@ -26,11 +27,7 @@ type command struct {
 // process is a running command. It leads a session of its own (setsid(2)), so
 // that all it starts can be found by it.
 type process struct {
-	pid int
-	os  *os.Process
-	// exit becomes readable when the process has ended; nil where the kernel
-	// has no such thing (pidfd_open(2), Linux 5.3).
-	exit *os.File
+	*child
 
 	// Our ends. With a terminal all three are its master.
 	stdin          *os.File
@@ -47,116 +44,71 @@ type process struct {
 	swept  chan struct{}
 }
 
-// start runs c. The process holds the other ends of the pipes when it returns.
-func (c command) start() (*process, error) {
+// start runs c, unless ctx ends before it runs. The process holds the other
+// ends of the pipes when it returns.
+func (c command) start(ctx context.Context, from *helpers) (*process, error) {
 	p := &process{swept: make(chan struct{})}
 	theirs, err := p.connect(c.terminal)
 	if err != nil {
 		return nil, err
 	}
-	pidfd := -1
-	attr := &os.ProcAttr{
-		Dir: c.account.home, Env: c.env, Files: theirs,
-		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: c.terminal != nil, PidFD: &pidfd},
-	}
-	if c.become {
-		attr.Sys.Credential = &syscall.Credential{Uid: c.account.uid, Gid: c.account.gid, Groups: c.account.groups}
-	}
-	p.os, err = c.exec(p, attr)
-	for _, f := range theirs[:len(theirs)-repeated(c.terminal)] {
-		f.Close()
+	p.child, p.warning, err = from.begin(ctx, c.request(), theirs)
+	if c.terminal == nil {
+		for _, f := range theirs {
+			f.Close()
+		}
 	}
 	if err != nil {
 		p.close()
 		return nil, err
 	}
-	p.pid = p.os.Pid
-	p.watch(pidfd)
 	return p, nil
 }
 
-// repeated: a terminal is three times the same file.
-func repeated(t *terminal) int {
-	if t != nil {
-		return 2
+// request puts c into the words of a helper.
+func (c command) request() helper.Request {
+	r := helper.Request{
+		As: helper.AsOurselves, Home: c.account.home, Terminal: c.terminal != nil,
+		Program: c.account.shell, Argv: []string{filepath.Base(c.account.shell)}, Env: c.env,
 	}
-	return 0
-}
-
-// exec starts the shell in the account's home. Where that cannot be entered,
-// which only the account itself can tell (NFS, say), it is "/", as with sshd.
-func (c command) exec(p *process, attr *os.ProcAttr) (*os.Process, error) {
-	argv := []string{filepath.Base(c.account.shell)}
+	if c.become {
+		r.As, r.UID, r.GID, r.Groups = helper.AsAccount, c.account.uid, c.account.gid, c.account.groups
+	}
 	if c.line != nil {
-		argv = append(argv, "-c", *c.line)
+		r.Argv = append(r.Argv, "-c", *c.line)
 	} else {
-		argv[0] = "-" + argv[0] // a login shell (bash(1), INVOCATION)
+		r.Argv[0] = "-" + r.Argv[0] // a login shell (bash(1), INVOCATION)
 	}
-	if attr.Dir != "" {
-		proc, err := os.StartProcess(c.account.shell, argv, attr)
-		if err == nil {
-			return proc, nil
-		}
-		// Not wrapped: it names the shell where the folder is at fault.
-		p.warning = fmt.Sprintf("Could not chdir to home directory %s: %v", attr.Dir, cause(err))
-	}
-	attr.Dir = "/"
-	proc, err := os.StartProcess(c.account.shell, argv, attr)
-	if err != nil {
-		return nil, fmt.Errorf("cannot run %s: %w", c.account.shell, cause(err))
-	}
-	return proc, nil
-}
-
-func cause(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return err
+	return r
 }
 
 // connect makes the pipes and gives the process's ends.
-func (p *process) connect(t *terminal) ([]*os.File, error) {
+func (p *process) connect(t *terminal) (theirs [3]*os.File, err error) {
 	if t != nil {
 		p.stdin, p.stdout = t.master, t.master
-		return []*os.File{t.tty, t.tty, t.tty}, nil
+		return [3]*os.File{t.tty, t.tty, t.tty}, nil
 	}
-	var theirs []*os.File
 	for i, ours := range []**os.File{&p.stdin, &p.stdout, &p.stderr} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			p.close()
-			for _, f := range theirs {
+			for _, f := range theirs[:i] {
 				f.Close()
 			}
-			return nil, err
+			return theirs, err
 		}
 		if i == 0 {
 			r, w = w, r
 		}
-		*ours = r
-		theirs = append(theirs, w)
+		*ours, theirs[i] = r, w
 	}
 	return theirs, nil
-}
-
-// watch makes p.exit of a pidfd, so that waiting takes no thread.
-func (p *process) watch(pidfd int) {
-	if pidfd < 0 {
-		return
-	}
-	if err := unix.SetNonblock(pidfd, true); err != nil {
-		unix.Close(pidfd)
-		return
-	}
-	p.exit = os.NewFile(uintptr(pidfd), "pidfd")
 }
 
 // wait returns when the process has ended and, where we ended it, nothing of
 // it is left that had to go.
 func (p *process) wait() (syscall.WaitStatus, error) {
-	p.waitExit()
+	<-p.ended
 	// It is a zombie now, and its pid still its own.
 	p.mu.Lock()
 	forced := p.forced
@@ -168,38 +120,7 @@ func (p *process) wait() (syscall.WaitStatus, error) {
 		p.reaped = true
 		p.mu.Unlock()
 	}
-	state, err := p.os.Wait()
-	if p.exit != nil {
-		p.exit.Close()
-	}
-	if err != nil {
-		return 0, err
-	}
-	status, ok := state.Sys().(syscall.WaitStatus)
-	if !ok {
-		return 0, fmt.Errorf("unknown exit state %v", state)
-	}
-	return status, nil
-}
-
-func (p *process) waitExit() {
-	if p.exit != nil {
-		if raw, err := p.exit.SyscallConn(); err == nil {
-			err = raw.Read(func(fd uintptr) bool {
-				n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-				return n > 0 && err == nil
-			})
-			if err == nil {
-				return
-			}
-		}
-	}
-	for {
-		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
+	return p.reap()
 }
 
 // signal sends sig to the process's group, as sshd does (session.c,

@@ -31,6 +31,7 @@ type server struct {
 	states          *holder
 	spool           *spool
 	sweeper         *sweeper
+	helpers         *helpers
 	guard           *guard
 	// buffers of copyBuffer bytes, which outputs and inputs take turns with.
 	buffers sync.Pool
@@ -69,6 +70,7 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
 		states: c.states, spool: c.spool,
 		sweeper:   newSweeper(),
+		helpers:   &helpers{log: c.log},
 		guard:     newGuard(c.limits),
 		strangers: rate.NewLimiter(strangerRecordsPerSecond, strangerRecords),
 		ctx:       ctx,
@@ -88,9 +90,9 @@ func (s *server) title() string { return fmt.Sprintf("%s:%d", s.name, s.port) }
 // their end for a while, tells the others that it is shutting down, and
 // returns when all are gone.
 func (s *server) serve(stop context.Context, listener net.Listener) error {
-	keepFilesFromSessions()
-	keepSignalsFromSessions()
 	s.port = addrPort(listener.Addr()).Port()
+	s.helpers.refill()
+	defer s.helpers.close()
 	defer s.sweeper.close()
 	closed := context.AfterFunc(stop, func() { listener.Close() })
 	defer closed()

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -31,6 +33,8 @@ type session struct {
 	mu      sync.Mutex
 	channel gossh.Channel // nil until it is open; not changed after
 	process *process
+	// stopStart, while the process is being started, ends that.
+	stopStart context.CancelCauseFunc
 	// reason why, and by whom it was ended before its process did; the first
 	// one counts.
 	reason string
@@ -218,8 +222,15 @@ func (s *session) fail(err error) {
 
 func (s *session) launch(line *string) (*process, error) {
 	srv := s.conn.server
+	// With the connection's end too: nobody may be left to ask for another.
+	ctx, stop := context.WithCancelCause(s.conn.ctx)
+	defer stop(nil)
+	ctx, expire := context.WithTimeoutCause(ctx, srv.limits.start,
+		fmt.Errorf("it did not begin within %s; is the home directory on a machine that does not answer?", srv.limits.start))
+	defer expire()
 	s.mu.Lock()
 	ended, reason := s.ended, s.reason
+	s.stopStart = stop
 	s.mu.Unlock()
 	if ended { // while it was recorded
 		return nil, errors.New(reason)
@@ -238,7 +249,7 @@ func (s *session) launch(line *string) (*process, error) {
 	p, err := command{
 		account: s.admit.account, become: srv.root, line: line,
 		env: s.environment(), terminal: s.terminal,
-	}.start()
+	}.start(ctx, srv.helpers)
 	if err == nil && s.terminal != nil {
 		s.terminal.tty.Close() // the process has it
 	}
@@ -260,6 +271,9 @@ func (s *session) end(reason string, by ender) {
 	}
 	s.ended, s.reason, s.by = true, reason, by
 	p, open := s.process, s.channel != nil
+	if s.stopStart != nil {
+		s.stopStart(errors.New(reason))
+	}
 	s.mu.Unlock()
 	if open && by != byClient {
 		go func() { // the peer may not read; the connection is closed then

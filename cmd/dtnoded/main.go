@@ -15,7 +15,12 @@ import (
 	"devicetrust/node"
 )
 
-func main() { cli.Main(newRoot) }
+func main() {
+	if status, was := node.WasHelper(); was {
+		os.Exit(status)
+	}
+	cli.Main(newRoot)
+}
 
 func newRoot(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{

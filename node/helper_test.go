@@ -1,0 +1,270 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"devicetrust/node/helper"
+)
+
+// deadShare names the process that is a file server that does not answer. It
+// is one of its own: what it stops is ours if the guard is gone.
+const deadShare = "node test: dead share"
+
+// serveDeadShare mounts a FUSE file system on dir, answers nothing but the
+// greeting, and says what comes. It ends, and the waiting of others with it,
+// when it is told to or nobody does for a while.
+func serveDeadShare(dir string) error {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=65534,group_id=65534", fd)
+	if err := unix.Mount("dead", dir, "fuse", 0, options); err != nil {
+		return err
+	}
+	request := make([]byte, 1<<17)
+	if _, err := unix.Read(fd, request); err != nil {
+		return err
+	}
+	// fuse_out_header, and a fuse_init_out of protocol 7.31 (linux/fuse.h).
+	answer := make([]byte, 16+64)
+	binary.NativeEndian.PutUint32(answer, uint32(len(answer)))
+	copy(answer[8:16], request[8:16])
+	binary.NativeEndian.PutUint32(answer[16:], 7)
+	binary.NativeEndian.PutUint32(answer[20:], 31)
+	binary.NativeEndian.PutUint32(answer[36:], 4096)
+	if _, err := unix.Write(fd, answer); err != nil {
+		return err
+	}
+	fmt.Println("mounted")
+	told := make(chan struct{})
+	go func() { _, _ = io.Copy(io.Discard, os.Stdin); close(told) }()
+	go func() {
+		if _, err := unix.Read(fd, request); err == nil {
+			fmt.Println("asked")
+		}
+	}()
+	select {
+	case <-told:
+	case <-time.After(15 * time.Second): // who should tell is stopped
+		fmt.Println("gave up")
+	}
+	return unix.Unmount(dir, unix.MNT_DETACH|unix.MNT_FORCE)
+}
+
+func TestAHomeThatDoesNotAnswerStopsNobodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
+		t.Skipf("needs FUSE: %v", err)
+	} else {
+		f.Close()
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	share := exec.Command("/proc/self/exe")
+	share.Args = []string{deadShare, dir}
+	share.Stderr = os.Stderr
+	tell, _ := share.StdinPipe()
+	out, _ := share.StdoutPipe()
+	if err := share.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer share.Wait()
+	defer tell.Close()
+	says := bufio.NewScanner(out)
+	if !says.Scan() || says.Text() != "mounted" {
+		t.Fatalf("it says %q", says.Text())
+	}
+
+	n := startNode(t, func(c *serverConfig) {
+		passwd, group := testPasswd()
+		c.accounts = testAccounts(t, passwd+"far:x:65534:65534::"+dir+":/bin/sh\n", group, "")
+		c.limits.start = time.Second
+	})
+	id := alice()
+	id.Logins = []string{"far", tester}
+	id.Traits = map[string][]string{"logins": id.Logins}
+	signer := n.cluster.certify(t, id, newSigner(t))
+	far := newSession(t, n.mustDial("far", signer))
+	other := n.mustDial(tester, signer)
+	var errs syncBuffer
+	far.Stderr = &errs
+	if err := far.Start("true"); err != nil {
+		t.Fatal(err)
+	}
+	if !says.Scan() || says.Text() != "asked" {
+		t.Fatalf("it says %q", says.Text())
+	}
+	runtime.GC() // which stops all threads, and waits until they are
+	if out, _, status := run(t, other, "echo here"); out != "here\n" || status != 0 {
+		t.Errorf("another's session: %q, %d", out, status)
+	}
+	if err := wait(t, far); err == nil {
+		t.Error("it runs")
+	}
+	eventually(t, "the reason is told", func() bool { return strings.Contains(errs.String(), "did not begin within 1s") })
+	tell.Close()
+	if says.Scan() {
+		t.Errorf("it says %q before it is told to end: everything waited for it", says.Text())
+	}
+}
+
+// spareNow waits until there are as many spares as there should be.
+func (n *testNode) spareNow() []*spare {
+	n.t.Helper()
+	var found []*spare
+	eventually(n.t, "the spares are there", func() bool {
+		n.helpers.mu.Lock()
+		defer n.helpers.mu.Unlock()
+		found = append([]*spare{}, n.helpers.spares...)
+		return len(found) == spareHelpers
+	})
+	return found
+}
+
+func TestASessionIsMadeOfASpareAndTheSpareReplaced(t *testing.T) {
+	n, c := enterNode(t)
+	spares := n.spareNow()
+	out, _, _ := run(t, c, "echo $$; ps -o args= -p $$ | head -c 60")
+	if want := fmt.Sprintf("%d\n", spares[0].pid); !strings.HasPrefix(out, want) || strings.Contains(out, helper.Name) {
+		t.Errorf("%q, want %q", out, want)
+	}
+	for _, h := range n.spareNow() {
+		if h == spares[0] {
+			t.Error("it is still a spare")
+		}
+	}
+}
+
+func TestSparesThatDiedAreReplaced(t *testing.T) {
+	n, c := enterNode(t)
+	for _, h := range n.spareNow() {
+		unix.Kill(h.pid, unix.SIGKILL)
+		<-h.ended
+	}
+	if out, _, status := run(t, c, "echo here"); out != "here\n" || status != 0 {
+		t.Errorf("%q, %d", out, status)
+	}
+}
+
+func TestAStoppedHelperIsGivenUp(t *testing.T) {
+	n, c := enterNode(t, func(c *serverConfig) { c.limits.start = 300 * time.Millisecond })
+	spares := n.spareNow()
+	for _, h := range spares {
+		unix.Kill(h.pid, unix.SIGSTOP)
+	}
+	_, errs, status := run(t, c, "true")
+	if status != 255 || !strings.Contains(errs, "did not begin") {
+		t.Errorf("%q, %d", errs, status)
+	}
+	eventually(t, "it is gone, and no zombie", func() bool { return unix.Kill(spares[0].pid, 0) != nil })
+}
+
+func TestPolicyEndsWhatIsStillStarting(t *testing.T) {
+	n, c := enterNode(t)
+	spares := n.spareNow()
+	for _, h := range spares {
+		unix.Kill(h.pid, unix.SIGSTOP)
+	}
+	s := newSession(t, c)
+	go s.Start("true") // it is not answered
+	eventually(t, "it is starting", func() bool {
+		n.helpers.mu.Lock()
+		defer n.helpers.mu.Unlock()
+		return len(n.helpers.spares) < len(spares) || n.helpers.spares[0] != spares[0]
+	})
+	n.decideBy(access(t, requireDevice))
+	eventually(t, "it is gone", func() bool { return unix.Kill(spares[0].pid, 0) != nil })
+	eventually(t, "nobody is left", n.empty)
+}
+
+func TestSparesEndWithTheNode(t *testing.T) {
+	n := startNode(t)
+	spares := n.spareNow()
+	n.stop()
+	for _, h := range spares {
+		eventually(t, "a spare is gone, and no zombie", func() bool { return unix.Kill(h.pid, 0) != nil })
+	}
+	if _, _, err := n.helpers.begin(t.Context(), helper.Request{}, [3]*os.File{}); err == nil {
+		t.Error("and there is one more")
+	}
+	// As when the node is killed: nothing but the socket says so.
+	h, err := startHelper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.conn.Close()
+	<-h.ended
+	if status, err := h.reap(); err != nil || status.ExitStatus() != 0 || status.Signaled() {
+		t.Errorf("%v, %v", status, err)
+	}
+}
+
+func TestASessionHasTheLimitsThatTheNodeWasStartedWith(t *testing.T) {
+	_, c := enterNode(t)
+	out, err := exec.Command("/bin/sh", "-c", "ulimit -n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := run(t, c, "ulimit -n"); got != string(out) {
+		t.Errorf("%q open files, want %q", got, out)
+	}
+}
+
+func TestWhatCannotBeStartedIsSaid(t *testing.T) {
+	n := startNode(t)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	files := [3]*os.File{null, null, null}
+	good := command{account: account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), home: "/", shell: "/bin/sh"}, become: os.Geteuid() == 0}.request()
+	if good.As == helper.AsAccount {
+		good.UID, good.GID = 65534, 65534
+	}
+	for name, tt := range map[string]struct {
+		change func(*helper.Request)
+		want   string
+	}{
+		"no program":       {func(r *helper.Request) { r.Program = "/no/such" }, "cannot run /no/such: no such file"},
+		"no terminal":      {func(r *helper.Request) { r.Terminal = true }, "cannot take the terminal"},
+		"nobody's":         {func(r *helper.Request) { r.As = helper.AsNobody }, "nobody's process"},
+		"another kind":     {func(r *helper.Request) { r.As = 3 }, "nobody's process"},
+		"no arguments":     {func(r *helper.Request) { r.Argv = nil }, "no program"},
+		"a NUL in one":     {func(r *helper.Request) { r.Argv = []string{"sh", "-c", "a\x00b"} }, "a NUL byte"},
+		"more than bounds": {func(r *helper.Request) { r.Env = []string{strings.Repeat("x", 1<<20)} }, "bytes, more than"},
+	} {
+		r := good
+		tt.change(&r)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if _, _, err := n.helpers.begin(ctx, r, files); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+	if os.Geteuid() == 0 { // the zero value of "become" is no root
+		r := good
+		r.As = helper.AsOurselves
+		if _, _, err := n.helpers.begin(t.Context(), r, files); err == nil || !strings.Contains(err.Error(), "cannot become") {
+			t.Errorf("as root: %v", err)
+		}
+	}
+}

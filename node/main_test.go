@@ -1,0 +1,22 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// TestMain lets the tests' sessions start as dtnoded's do.
+func TestMain(m *testing.M) {
+	if status, was := WasHelper(); was {
+		os.Exit(status)
+	}
+	if len(os.Args) == 2 && os.Args[0] == deadShare {
+		if err := serveDeadShare(os.Args[1]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
