@@ -38,9 +38,7 @@ func (s *session) supervise(p *process) {
 	s.mu.Unlock()
 	p.close()
 
-	_ = s.channel.CloseWrite()
-	s.reportExit(status, err)
-	_ = s.channel.Close()
+	s.close(status, err)
 	exit := exitStatus(status)
 	total := sent.Load()
 	s.recordEnd(event.Event{Success: by != byPolicy, Message: reason, ExitStatus: &exit, Bytes: &total})

@@ -203,29 +203,40 @@ func (c *connection) remove(s *session) {
 	delete(c.sessions, s)
 }
 
+// condemned is a connection that ends within lastWords, whatever else happens.
+type condemned struct {
+	remote   netip.AddrPort
+	sessions []*session // to be told
+	// reason is "" where somebody else has condemned it.
+	reason string
+	by     ender
+}
+
 // cut ends the connection: each session is told why and hung up, and a little
 // later the connection is closed whether or not that was read.
 func (c *connection) cut(reason string, by ender) {
+	c.server.tell([]*condemned{c.condemn(reason, by)})
+}
+
+// condemn is the part of cut that nothing holds up: where many are ended, it
+// is done for all of them first.
+func (c *connection) condemn(reason string, by ender) *condemned {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.cutting != "" {
-		c.mu.Unlock()
-		return
+		return &condemned{}
 	}
 	c.cutting = reason
 	sessions := make([]*session, 0, len(c.sessions))
 	for s := range c.sessions {
 		sessions = append(sessions, s)
 	}
-	c.mu.Unlock()
-	c.server.log.Info("connection is ended", "remote", c.remote, "reason", reason)
 	if len(sessions) == 0 {
 		c.net.Close()
-		return
+	} else {
+		time.AfterFunc(c.server.limits.lastWords, func() { c.net.Close() })
 	}
-	for _, s := range sessions {
-		s.end(reason, by)
-	}
-	time.AfterFunc(c.server.limits.lastWords, func() { c.net.Close() })
+	return &condemned{remote: c.remote, sessions: sessions, reason: reason, by: by}
 }
 
 func (c *connection) setAdmission(a *admission) {

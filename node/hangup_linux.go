@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"os"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +15,19 @@ import (
 // of them: a policy that cuts off a thousand sessions is one pass, not a
 // thousand.
 type sweeper struct {
-	add  chan *sweep
-	stop chan struct{}
+	// look gives the living processes by their session.
+	look func() (map[int][]relative, error)
+	// wake is sent to when there is something to do; who sends does not wait.
+	wake chan struct{}
 	done chan struct{}
+
+	mu      sync.Mutex
+	added   []*sweep
+	closing bool
 }
 
-// sweepStep is the time between two looks at what is left.
+// sweepStep is the time between two looks at what is left. On a machine where
+// one takes long, most of the time is still others'.
 const sweepStep = 25 * time.Millisecond
 
 // sweep is one process's session to be ended.
@@ -26,74 +35,110 @@ type sweep struct {
 	process *process
 	// all: everything of the session, not only the process's own group.
 	all bool
-	// grace between SIGHUP and SIGKILL, and how much of it is over.
-	grace, waited time.Duration
+	// told: those outside of the group have had their SIGHUP.
+	told bool
+	// late: the grace is over, and SIGKILL is due; hopeless: so long over that
+	// what is left cannot be ended (a hung disk, or somebody else's where we
+	// are not root). They go by the clock, however long a look takes.
+	late, hopeless *deadline
 }
 
-func newSweeper() *sweeper {
-	s := &sweeper{add: make(chan *sweep), stop: make(chan struct{}), done: make(chan struct{})}
+func newSweeper(look func() (map[int][]relative, error)) *sweeper {
+	s := &sweeper{look: look, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.run()
 	return s
 }
 
 // close kills what is still pending.
 func (s *sweeper) close() {
-	close(s.stop)
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	s.rouse()
 	<-s.done
+}
+
+func (s *sweeper) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 // hangup ends p because its session is over: SIGHUP to all of the session
 // and, after a grace, SIGKILL to what has not ended. Where all is false that
-// is p's own group: what was started with nohup(1) in a job of its own goes
-// on, as with sshd. Where all is true, because policy ends the session, it is
+// is p's own group. Where all is true, because policy ends the session, it is
 // everything of the session.
 //
 // What has left the session (setsid(2), a service manager) is no part of it.
+//
+// It does not wait: a thousand sessions are told before one look at /proc is
+// over.
 func (s *sweeper) hangup(p *process, all bool, grace time.Duration) {
 	p.ending.Do(func() {
 		p.mu.Lock()
 		p.forced = !p.reaped
+		if p.forced {
+			// SIGCONT is for what is stopped and would not hear it.
+			_ = unix.Kill(-p.pid, unix.SIGHUP)
+			_ = unix.Kill(-p.pid, unix.SIGCONT)
+		}
 		p.mu.Unlock()
 		if !p.forced {
 			return
 		}
-		select {
-		case s.add <- &sweep{process: p, all: all, grace: grace}:
-		case <-s.stop:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.closing {
 			_ = unix.Kill(-p.pid, unix.SIGKILL)
 			close(p.swept)
+			return
 		}
+		s.added = append(s.added, &sweep{
+			process: p, all: all, late: after(grace), hopeless: after(2*grace + time.Second),
+		})
+		s.rouse()
 	})
+}
+
+// deadline is a time that passes.
+type deadline struct {
+	passed atomic.Bool
+	timer  *time.Timer
+}
+
+func after(d time.Duration) *deadline {
+	var this deadline
+	this.timer = time.AfterFunc(d, func() { this.passed.Store(true) })
+	return &this
 }
 
 func (s *sweeper) run() {
 	defer close(s.done)
-	ticker := time.NewTicker(sweepStep)
-	defer ticker.Stop()
-	ticker.Stop()
+	rest := time.NewTimer(sweepStep)
+	defer rest.Stop()
 	pending := map[*sweep]struct{}{}
 	for {
 		select {
-		case w := <-s.add:
-			if len(pending) == 0 {
-				ticker.Reset(sweepStep)
-			}
+		case <-s.wake:
+		case <-rest.C:
+		}
+		s.mu.Lock()
+		for _, w := range s.added {
 			pending[w] = struct{}{}
-			w.hangup()
-		case <-ticker.C:
-			s.round(pending)
-			if len(pending) == 0 {
-				ticker.Stop()
-			}
-		case <-s.stop:
+		}
+		s.added = nil
+		closing := s.closing
+		s.mu.Unlock()
+		s.round(pending, closing)
+		if closing {
 			for w := range pending {
-				w.waited = w.grace
-			}
-			s.round(pending)
-			for w := range pending {
-				close(w.process.swept)
+				w.over()
 			}
 			return
+		}
+		if len(pending) > 0 {
+			rest.Reset(sweepStep)
 		}
 	}
 }
@@ -101,50 +146,48 @@ func (s *sweeper) run() {
 // round looks once at what is left of each. Until its swept is closed a
 // process is not reaped: its pid stands for its session and its group, and
 // for nobody else.
-func (s *sweeper) round(pending map[*sweep]struct{}) {
-	sessions, err := readSessions()
-	if err != nil { // without /proc there are only the groups
-		for w := range pending {
-			if w.waited += sweepStep; w.waited > w.grace {
-				_ = unix.Kill(-w.process.pid, unix.SIGKILL)
-				close(w.process.swept)
-				delete(pending, w)
-			}
-		}
+func (s *sweeper) round(pending map[*sweep]struct{}, closing bool) {
+	if len(pending) == 0 {
 		return
 	}
+	sessions, err := s.look()
 	for w := range pending {
+		kill := closing || w.late.passed.Load()
+		if err != nil { // without /proc there are only the groups
+			if kill {
+				_ = unix.Kill(-w.process.pid, unix.SIGKILL)
+				w.over()
+				delete(pending, w)
+			}
+			continue
+		}
 		left := w.left(sessions[w.process.pid])
-		// Twice the grace is for what SIGKILL takes a while with (a hung
-		// disk) or cannot reach (somebody else's, where we are not root).
-		if len(left) == 0 || w.waited >= 2*w.grace+time.Second {
-			close(w.process.swept)
+		if len(left) == 0 || w.hopeless.passed.Load() {
+			w.over()
 			delete(pending, w)
 			continue
 		}
-		if w.waited == 0 {
-			for _, m := range sessions[w.process.pid] {
-				if m.group == w.process.pid {
-					continue // has had it
-				}
-				_ = unix.Kill(m.pid, unix.SIGHUP)
-				_ = unix.Kill(m.pid, unix.SIGCONT)
+		for _, m := range sessions[w.process.pid] {
+			if w.told || m.group == w.process.pid {
+				continue // has had it
 			}
+			_ = unix.Kill(m.pid, unix.SIGHUP)
+			_ = unix.Kill(m.pid, unix.SIGCONT)
 		}
-		if w.waited >= w.grace {
-			for _, m := range left {
+		w.told = true
+		for _, m := range left {
+			if kill {
 				_ = unix.Kill(m.pid, unix.SIGKILL)
 			}
 		}
-		w.waited += sweepStep
 	}
 }
 
-// hangup reaches the process's own group without a look at /proc. SIGCONT is
-// for what is stopped and would not hear it.
-func (w *sweep) hangup() {
-	_ = unix.Kill(-w.process.pid, unix.SIGHUP)
-	_ = unix.Kill(-w.process.pid, unix.SIGCONT)
+// over lets the process be reaped.
+func (w *sweep) over() {
+	w.late.timer.Stop()
+	w.hopeless.timer.Stop()
+	close(w.process.swept)
 }
 
 // left are those that have to go and have not.

@@ -69,7 +69,7 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
 		states: c.states, spool: c.spool,
-		sweeper:   newSweeper(),
+		sweeper:   newSweeper(readSessions),
 		helpers:   &helpers{log: c.log},
 		guard:     newGuard(c.limits),
 		strangers: rate.NewLimiter(strangerRecordsPerSecond, strangerRecords),
@@ -191,10 +191,26 @@ func (s *server) reevaluate() {
 		live = append(live, c)
 	}
 	s.mu.Unlock()
+	var cut []*condemned
 	for _, c := range live {
-		a := c.getAdmission()
-		if no := s.readmit(a); no != nil {
-			c.cut(no.reason, byPolicy)
+		if no := s.readmit(c.getAdmission()); no != nil {
+			cut = append(cut, c.condemn(no.reason, byPolicy))
+		}
+	}
+	s.tell(cut)
+}
+
+// tell ends the sessions of connections that are condemned. What is written
+// of it comes last: where the log goes may be slow.
+func (s *server) tell(cut []*condemned) {
+	for _, c := range cut {
+		for _, session := range c.sessions {
+			session.end(c.reason, c.by)
+		}
+	}
+	for _, c := range cut {
+		if c.reason != "" {
+			s.log.Info("connection is ended", "remote", c.remote, "reason", c.reason)
 		}
 	}
 }
@@ -219,9 +235,11 @@ func (s *server) drain() {
 		all = append(all, c)
 	}
 	s.mu.Unlock()
+	cut := make([]*condemned, 0, len(all))
 	for _, c := range all {
-		c.cut(shuttingDown, byNode)
+		cut = append(cut, c.condemn(shuttingDown, byNode))
 	}
+	s.tell(cut)
 	gone := make(chan struct{})
 	go func() { s.work.Wait(); close(gone) }()
 	// What even SIGKILL does not end (a hung disk) does not keep us.

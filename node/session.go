@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 
 	gossh "golang.org/x/crypto/ssh"
 
@@ -41,6 +42,8 @@ type session struct {
 	by     ender
 	// ended: by us, or its process has.
 	ended bool
+	// lastWords are being written; none are begun once ended is set.
+	lastWords sync.WaitGroup
 }
 
 // ender is who ends a session.
@@ -215,8 +218,18 @@ func (s *session) begin() {
 func (s *session) fail(err error) {
 	s.conn.server.log.Error("no session", "sid", s.id, "login", s.admit.login, "error", err)
 	s.stderr.line("no session: " + err.Error())
+	s.close(0, err)
+}
+
+// close tells how the process ended and closes the channel: the last that the
+// client hears.
+func (s *session) close(status syscall.WaitStatus, err error) {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.lastWords.Wait()
 	_ = s.channel.CloseWrite()
-	s.reportExit(0, err)
+	s.reportExit(status, err)
 	_ = s.channel.Close()
 }
 
@@ -270,17 +283,17 @@ func (s *session) end(reason string, by ender) {
 		return
 	}
 	s.ended, s.reason, s.by = true, reason, by
-	p, open := s.process, s.channel != nil
+	p := s.process
 	if s.stopStart != nil {
 		s.stopStart(errors.New(reason))
 	}
-	s.mu.Unlock()
-	if open && by != byClient {
-		go func() { // the peer may not read; the connection is closed then
+	if s.channel != nil && by != byClient {
+		s.lastWords.Go(func() { // the peer may not read; the connection is closed then
 			defer s.conn.recovered("last words")
 			_, _ = io.WriteString(&s.stderr, "\r\n"+plain(reason)+"\r\n")
-		}()
+		})
 	}
+	s.mu.Unlock()
 	if p != nil {
 		s.hangup(p, by)
 	}
