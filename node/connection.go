@@ -164,10 +164,15 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 		return
 	}
 	defer c.server.work.Done()
+	// A connection that is held open does not lengthen a certificate's life:
+	// what is begun anew wants a current proof.
+	if c.server.expired(who) {
+		c.rejectSession(opened, who, gossh.Prohibited, expiredReason)
+		return
+	}
 	s := &session{conn: c, admit: who, id: c.server.newID()}
 	if reason := c.add(s); reason != "" {
-		c.server.recordRefusal(c, who.login, &refusal{identity: who.identity, reason: reason})
-		_ = opened.Reject(gossh.ResourceShortage, reason)
+		c.rejectSession(opened, who, gossh.ResourceShortage, reason)
 		return
 	}
 	defer c.remove(s)
@@ -179,10 +184,15 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 	s.run(channel, requests)
 }
 
+func (c *connection) rejectSession(opened gossh.NewChannel, who *admission, code gossh.RejectionReason, reason string) {
+	c.server.recordRefusal(c, who.login, &refusal{identity: who.identity, reason: reason})
+	_ = opened.Reject(code, reason)
+}
+
 // add counts a session, or tells why there is no room.
 func (c *connection) add(s *session) string {
 	most := c.server.limits.sessions
-	if n := s.admit.limits.MaxSessions; n > 0 && n < int64(most) {
+	if n := s.admit.getLimits().MaxSessions; n > 0 && n < int64(most) {
 		most = int(n)
 	}
 	c.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -20,7 +21,28 @@ type admission struct {
 	account  account
 	// authority that signed the certificate, in wire format.
 	authority string
-	limits    policy.Limits
+
+	mu     sync.Mutex
+	limits policy.Limits // as policy last said
+	// changed wakes the watch when they are others; of capacity 1.
+	changed chan struct{}
+}
+
+func (a *admission) getLimits() policy.Limits {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.limits
+}
+
+func (a *admission) setLimitsLocked(l policy.Limits) {
+	if a.limits == l {
+		return
+	}
+	a.limits = l
+	select {
+	case a.changed <- struct{}{}:
+	default: // it is awake already
+	}
 }
 
 // refusal is why somebody is not let in.
@@ -113,24 +135,38 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 	}
 	return &admission{
 		identity: id, login: login, account: acc, limits: limits,
-		authority: string(cert.SignatureKey.Marshal()),
+		authority: string(cert.SignatureKey.Marshal()), changed: make(chan struct{}, 1),
 	}, nil
 }
 
-// readmit tells why somebody who was let in would not be any more, or nil.
+// readmit tells why somebody who was let in would not be any more, or nil; who
+// stays is held to what policy says now.
 func (s *server) readmit(a *admission) *refusal {
+	// Held from before the state is read: what an older one says is not to
+	// come last.
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	st := s.states.get()
 	if st.removed {
 		return &refusal{identity: a.identity, reason: removedReason}
 	}
 	for _, key := range st.authorities {
 		if string(key.Marshal()) == a.authority {
-			_, no := s.decide(st, a.identity, a.login, s.now())
+			limits, no := s.decide(st, a.identity, a.login, s.now())
+			if no == nil {
+				a.setLimitsLocked(limits)
+			}
 			return no
 		}
 	}
 	return &refusal{identity: a.identity, reason: "the authority of the certificate is no longer trusted"}
 }
+
+// expiredReason is what people are told whose certificate ends while they are
+// in.
+const expiredReason = "the certificate has expired; log in again with: dtsh login"
+
+func (s *server) expired(a *admission) bool { return !s.now().Before(a.identity.ValidBefore) }
 
 // certificateRefusal puts into words why a certificate was refused. They are
 // ours: what is in it may be anybody's as long as it is not verified.

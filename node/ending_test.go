@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,17 +157,49 @@ func TestPolicyMayChangeWhileASessionOpens(t *testing.T) {
 	eventually(t, "nobody is left", n.empty)
 }
 
-func TestTheCertificatesEndEndsTheSessionWherePolicySaysSo(t *testing.T) {
-	n := startNode(t)
-	yes := true
-	n.decideBy(access(t, func(s *policy.RoleSpec) { s.Options.DisconnectExpiredCert = &yes }))
+// clockwork is a clock that tests set by hand.
+type clockwork struct{ nanos atomic.Int64 }
+
+func stopped() *clockwork {
+	c := &clockwork{}
+	c.nanos.Store(time.Now().UnixNano())
+	return c
+}
+
+func (c *clockwork) now() time.Time          { return time.Unix(0, c.nanos.Load()) }
+func (c *clockwork) forward(d time.Duration) { c.nanos.Add(int64(d)) }
+
+// enterAt enters a node that goes by a stopped clock, with a certificate that
+// lives for another hour.
+func enterAt(t *testing.T, role ...func(*policy.RoleSpec)) (*testNode, *gossh.Client, *clockwork) {
+	t.Helper()
+	clock := stopped()
+	n := startNode(t, func(c *serverConfig) { c.now = clock.now })
+	n.decideBy(access(t, role...))
 	id := alice()
-	id.ValidBefore = time.Now().Add(2 * time.Second)
-	c := n.mustDial(tester, n.cluster.certify(t, id, newSigner(t)))
+	id.ValidBefore = clock.now().Add(time.Hour)
+	return n, n.mustDial(tester, n.cluster.certify(t, id, newSigner(t))), clock
+}
+
+func disconnectExpired(s *policy.RoleSpec) {
+	yes := true
+	s.Options.DisconnectExpiredCert = &yes
+}
+
+func idleFor(d time.Duration) func(*policy.RoleSpec) {
+	return func(s *policy.RoleSpec) { s.Options.ClientIdleTimeout = policy.Duration(d) }
+}
+
+func TestTheCertificatesEndEndsTheSessionWherePolicySaysSo(t *testing.T) {
+	// The idle time only lets the node look at its clock, which a test moves.
+	n, c, clock := enterAt(t, disconnectExpired, idleFor(2*time.Hour))
 	s := newSession(t, c)
 	if err := s.Start("sleep 1000"); err != nil {
 		t.Fatal(err)
 	}
+	clock.forward(time.Hour - 100*time.Millisecond)
+	n.decideBy(access(t, disconnectExpired, idleFor(3*time.Hour)))
+	clock.forward(time.Second)
 	if err := wait(t, s); err == nil {
 		t.Error("it ended by itself")
 	}
@@ -176,28 +209,93 @@ func TestTheCertificatesEndEndsTheSessionWherePolicySaysSo(t *testing.T) {
 }
 
 func TestAnIdleSessionIsEndedWherePolicySaysSo(t *testing.T) {
-	n := startNode(t)
-	n.decideBy(access(t, func(s *policy.RoleSpec) { s.Options.ClientIdleTimeout = policy.Duration(600 * time.Millisecond) }))
-	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	const idle = 200 * time.Millisecond
+	n, c, clock := enterAt(t, idleFor(idle))
 	s := newSession(t, c)
 	in, _ := s.StdinPipe()
 	if err := s.Start("cat >/dev/null"); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for range 12 { // twice the time, never idle for all of it
-		<-tick.C
+	for range 5 { // longer than the time, never idle for all of it
+		clock.forward(idle * 3 / 4)
 		if _, err := io.WriteString(in, "x"); err != nil {
-			t.Fatalf("ended after %s of typing: %v", time.Since(start), err)
+			t.Fatalf("ended while somebody typed: %v", err)
 		}
+		eventually(t, "the typing counts", func() bool { return n.lastInput() == clock.now().UnixNano() })
 	}
+	clock.forward(idle)
 	if err := wait(t, s); err == nil {
 		t.Error("it ended by itself")
 	}
 	if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, "idle") {
 		t.Errorf("%+v", e)
+	}
+}
+
+// lastInput is when the only one who is in last did something.
+func (n *testNode) lastInput() int64 {
+	n.server.mu.Lock()
+	defer n.server.mu.Unlock()
+	for c := range n.live {
+		return c.lastInput.Load()
+	}
+	return 0
+}
+
+func TestAnExpiredCertificateOpensNoFurtherSession(t *testing.T) {
+	n, c, clock := enterAt(t)
+	before := newSession(t, c)
+	in, _ := before.StdinPipe()
+	if err := before.Start("read x; exit 5"); err != nil {
+		t.Fatal(err)
+	}
+	clock.forward(time.Hour)
+	_, err := c.NewSession()
+	var no *gossh.OpenChannelError
+	if !errors.As(err, &no) || no.Reason != gossh.Prohibited || no.Message != expiredReason {
+		t.Errorf("%v", err)
+	}
+	if e := n.recorded(event.SessionRejected); e.Message != expiredReason || e.User != "alice" || e.Login != tester {
+		t.Errorf("%+v", e)
+	}
+	// What was begun before goes on, as policy does not say otherwise.
+	io.WriteString(in, "x\n")
+	var exit *gossh.ExitError
+	if err := wait(t, before); !errors.As(err, &exit) || exit.ExitStatus() != 5 {
+		t.Errorf("the one before: %v", err)
+	}
+}
+
+func TestNewLimitsOfARoleReachWhoIsIn(t *testing.T) {
+	n, c, _ := enterAt(t)
+	newSession(t, c)
+	n.decideBy(access(t, func(s *policy.RoleSpec) { s.Options.MaxSessions = 1 }))
+	if _, err := c.NewSession(); err == nil || !strings.Contains(err.Error(), "too many sessions") {
+		t.Errorf("a second session: %v", err)
+	}
+	n.decideBy(access(t))
+	newSession(t, c)
+
+	for reason, tt := range map[string]struct {
+		role func(*policy.RoleSpec)
+		on   time.Duration
+	}{
+		"expired": {disconnectExpired, 2 * time.Hour},
+		"idle":    {idleFor(time.Minute), 2 * time.Minute},
+	} {
+		n, c, clock := enterAt(t)
+		s := newSession(t, c)
+		if err := s.Start("sleep 1000"); err != nil {
+			t.Fatal(err)
+		}
+		clock.forward(tt.on)
+		n.decideBy(access(t, tt.role))
+		if err := wait(t, s); err == nil {
+			t.Errorf("%s: it ended by itself", reason)
+		}
+		if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, reason) {
+			t.Errorf("%s: %+v", reason, e)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 
 	glider "github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/policy"
 )
 
 // watch ends an admitted connection when its time has come: the person idle
@@ -28,6 +30,8 @@ func (c *connection) watch(a *admission) {
 				return
 			}
 			check.Reset(c.nextCheck(a))
+		case <-a.changed:
+			check.Reset(c.nextCheck(a))
 		case <-keepalive.C:
 			// Locks may have become too old without any news.
 			if no := c.server.readmit(a); no != nil {
@@ -47,29 +51,29 @@ func (c *connection) watch(a *admission) {
 
 // overdue tells why the connection must end now, or "".
 func (c *connection) overdue(a *admission) string {
-	now := c.server.now()
-	if a.limits.DisconnectExpiredCert && !now.Before(a.identity.ValidBefore) {
-		return "the certificate has expired; log in again with: dtsh login"
+	limits := a.getLimits()
+	if limits.DisconnectExpiredCert && c.server.expired(a) {
+		return expiredReason
 	}
-	if c.idleLeft(a, now) <= 0 {
-		return "the session was idle for " + a.limits.IdleTimeout.String()
+	if c.idleLeft(limits, c.server.now()) <= 0 {
+		return "the session was idle for " + limits.IdleTimeout.String()
 	}
 	return ""
 }
 
 // idleLeft is how long the person may still do nothing.
-func (c *connection) idleLeft(a *admission, now time.Time) time.Duration {
-	if a.limits.IdleTimeout <= 0 {
+func (c *connection) idleLeft(l policy.Limits, now time.Time) time.Duration {
+	if l.IdleTimeout <= 0 {
 		return time.Hour
 	}
-	return a.limits.IdleTimeout - now.Sub(time.Unix(0, c.lastInput.Load()))
+	return l.IdleTimeout - now.Sub(time.Unix(0, c.lastInput.Load()))
 }
 
 // nextCheck is when something could be overdue.
 func (c *connection) nextCheck(a *admission) time.Duration {
-	now := c.server.now()
-	next := c.idleLeft(a, now)
-	if a.limits.DisconnectExpiredCert {
+	limits, now := a.getLimits(), c.server.now()
+	next := c.idleLeft(limits, now)
+	if limits.DisconnectExpiredCert {
 		next = min(next, a.identity.ValidBefore.Sub(now))
 	}
 	return max(next, 10*time.Millisecond)
