@@ -358,7 +358,7 @@ func TestStaleLocksKeepOutWhoseRoleWantsCurrentOnes(t *testing.T) {
 
 	n.decideBy(access(t, strict))
 	c := n.mustDial(tester, signer)
-	n.states.lostAt(time.Now().Add(-strictLocks - time.Minute))
+	n.states.heard(time.Now().Add(-strictLocks - time.Minute))
 	var banner string
 	if _, err := n.dial(tester, signer, &banner); err == nil || !strings.Contains(banner, "has not heard of new locks") {
 		t.Errorf("%v, banner %q", err, banner)
@@ -370,13 +370,12 @@ func TestStaleLocksKeepOutWhoseRoleWantsCurrentOnes(t *testing.T) {
 		t.Errorf("best effort: %v", err)
 	}
 	n.decideBy(access(t, strict))
-	n.states.heard()
-	n.states.lostAt(beforeThisRun)
+	n.states.heard(time.Time{})
 	banner = ""
 	if _, err := n.dial(tester, signer, &banner); err == nil || !strings.Contains(banner, "since it started") {
 		t.Errorf("after a restart: %v, banner %q", err, banner)
 	}
-	n.states.heard()
+	n.states.heard(time.Now())
 	if _, err := n.dial(tester, signer); err != nil {
 		t.Errorf("heard again: %v", err)
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type follower struct {
 	cluster string
 	// onAuthorities is called with the TLS authorities of each state.
 	onAuthorities func([][]byte)
+	// silence is how long a stream may say nothing.
+	silence time.Duration
 
 	skewTold bool
 	// last is the message in force, without its time.
@@ -74,7 +77,6 @@ func (f *follower) run(ctx context.Context) {
 		if wasRemoved(err) {
 			f.forsake()
 		}
-		f.states.lostAt(f.now())
 		wait := retry.next()
 		f.log.Warn("the control plane cannot be heard; what it said last stays in force",
 			"error", f.member.control.explain("follow", err), "retry_in", wait.Round(time.Millisecond))
@@ -84,7 +86,10 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-var errReplaced = errors.New("the way to the control plane was replaced")
+var (
+	errReplaced = errors.New("the way to the control plane was replaced")
+	errSilent   = errors.New("it is connected and says nothing")
+)
 
 // follow reads one stream to its end; began tells whether a state came.
 func (f *follower) follow(ctx context.Context) (began bool, err error) {
@@ -98,12 +103,15 @@ func (f *follower) follow(ctx context.Context) (began bool, err error) {
 		case <-ctx.Done():
 		}
 	}()
+	silent := time.AfterFunc(f.silence, func() { cancel(errSilent) })
+	defer silent.Stop()
 	stream, err := client.Follow(ctx, connect.NewRequest(&dtv1.FollowRequest{}))
 	if err != nil {
-		return false, err
+		return false, cmp.Or(context.Cause(ctx), err)
 	}
 	defer func() { _ = stream.Close() }() // what it says is known by then
 	for stream.Receive() {
+		silent.Reset(f.silence)
 		if err := f.take(stream.Msg()); err != nil {
 			return began, err
 		}
@@ -125,7 +133,7 @@ func (f *follower) take(m *dtv1.NodeState) error {
 	m.Time = nil
 	if proto.Equal(m, f.last) { // the control plane only says that it lives
 		f.olderSince = time.Time{}
-		f.states.heard()
+		f.states.heard(f.now())
 		return nil
 	}
 	if f.older(m) {
@@ -139,7 +147,7 @@ func (f *follower) take(m *dtv1.NodeState) error {
 		return fmt.Errorf("the control plane is of cluster %q and the node of %q", s.cluster, f.cluster)
 	}
 	f.last = m
-	f.states.heard()
+	f.states.heard(f.now())
 	f.states.set(s)
 	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks), "revoked", len(s.policy.Revoked))
 	if err := saveState(filepath.Join(f.member.dir, stateFile), m); err != nil {

@@ -2,9 +2,13 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +27,7 @@ func told(t *testing.T) (*follower, *dtv1.NodeState, *time.Time) {
 	t.Helper()
 	now := time.Unix(1e9, 0)
 	f := &follower{
-		member: &member{dir: t.TempDir()}, states: newHolder(now), log: quiet(), now: func() time.Time { return now },
+		member: &member{dir: t.TempDir()}, states: newHolder(), log: quiet(), now: func() time.Time { return now },
 		cluster: "test", onAuthorities: func([][]byte) {},
 	}
 	role := document(t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "access"), Spec: policy.RoleSpec{}})
@@ -64,6 +68,35 @@ func TestAReplicaThatIsNowAndThenBehindIsNotBelieved(t *testing.T) {
 			}
 		}
 		*now = now.Add(olderAccepted)
+	}
+}
+
+func TestAStreamThatSaysNothingIsLeft(t *testing.T) {
+	p := startPlane(t)
+	way, err := newControl(p.address, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	way.use(trust{authorities: []*x509.Certificate{p.tls.cert}}, nil)
+	defer way.close()
+	log := &syncBuffer{}
+	f := &follower{
+		member: &member{dir: t.TempDir(), control: way}, states: newHolder(), log: slog.New(slog.NewTextHandler(log, nil)), now: time.Now,
+		cluster: "test", onAuthorities: func([][]byte) {}, silence: 500 * time.Millisecond,
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var following sync.WaitGroup
+	following.Go(func() { f.run(ctx) })
+	defer following.Wait()
+	defer cancel()
+	follows := func() int { return get(p, func() int { return p.follows }) }
+	eventually(t, "a state is there", func() bool { return f.states.get().sequence > 0 })
+	eventually(t, "others are tried", func() bool { return follows() >= 3 })
+	p.change(func() { p.mute = true })
+	before := follows()
+	eventually(t, "also where there was not a word", func() bool { return follows() >= before+3 })
+	if !strings.Contains(log.String(), "says nothing") {
+		t.Errorf("and it does not say why: %s", log.String())
 	}
 }
 

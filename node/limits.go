@@ -153,6 +153,9 @@ const (
 	firstNews = 5 * time.Second
 	// lastFlush is how long a stop waits for the last audit records to arrive.
 	lastFlush = 3 * time.Second
+	// followSilence of a stream, before another one is tried: three times of
+	// what authd promises to say something in (its limits.go, followKeepalive).
+	followSilence = 3 * 15 * time.Second
 	// olderAccepted is how long the control plane may say what is older than
 	// what it said before (another replica that is a moment behind) until it
 	// is believed (a store that was set back to a backup).

@@ -145,7 +145,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if n.creds.bears(info) {
 		n.nowNamed()
 	}
-	n.states = newHolder(beforeThisRun)
+	n.states = newHolder()
 	return n, nil
 }
 
@@ -321,7 +321,7 @@ func (n *node) run(ctx context.Context) error {
 	})
 	f := &follower{
 		member: n.member, states: n.states, log: n.config.Log, now: n.config.Now,
-		cluster: n.creds.cluster, onAuthorities: n.believe,
+		cluster: n.creds.cluster, onAuthorities: n.believe, silence: followSilence,
 	}
 	f.restore()
 	talking.Go(func() { f.run(talk) })

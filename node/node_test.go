@@ -215,6 +215,29 @@ func TestWithoutItsControlPlaneANodeGoesByWhatItKnew(t *testing.T) {
 	eventually(t, "the records arrive", func() bool { return get(p, func() bool { return len(p.events) >= 3 }) })
 }
 
+func TestAControlPlaneThatIsConnectedAndSilentIsNotHeard(t *testing.T) {
+	p := startPlane(t) // says nothing while nothing changes
+	p.setRole(policy.RoleSpec{
+		Options: policy.RoleOptions{Lock: "strict"},
+		Allow:   policy.RoleConditions{Logins: []string{"{{internal.logins}}"}, NodeLabels: map[string]policy.Values{"*": {"*"}}},
+	})
+	config, log := configFor(t, p)
+	clock := stopped()
+	config.Now = clock.now
+	r := start(t, p, config, log)
+	clock.forward(strictLocks)
+	if _, err := r.dial(nil); err != nil {
+		t.Errorf("not yet too old: %v", err)
+	}
+	clock.forward(time.Minute)
+	var banner string
+	if _, err := r.dial(&banner); err == nil || !strings.Contains(banner, "has not heard of new locks for 6m0s") {
+		t.Errorf("%v, %q", err, banner)
+	}
+	p.change(func() {}) // a word
+	eventually(t, "it is heard again", func() bool { _, err := r.dial(nil); return err == nil })
+}
+
 func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 	noNames(t)
 	p := startPlane(t)

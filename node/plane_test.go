@@ -122,6 +122,8 @@ type plane struct {
 	locks      [][]byte
 	revoked    []uint64
 	timeOff    time.Duration
+	follows    int  // streams so far
+	mute       bool // streams say nothing at all
 	changed    chan struct{}
 }
 
@@ -332,7 +334,15 @@ func (p *plane) Heartbeat(_ context.Context, req *connect.Request[dtv1.Heartbeat
 }
 
 func (p *plane) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.NodeState]) error {
-	for {
+	p.mu.Lock()
+	p.follows++
+	mute := p.mute
+	p.mu.Unlock()
+	if mute {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	for { // a word for each change, and no other
 		p.mu.Lock()
 		m := &dtv1.NodeState{
 			Sequence: p.sequence, Time: timestamppb.New(time.Now().Add(p.timeOff)), Cluster: "test",

@@ -162,7 +162,7 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 		now: time.Now, limits: defaultLimits(), accounts: testAccounts(t, passwd, group, ""), uid: uint32(os.Geteuid()),
 		cluster: "test", nodeID: "n1", name: "server",
 		hostSigners: func() []gossh.Signer { return []gossh.Signer{withCertificate(t, cert, host), host} },
-		states:      newHolder(time.Time{}), spool: spool,
+		states:      newHolder(), spool: spool,
 	}
 	config.limits.hangup = 500 * time.Millisecond
 	config.limits.policyHangup = 200 * time.Millisecond
@@ -180,6 +180,7 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 		server: newServer(context.Background(), config), t: t, cluster: cluster, address: listener.Addr().String(),
 		spoolIn: spoolIn, log: log, stop: cancel, done: make(chan error, 1),
 	}
+	n.states.heard(config.now())
 	n.decideBy(access(t))
 	go func() { n.done <- n.serve(ctx, listener) }()
 	t.Cleanup(func() {
@@ -198,6 +199,13 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 		}
 	})
 	return n
+}
+
+// heardAt is a holder of a node that hears its control plane.
+func heardAt(now time.Time) *holder {
+	h := newHolder()
+	h.heard(now)
+	return h
 }
 
 // decideBy puts a policy in force.

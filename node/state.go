@@ -94,13 +94,13 @@ type holder struct {
 	onChange func()
 
 	mu sync.Mutex
-	// lost is when the control plane was last heard, where it cannot be now;
-	// the zero time while it can.
-	lost time.Time
+	// last is when the control plane last said that this is the state; the
+	// zero time where it has not in this run.
+	last time.Time
 }
 
-func newHolder(lost time.Time) *holder {
-	h := &holder{first: make(chan struct{}), lost: lost}
+func newHolder() *holder {
+	h := &holder{first: make(chan struct{})}
 	h.current.Store(&state{policy: &policy.State{}})
 	return h
 }
@@ -121,39 +121,26 @@ func (h *holder) set(s *state) {
 	}
 }
 
-// heard and lostAt tell whether the control plane can be heard.
-func (h *holder) heard() {
+// heard: the control plane says at now that this is the state.
+func (h *holder) heard(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lost = time.Time{}
+	h.last = now
 }
 
-func (h *holder) lostAt(now time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.lost.IsZero() {
-		h.lost = now
-	}
-}
-
-// age is how old the state may be at now; notHeard where it is from before
-// this run.
+// age is how old the state may be at now: a control plane that stays connected
+// and says nothing tells of no lock either. It is notHeard where the state is
+// from before this run.
 func (h *holder) age(now time.Time) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.lost.IsZero():
-		return 0
-	case h.lost.Equal(beforeThisRun):
+	if h.last.IsZero() {
 		return notHeard
 	}
-	return max(0, now.Sub(h.lost))
+	return max(0, now.Sub(h.last))
 }
 
 const notHeard = time.Duration(math.MaxInt64)
-
-// beforeThisRun stands for any time before it.
-var beforeThisRun = time.Unix(1, 0)
 
 // savedState is the file's form. Version 1 holds a dt.v1.NodeState as JSON.
 type savedState struct {

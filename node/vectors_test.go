@@ -3,7 +3,6 @@ package node
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"devicetrust/api/dtv1"
 	"devicetrust/identity"
@@ -56,7 +55,7 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 		User: sub.User, Roles: sub.Roles, Traits: sub.Traits, Logins: sub.Principals, Serial: sub.Serial,
 		Device: identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
 	}
-	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: newHolder(time.Time{})}
+	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: heardAt(vectors.Now)}
 	_, no := s.decide(st, id, c.Login, vectors.Now)
 	if (no == nil) != (c.Effect == policy.Allow) {
 		if no != nil {
