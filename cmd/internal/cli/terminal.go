@@ -6,17 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/term"
 
 	"devicetrust/api"
 )
-
-// maxLine bounds what is read for one answer: far more than any password
-// that the server takes.
-const maxLine = 4096
 
 // filer is the part of *os.File that tells a terminal.
 type filer interface{ Fd() uintptr }
@@ -48,39 +43,53 @@ func (e *Env) Progress(format string, args ...any) {
 
 // ReadPassword asks on stderr and reads a line from the terminal without
 // echo. The terminal is as before when it returns, also where ctx ends first
-// (Ctrl-C). Without a terminal it is refused: a password from a pipe is only
-// taken where the person said so (see ReadStdinLine).
+// (Ctrl-C), and while the program is suspended (Ctrl-Z). Without a terminal it
+// is refused: a password from a pipe is only taken where the person said so
+// (see ReadStdinLine).
 func (e *Env) ReadPassword(ctx context.Context, prompt string) (string, error) {
 	fd, ok := Terminal(e.Stdin)
 	if !ok {
 		return "", api.Refuse(connect.CodeFailedPrecondition, "cannot ask for a password: stdin is not a terminal").
 			WithHint("Use --password-stdin and pass the password on stdin.")
 	}
-	// Echo is off before the prompt is there: whoever types as soon as they see
-	// it would be seen otherwise. term.ReadPassword only makes lines of it again.
-	before, err := term.MakeRaw(fd)
+	before, err := readModes(fd)
 	if err != nil {
-		return "", fmt.Errorf("cannot turn off the terminal's echo: %w", err)
+		return "", fmt.Errorf("cannot read the terminal's modes: %w", err)
+	}
+	q := question{
+		// Echo is off before the prompt is there: whoever types as soon as they
+		// see it would be seen otherwise.
+		ask: func() error {
+			if err := setModes(fd, before.withoutEcho()); err != nil {
+				return fmt.Errorf("cannot turn off the terminal's echo: %w", err)
+			}
+			_, err := fmt.Fprint(e.Stderr, prompt)
+			return err
+		},
+		// Fails only where the terminal is gone.
+		restore: func() { _ = setModes(fd, before) },
 	}
 	defer fmt.Fprintln(e.Stderr)
-	// Fails only where the terminal is gone.
-	defer func() { _ = term.Restore(fd, before) }()
-	raw, err := term.GetState(fd)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the terminal's state: %w", err)
+	defer q.restore()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer q.watch(end)()
+	if err := q.ask(); err != nil {
+		return "", err
 	}
-	fmt.Fprint(e.Stderr, prompt)
-
-	text, err := wait(ctx, func() (string, error) {
-		b, err := term.ReadPassword(fd)
-		return string(b), err
-	})
-	if ctx.Err() != nil {
-		awaitChange(fd, raw)
-	} else if err != nil {
+	text, err := wait(ctx, e.ReadStdinLine)
+	if err != nil && ctx.Err() == nil {
 		return "", fmt.Errorf("cannot read the password: %w", err)
 	}
 	return text, err
+}
+
+// question is a prompt for what must not be seen.
+type question struct {
+	// ask turns echo off and prompts.
+	ask func() error
+	// restore gives the terminal back.
+	restore func()
 }
 
 // ReadPasswordStdin is for --password-stdin: it reads the next line of stdin
@@ -92,19 +101,7 @@ func (e *Env) ReadPasswordStdin(ctx context.Context, prompt string) (string, err
 	return e.ReadStdinLine()
 }
 
-// awaitChange waits until the reader that wait left behind has changed the
-// terminal's state: were it restored before that, it would stay without echo.
-func awaitChange(fd int, before *term.State) {
-	for range 100 { // at most 0.1 s: the reader may have failed
-		now, err := term.GetState(fd)
-		if err != nil || *now != *before {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// wait calls read and returns what it gives, or ctx's error where ctx ends
+// wait calls read and returns what it gives, or why ctx ended where that is
 // first: a read from a terminal cannot be ended, so its goroutine then stays
 // until the process leaves.
 func wait(ctx context.Context, read func() (string, error)) (string, error) {
@@ -119,7 +116,7 @@ func wait(ctx context.Context, read func() (string, error)) (string, error) {
 	}()
 	select {
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return "", context.Cause(ctx)
 	case a := <-answers:
 		return a.text, a.err
 	}

@@ -107,6 +107,33 @@ func TestAPasswordOnStdinIsNotEchoedByATerminalEither(t *testing.T) {
 	}
 }
 
+func TestKeysTypedAsThePromptAppearsEditTheLine(t *testing.T) {
+	e, person, _ := atTerminal(t)
+	e.Stderr = whenWritten(func(text string) {
+		if text == "Password: " {
+			person.WriteString("\x03wrong\x15s3cres\x7ft\n") // Ctrl-C, Ctrl-U, Backspace
+		}
+	})
+	if got, err := e.ReadPassword(t.Context(), "Password: "); err != nil || got != "s3cret" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestATerminalWithoutLinesIsAskedByLine(t *testing.T) {
+	e, person, _ := atTerminal(t)
+	if _, err := term.MakeRaw(int(e.Stdin.(*os.File).Fd())); err != nil {
+		t.Fatal(err)
+	}
+	e.Stderr = whenWritten(func(text string) {
+		if text == "Password: " {
+			person.WriteString("s3cres\x7ft\r")
+		}
+	})
+	if got, err := e.ReadPassword(t.Context(), "Password: "); err != nil || got != "s3cret" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // prompt reports each write.
 type prompt chan string
 
