@@ -195,7 +195,10 @@ func TestAFaultInOneConnectionEndsNoOther(t *testing.T) {
 	s := newSession(t, victim)
 	var out syncBuffer
 	s.Stdout = &out
-	if err := s.Start("echo $$; exec sleep 1000"); err != nil {
+	if _, err := s.StdinPipe(); err != nil { // open until the connection closes
+		t.Fatal(err)
+	}
+	if err := s.Start("echo $$; exec cat"); err != nil {
 		t.Fatal(err)
 	}
 	pid := pids(t, &out, 1)[0]

@@ -27,21 +27,36 @@ func (s *session) supervise(p *process) {
 	}
 	go s.feed(p.stdin)
 
+	select {
+	case <-p.ended:
+	case <-p.left:
+		outputs.Wait()
+		s.abandon(p, sent.Load())
+		return
+	}
 	status, err := p.wait()
 	for _, d := range drains {
 		d.processEnded()
 	}
 	outputs.Wait()
+	s.close(status, err)
+	p.close()
 	s.mu.Lock()
-	s.ended = true
 	reason, by := s.reason, s.by
 	s.mu.Unlock()
-	p.close()
-
-	s.close(status, err)
 	exit := exitStatus(status)
 	total := sent.Load()
 	s.recordEnd(event.Event{Success: by != byPolicy, Message: reason, ExitStatus: &exit, Bytes: &total})
+}
+
+// abandon ends a session whose client is gone and whose process is not. It
+// holds up nothing any more, a stop of the node neither.
+func (s *session) abandon(p *process, sent int64) {
+	s.mu.Lock()
+	reason := s.reason
+	s.mu.Unlock()
+	s.recordEnd(event.Event{Success: true, Message: reason + "; its process goes on", Bytes: &sent})
+	go func() { _, _ = p.wait() }()
 }
 
 // pump copies one output; src is closed when the peer takes no more, so that

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,22 +48,73 @@ func gone(pid int) bool {
 	return !alive
 }
 
-func TestWhenTheClientGoesItsCommandsGo(t *testing.T) {
+func TestWhenTheClientGoesItsTerminalHangsUp(t *testing.T) {
 	n, c := enterNode(t)
 	s := newSession(t, c)
 	var out syncBuffer
 	s.Stdout = &out
-	// One hears SIGHUP, one does not.
-	if err := s.Start(`trap '' HUP; sleep 1000 & echo $!; (trap - HUP; exec sleep 1000) & echo $!; echo $$; wait; wait; sleep 1000`); err != nil {
+	if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
 		t.Fatal(err)
 	}
-	all := pids(t, &out, 3)
-	c.Close()
-	for _, pid := range all {
-		eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return gone(pid) })
+	if err := s.Start("trap '' HUP; sleep 1000 >/dev/null 2>&1 & echo $!; trap - HUP; echo $$; sleep 1000"); err != nil {
+		t.Fatal(err)
 	}
-	if e := n.recorded(event.SessionEnd); e.Message == "" {
+	all := pids(t, &out, 2)
+	c.Close()
+	eventually(t, "the shell is gone", func() bool { return gone(all[1]) })
+	e := n.recorded(event.SessionEnd)
+	if !e.Success || e.ExitStatus == nil || *e.ExitStatus != 128+1 {
 		t.Errorf("%+v", e)
+	}
+	if gone(all[0]) {
+		t.Error("what ignores that is gone too")
+	}
+}
+
+func TestWhenTheClientGoesItsPipesAreClosed(t *testing.T) {
+	_, c := enterNode(t)
+	for _, command := range []string{"exec cat", "while echo x; do sleep 0.01; done"} {
+		s := newSession(t, c)
+		out, err := s.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start("echo $$; " + command); err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		if _, err := fmt.Fscan(out, &pid); err != nil {
+			t.Fatal(err)
+		}
+		s.Close() // the channel; the connection goes on
+		eventually(t, command+": it is gone", func() bool { return gone(pid) })
+	}
+}
+
+func TestWhatIgnoresItsClientsEndGoesOn(t *testing.T) {
+	n, c := enterNode(t)
+	s := newSession(t, c)
+	var out syncBuffer
+	s.Stdout = &out
+	if err := s.Start("trap '' HUP; sleep 1000 >/dev/null 2>&1 & echo $!; trap - HUP; echo $$; sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	all := pids(t, &out, 2)
+	c.Close()
+	e := n.recorded(event.SessionEnd) // which waits for the time that others would be killed after
+	if !e.Success || e.ExitStatus != nil || !strings.HasSuffix(e.Message, "goes on") {
+		t.Errorf("%+v", e)
+	}
+	n.stop() // and a stop does not wait for them
+	for _, pid := range all {
+		if gone(pid) {
+			t.Errorf("process %d is gone", pid)
+		}
+		syscall.Kill(pid, syscall.SIGKILL)
+		eventually(t, "it is waited for", func() bool { return syscall.Kill(pid, 0) != nil })
 	}
 }
 

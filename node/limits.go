@@ -35,9 +35,10 @@ type limits struct {
 	// usual 60 s of a NAT's patience. silence is how long it may take to
 	// answer: a laptop carried from one room to another comes back.
 	keepalive, silence time.Duration
-	// hangup is how long a process has between SIGHUP and SIGKILL when its
-	// session is over; policyHangup, when policy ends it, which has to be
-	// done within a second.
+	// hangup is how long a process has between SIGHUP and SIGKILL when the
+	// node shuts down, and how long its end is waited for when its client has
+	// gone; policyHangup, between the signals when policy ends it, which has to
+	// be done within a second.
 	hangup, policyHangup time.Duration
 	// start is how long a session's process may take to begin: a home on a
 	// network share that wakes up does in this time.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,12 +43,14 @@ type process struct {
 	// ended by us: swept is closed when what had to be killed was.
 	forced bool
 	swept  chan struct{}
+	// left is closed when the client has gone and the process goes on.
+	left chan struct{}
 }
 
 // start runs c, unless ctx ends before it runs. The process holds the other
 // ends of the pipes when it returns.
 func (c command) start(ctx context.Context, from *helpers) (*process, error) {
-	p := &process{swept: make(chan struct{})}
+	p := &process{swept: make(chan struct{}), left: make(chan struct{})}
 	theirs, err := p.connect(c.terminal)
 	if err != nil {
 		return nil, err
@@ -131,6 +134,17 @@ func (p *process) signal(sig unix.Signal) {
 	if !p.reaped {
 		_ = unix.Kill(-p.pid, sig)
 	}
+}
+
+// leave closes our ends because the client is gone, as sshd does: a terminal
+// hangs up by that (SIGHUP), and who reads or writes a pipe hears of it. What
+// was started to outlive its client (nohup(1)) does. The process has a moment
+// to end, so that its status is known.
+func (p *process) leave(moment time.Duration) {
+	p.ending.Do(func() {
+		p.close()
+		time.AfterFunc(moment, func() { close(p.left) })
+	})
 }
 
 // close closes our ends.

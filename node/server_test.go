@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -194,6 +195,7 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 			t.Error("the server does not stop")
 		}
 		spool.close()
+		n.killLeft()
 		if t.Failed() {
 			t.Log("the node's log:", n.log.String())
 		}
@@ -206,6 +208,24 @@ func heardAt(now time.Time) *holder {
 	h := newHolder()
 	h.heard(now)
 	return h
+}
+
+// killLeft ends what sessions have left running, as they may: it is known by
+// its environment.
+func (n *testNode) killLeft() {
+	_, port, _ := net.SplitHostPort(n.address)
+	all, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, name := range all {
+		environ, _ := os.ReadFile(name)
+		for _, v := range strings.Split(string(environ), "\x00") {
+			if !strings.HasPrefix(v, "SSH_CONNECTION=") || !strings.HasSuffix(v, " 127.0.0.1 "+port) {
+				continue
+			}
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
 }
 
 // decideBy puts a policy in force.
@@ -345,8 +365,10 @@ func TestACommandRunsAsTheLoginUser(t *testing.T) {
 
 func TestACommandInheritsNothingElse(t *testing.T) {
 	// As nohup, "&" and less friendly parents do.
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTSTP, syscall.SIGUSR1)
-	defer signal.Reset()
+	ignored := []os.Signal{syscall.SIGHUP, syscall.SIGTSTP, syscall.SIGUSR1}
+	signal.Ignore(ignored...)
+	// What other tests start has them again; Reset would leave SIGHUP ignored.
+	defer signal.Notify(make(chan os.Signal, 1), ignored...)
 	n := startNode(t)
 	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
 	// The fourth is ls's own, of the folder.
@@ -354,11 +376,11 @@ func TestACommandInheritsNothingElse(t *testing.T) {
 		t.Errorf("open files %q", out)
 	}
 	out, _, _ := run(t, c, "grep -E '^Sig(Blk|Ign)' /proc/self/status; umask")
-	var blocked, ignored uint64
-	if _, err := fmt.Sscanf(out, "SigBlk:\t%x\nSigIgn:\t%x\n", &blocked, &ignored); err != nil {
+	var blocks, ignores uint64
+	if _, err := fmt.Sscanf(out, "SigBlk:\t%x\nSigIgn:\t%x\n", &blocks, &ignores); err != nil {
 		t.Fatalf("%v in %q", err, out)
 	}
-	if blocked != 0 || ignored != 0 {
+	if blocks != 0 || ignores != 0 {
 		t.Errorf("signals %q", out)
 	}
 	if os.Geteuid() == 0 {

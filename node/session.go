@@ -275,7 +275,8 @@ func (s *session) closeTerminal() {
 	}
 }
 
-// end ends the session: its process is hung up.
+// end ends the session. Where policy or the node ends it, its process is ended
+// too; where the client does, it is hung up.
 func (s *session) end(reason string, by ender) {
 	s.mu.Lock()
 	if s.ended {
@@ -301,11 +302,14 @@ func (s *session) end(reason string, by ender) {
 
 func (s *session) hangup(p *process, by ender) {
 	l := s.conn.server.limits
-	if by == byPolicy {
+	switch by {
+	case byPolicy:
 		s.conn.server.sweeper.hangup(p, true, l.policyHangup)
-		return
+	case byNode:
+		s.conn.server.sweeper.hangup(p, false, l.hangup)
+	default:
+		p.leave(l.hangup)
 	}
-	s.conn.server.sweeper.hangup(p, false, l.hangup)
 }
 
 // cut tells whether the session was ended by us: what the client still says
