@@ -15,30 +15,40 @@ import (
 // supervise carries bytes until the process has ended and all that it wrote
 // is sent, and then tells how it ended.
 func (s *session) supervise(p *process) {
-	out := newDrain(p.stdout, s.conn.server.limits.drain)
+	out := &drain{p.stdout}
 	drains := []*drain{out}
 	var sent atomic.Int64
 	var outputs sync.WaitGroup
 	outputs.Go(func() { s.pump(s.channel, out, &sent) })
 	if p.stderr != nil {
-		err := newDrain(p.stderr, s.conn.server.limits.drain)
+		err := &drain{p.stderr}
 		drains = append(drains, err)
 		outputs.Go(func() { s.pump(&s.stderr, err, &sent) })
 	}
+	drained := make(chan struct{})
+	go func() { outputs.Wait(); close(drained) }()
 	go s.feed(p.stdin)
 
 	select {
 	case <-p.ended:
 	case <-p.left:
-		outputs.Wait()
+		<-drained
 		s.abandon(p, sent.Load())
 		return
 	}
-	status, err := p.wait()
-	for _, d := range drains {
-		d.processEnded()
+	if s.terminal != nil {
+		finish(drains)
 	}
-	outputs.Wait()
+	// The process is reaped when nothing of its session writes any more: until
+	// then its pid stands for the session, and policy can end all of it.
+	select {
+	case <-drained:
+	case <-p.swept:
+		// What left the session and still holds a pipe has no say.
+		finish(drains)
+		<-drained
+	}
+	status, err := p.wait()
 	s.close(status, err)
 	p.close()
 	s.mu.Lock()

@@ -1,67 +1,56 @@
 package node
 
 import (
+	"errors"
+	"io"
 	"os"
-	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// drain reads what a command writes. While the command lives it waits as long
-// as it takes; once it has ended, what is in the pipe is still read, and only
-// a silence that lasts ends the reading: a child that the command left behind
-// may hold the pipe for ever, and sshd would wait for it.
-type drain struct {
-	file    *os.File
-	silence time.Duration
+// drain reads what a command writes: a pipe to its end, however long somebody
+// holds it after the command itself has ended; and, once finished, what is
+// there. As with sshd a terminal is finished when the command has ended
+// (channels.c, detach_close), and pipes never are.
+type drain struct{ file *os.File }
 
-	mu      sync.Mutex
-	ended   bool
-	reading uint64 // odd: inside a Read
-	timer   *time.Timer
-}
-
-func newDrain(f *os.File, silence time.Duration) *drain {
-	return &drain{file: f, silence: silence}
+// finish ends the reading when nothing is left to read.
+func finish(drains []*drain) {
+	for _, d := range drains {
+		_ = d.file.SetReadDeadline(time.Unix(1, 0)) // long past: a Read that waits ends
+	}
 }
 
 func (d *drain) Read(b []byte) (int, error) {
-	d.mu.Lock()
-	d.reading++
-	if d.ended {
-		d.armLocked()
-	}
-	d.mu.Unlock()
-
 	n, err := d.file.Read(b)
-
-	// The time that the peer takes to accept what was read is no silence.
-	d.mu.Lock()
-	d.reading++
-	if d.timer != nil {
-		d.timer.Stop()
-		_ = d.file.SetReadDeadline(time.Time{})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return d.rest(b)
 	}
-	d.mu.Unlock()
 	return n, err
 }
 
-// processEnded starts the waiting for silence.
-func (d *drain) processEnded() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.ended = true
-	if d.reading%2 == 1 {
-		d.armLocked()
+// rest reads without waiting. A terminal gives all that was written to it
+// before (n_tty_read flushes what is on its way).
+func (d *drain) rest(b []byte) (n int, err error) {
+	raw, err := d.file.SyscallConn()
+	if err != nil {
+		return 0, err
 	}
-}
-
-func (d *drain) armLocked() {
-	this := d.reading
-	d.timer = time.AfterFunc(d.silence, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.reading == this {
-			_ = d.file.SetReadDeadline(time.Unix(1, 0)) // long past: the Read ends
+	gone := raw.Control(func(fd uintptr) {
+		for {
+			if n, err = unix.Read(int(fd), b); !errors.Is(err, unix.EINTR) {
+				return
+			}
 		}
 	})
+	switch {
+	case gone != nil:
+		return 0, gone
+	case errors.Is(err, unix.EAGAIN), err == nil && n == 0:
+		return 0, io.EOF
+	case err != nil:
+		return 0, err
+	}
+	return n, nil
 }

@@ -151,6 +151,45 @@ func TestPolicyEndsEverythingOfASession(t *testing.T) {
 	}
 }
 
+func TestWhatAnEndedCommandLeftBehindIsEndedWithItsSession(t *testing.T) {
+	for name, end := range map[string]func(*testNode){
+		"by policy": func(n *testNode) { n.decideBy(access(n.t, requireDevice)) },
+		"by a stop": func(n *testNode) { n.stop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, c := enterNode(t)
+			s := newSession(t, c)
+			var out syncBuffer
+			s.Stdout = &out
+			if err := s.Start(`(trap '' HUP PIPE; while sleep 0.05; do echo x; done) 2>/dev/null & echo $!; echo $$`); err != nil {
+				t.Fatal(err)
+			}
+			all := pids(t, &out, 2)
+			eventually(t, "the command has ended", func() bool { return gone(all[1]) })
+			end(n)
+			eventually(t, "what it left behind has too", func() bool { return gone(all[0]) })
+			eventually(t, "nobody is left", n.empty)
+			if e := n.recorded(event.SessionEnd); e.ExitStatus == nil || *e.ExitStatus != 0 || e.Message == "" {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+}
+
+func TestWhoLeftTheSessionDoesNotHoldItsEnd(t *testing.T) {
+	n, c := enterNode(t)
+	s := newSession(t, c)
+	var out syncBuffer
+	s.Stdout = &out
+	if err := s.Start(`setsid sleep 1000 & echo $$; wait`); err != nil {
+		t.Fatal(err)
+	}
+	pids(t, &out, 1)
+	n.decideBy(access(t, requireDevice))
+	n.recorded(event.SessionEnd)
+	eventually(t, "nobody is left", n.empty)
+}
+
 func TestLocksRevocationsAndRotationsReachOpenSessions(t *testing.T) {
 	for name, change := range map[string]func(n *testNode, serial uint64){
 		"the user is locked": func(n *testNode, _ uint64) {

@@ -43,9 +43,6 @@ type limits struct {
 	// start is how long a session's process may take to begin: a home on a
 	// network share that wakes up does in this time.
 	start time.Duration
-	// drain is how long the pipes of a command that has ended may stay
-	// silent while something else still holds them.
-	drain time.Duration
 	// lastWords is how long a peer has to read why it is cut off; within the
 	// same second.
 	lastWords time.Duration
@@ -69,7 +66,6 @@ func defaultLimits() limits {
 		hangup:                    5 * time.Second,
 		policyHangup:              500 * time.Millisecond,
 		start:                     30 * time.Second,
-		drain:                     2 * time.Second,
 		lastWords:                 750 * time.Millisecond,
 		shutdown:                  5 * time.Second,
 	}

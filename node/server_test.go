@@ -167,7 +167,6 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 	}
 	config.limits.hangup = 500 * time.Millisecond
 	config.limits.policyHangup = 200 * time.Millisecond
-	config.limits.drain = 300 * time.Millisecond
 	config.limits.shutdown = 200 * time.Millisecond
 	for _, f := range change {
 		f(&config)

@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -220,8 +217,7 @@ func wait(t *testing.T, s *gossh.Session) error {
 	}
 }
 
-// slowReader leaves the window closed for longer than the silence that ends
-// the reading from a command that is over.
+// slowReader leaves the window closed for a while after the command is over.
 type slowReader struct {
 	r     io.Reader
 	reads int
@@ -260,29 +256,36 @@ func TestACommandThatDoesNotReadIsNoObstacle(t *testing.T) {
 	}
 }
 
-func TestAChildLeftBehindDoesNotHoldTheSession(t *testing.T) {
-	_, c := enterNode(t)
+func TestAChildLeftBehindHoldsTheSessionAsLongAsItMayWrite(t *testing.T) {
+	n, c := enterNode(t)
 	s := newSession(t, c)
-	pidFile := filepath.Join("/tmp", fmt.Sprintf("dt-left-%d", os.Getpid()))
-	defer os.Remove(pidFile)
-	start := time.Now()
-	out, err := s.Output("sleep 600 & echo $!; echo done")
-	if err != nil || !strings.HasSuffix(string(out), "done\n") || time.Since(start) > 10*time.Second {
-		t.Errorf("%q, %v after %s", out, err, time.Since(start))
+	var out syncBuffer
+	s.Stdout = &out
+	if err := s.Start("sleep 1000 & echo $!; echo $$; exit 3"); err != nil {
+		t.Fatal(err)
+	}
+	all := pids(t, &out, 2)
+	eventually(t, "the command has ended", func() bool { return gone(all[1]) })
+	for _, e := range n.records() {
+		if e.Type == event.SessionEnd {
+			t.Errorf("its session too: %+v", e)
+		}
+	}
+	s.Close()
+	if e := n.recorded(event.SessionEnd); e.ExitStatus == nil || *e.ExitStatus != 3 {
+		t.Errorf("%+v", e)
 	}
 	// As with sshd, it goes on: it was left on purpose.
-	pid, err := strconv.Atoi(strings.TrimSpace(strings.Split(string(out), "\n")[0]))
-	if err != nil || syscall.Kill(pid, 0) != nil {
-		t.Errorf("%d is gone, %v", pid, err)
+	if gone(all[0]) {
+		t.Error("what was left behind is gone")
 	}
-	syscall.Kill(pid, syscall.SIGKILL)
 }
 
 func TestWhatAChildLeftBehindStillSaysIsHeard(t *testing.T) {
 	_, c := enterNode(t)
 	s := newSession(t, c)
-	out, err := s.Output("(for i in 1 2 3 4 5; do sleep 0.1; echo $i; done) & true")
-	if err != nil || string(out) != "1\n2\n3\n4\n5\n" {
+	out, err := s.Output("(for i in 1 2 3; do sleep 1; echo $i; done) & true")
+	if err != nil || string(out) != "1\n2\n3\n" {
 		t.Errorf("%q, %v", out, err)
 	}
 }
