@@ -21,6 +21,8 @@ import (
 type control struct {
 	address string // host:port
 	now     func() time.Time
+	// idle is how long a connection that nothing uses stays.
+	idle time.Duration
 
 	mu        sync.Mutex
 	transport *http.Transport
@@ -37,7 +39,7 @@ func newControl(address string, now func() time.Time) (*control, error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "the auth server %q is not HOST:PORT", address)
 	}
-	return &control{address: address, now: now, replaced: make(chan struct{})}, nil
+	return &control{address: address, now: now, idle: idleConnection, replaced: make(chan struct{})}, nil
 }
 
 // use replaces the client by one that believes t and shows own, which may be
@@ -54,6 +56,9 @@ func (c *control) use(t trust, own *tls.Certificate) {
 		TLSHandshakeTimeout: callTimeout,
 		DialContext:         (&net.Dialer{Timeout: callTimeout}).DialContext,
 		ForceAttemptHTTP2:   true,
+		// The connection that a stream still has when its transport is
+		// replaced is idle only afterwards, and then nobody's.
+		IdleConnTimeout: c.idle,
 		// Follow may be silent for days: its connection is asked.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingInterval, PingTimeout: pingTimeout},
 	}

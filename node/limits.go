@@ -139,6 +139,9 @@ const (
 	// and given up when pingTimeout passes without an answer.
 	pingInterval = 15 * time.Second
 	pingTimeout  = 15 * time.Second
+	// idleConnection is twice as long as between two heartbeats: the connection
+	// in use is kept where no stream is, and each renewal leaves one behind.
+	idleConnection = 2 * heartbeatInterval
 	// retryFirst doubles up to retryMost between attempts to reach it.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 15 * time.Second

@@ -431,6 +431,35 @@ func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
 	})
 }
 
+func TestRenewalsLeaveNoConnectionsBehind(t *testing.T) {
+	p := startPlane(t)
+	config, _ := configFor(t, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	n, err := prepare(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.close()
+	n.member.control.idle = 100 * time.Millisecond
+	ended := make(chan error, 1)
+	go func() { ended <- n.run(ctx) }()
+	for i := range 10 {
+		eventually(t, "it follows by the certificate that it has", func() bool { return get(p, func() int { return p.follows }) > i })
+		c, err := n.member.renew(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.renewed(c)
+	}
+	// One is in use, and the first, of the join, has the time that it was
+	// opened with.
+	eventually(t, "the connections are closed", func() bool { return p.door.guests() <= 2 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestANodeThatWasRenamedShowsItsNewNamesFromTheStart(t *testing.T) {
 	for name, rename := range map[string]func(*Config){
 		"another name":    func(c *Config) { c.Name = "renamed" },
