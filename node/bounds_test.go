@@ -2,10 +2,12 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -286,7 +288,7 @@ func TestOneNetworkIsOneStranger(t *testing.T) {
 }
 
 func TestGuessingEnds(t *testing.T) {
-	n := startNode(t)
+	n := startNode(t, func(c *serverConfig) { c.limits.refusalsPerSecond = 0 })
 	other := &testCluster{user: newSigner(t)}
 	signer := other.certify(t, alice(), newSigner(t))
 	c := dialRaw(t, n.address)
@@ -305,7 +307,75 @@ func TestGuessingEnds(t *testing.T) {
 		c.sign(tester, signer.PublicKey(), signer)
 		c.conn.Close()
 	}
-	if got := len(n.records()); got > strangerRecords+1 {
+	if got := len(n.records()); got != n.limits.refusals {
 		t.Errorf("%d records of strangers", got)
+	}
+}
+
+func TestRefusalsOfOneUserFillNoDiskAndNoneIsForgotten(t *testing.T) {
+	clock := stopped()
+	n := startNode(t, func(c *serverConfig) { c.now, c.limits.refusals = clock.now, 5 })
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	c := n.mustDial(tester, signer)
+	refuse := func(login string, times int) {
+		t.Helper()
+		for range times {
+			if _, err := n.dial(login, signer); err == nil {
+				t.Fatal("entered")
+			}
+		}
+	}
+	refuse("nobody-here", 12)
+	if got := len(n.records()); got != 5 {
+		t.Errorf("%d records of 12 refusals", got)
+	}
+	// Another user's are recorded, and what is accepted always.
+	bob := alice()
+	bob.User = "bob"
+	if _, err := n.dial("nobody-here", n.cluster.certify(t, bob, newSigner(t))); err == nil {
+		t.Fatal("entered")
+	}
+	run(t, c, "true")
+	if e := n.recorded(event.Exec); e.User != "alice" {
+		t.Errorf("%+v", e)
+	}
+	clock.forward(time.Minute)
+	refuse("nobody-here", 1)
+	var last event.Event
+	ofBob := 0
+	for _, e := range n.records() {
+		if e.Type == event.SessionRejected && e.User == "alice" {
+			last = e
+		} else if e.User == "bob" {
+			ofBob++
+		}
+	}
+	if ofBob != 1 || !slices.Contains(last.Reasons, leftOut(7)) {
+		t.Errorf("%d of bob; the last of alice is %+v", ofBob, last)
+	}
+}
+
+func TestTheTableOfWhoIsRefusedIsBounded(t *testing.T) {
+	l := defaultLimits()
+	l.refusals, l.refusalsPerSecond, l.refusedUsers = 1, 1, 3
+	r := newRefusals(l)
+	now := time.Unix(1e9, 0)
+	for i := range 10 {
+		r.take(fmt.Sprint(i), now)
+	}
+	if len(r.users) > l.refusedUsers+1 {
+		t.Errorf("%d users", len(r.users))
+	}
+	if left, ok := r.take("another", now.Add(time.Minute)); !ok || left != 0 || len(r.users) > l.refusedUsers {
+		t.Errorf("after a minute %v, %d left out; %d users", ok, left, len(r.users))
+	}
+	// Six users shared the strangers' place and its one record.
+	left, ok := r.take("", now.Add(time.Minute))
+	if !ok || left != 6 {
+		t.Errorf("%v, %d left out", ok, left)
+	}
+	r.giveBack("", left, now)
+	if left, ok := r.take("", now.Add(2*time.Minute)); !ok || left != 7 {
+		t.Errorf("after one that was not written %v, %d left out", ok, left)
 	}
 }

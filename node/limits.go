@@ -20,6 +20,14 @@ type limits struct {
 	loginGrace time.Duration
 	// authTries is OpenSSH's MaxAuthTries.
 	authTries int
+	// refusals of one user, or of all strangers together, that are recorded
+	// at once, and how many each second: enough to see what goes wrong. The
+	// rest are in the log, and a number in the next record.
+	refusals          int
+	refusalsPerSecond float64
+	// refusedUsers that are counted by themselves, about 200 bytes each; the
+	// others count as strangers.
+	refusedUsers int
 	// sessions of one connection, open or not yet closed by both sides;
 	// OpenSSH's MaxSessions. Policy may set fewer.
 	sessions int
@@ -57,6 +65,9 @@ func defaultLimits() limits {
 		connections:               4096,
 		loginGrace:                60 * time.Second,
 		authTries:                 6,
+		refusals:                  20,
+		refusalsPerSecond:         0.2,
+		refusedUsers:              1024,
 		sessions:                  10,
 		pendingChannels:           64,
 		requestBurst:              256,
@@ -124,10 +135,6 @@ const (
 	// batchRecords and batchBytes are sent at once.
 	batchRecords = 256
 	batchBytes   = 512 << 10
-	// strangerRecords: how many refusals of unknown keys are recorded at
-	// once, and how many each second. The rest are in the log only.
-	strangerRecords          = 20
-	strangerRecordsPerSecond = 0.2
 )
 
 // Bounds of the conversation with the control plane.

@@ -48,11 +48,18 @@ func (s *server) recordRefusal(c *connection, login string, no *refusal) {
 		login = ""
 	}
 	s.log.Info("session refused", "user", no.identity.User, "login", login, "remote", c.remote, "reason", no.reason, "details", no.details)
-	if no.identity.User == "" && !s.strangers.Allow() {
+	user := no.identity.User
+	left, ok := s.refusals.take(user, s.now())
+	if !ok {
 		return
 	}
-	e := event.Event{Type: event.SessionRejected, Message: no.reason, Reasons: boundedLines(no.details)}
+	reasons := boundedLines(no.details)
+	if left > 0 {
+		reasons = append(reasons[:len(reasons):len(reasons)], leftOut(left))
+	}
+	e := event.Event{Type: event.SessionRejected, Message: no.reason, Reasons: reasons}
 	if err := s.record(about(e, no.identity, login, c.remote)); err != nil {
+		s.refusals.giveBack(user, left, s.now())
 		s.log.Error("a refused session is not recorded", "error", err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
-	"golang.org/x/time/rate"
 )
 
 // server is the SSH server. Its fields are set before serve and not changed
@@ -34,9 +33,8 @@ type server struct {
 	helpers         *helpers
 	guard           *guard
 	// buffers of copyBuffer bytes, which outputs and inputs take turns with.
-	buffers sync.Pool
-	// strangers bounds the records of refusals of whom we do not know.
-	strangers *rate.Limiter
+	buffers  sync.Pool
+	refusals *refusals
 
 	// ctx ends when the server has to be gone.
 	ctx context.Context
@@ -69,13 +67,13 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
 		states: c.states, spool: c.spool,
-		sweeper:   newSweeper(readSessions),
-		helpers:   &helpers{log: c.log},
-		guard:     newGuard(c.limits),
-		strangers: rate.NewLimiter(strangerRecordsPerSecond, strangerRecords),
-		ctx:       ctx,
-		live:      map[*connection]struct{}{},
-		all:       map[*connection]struct{}{},
+		sweeper:  newSweeper(readSessions),
+		helpers:  &helpers{log: c.log},
+		guard:    newGuard(c.limits),
+		refusals: newRefusals(c.limits),
+		ctx:      ctx,
+		live:     map[*connection]struct{}{},
+		all:      map[*connection]struct{}{},
 	}
 	c.states.setting.Lock()
 	c.states.onChange = s.reevaluate
