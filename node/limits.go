@@ -130,6 +130,10 @@ const (
 	// limits.go, maxEvent). A command of maxCommand bytes fits unless most of
 	// it has to be escaped; what does not fit is not recorded, and not run.
 	maxRecord = 64 << 10
+	// maxRefused is each of the two files of records that the control plane
+	// finds invalid: some are enough to see what is wrong with them, and a
+	// control plane that finds all of them so does not fill the disk.
+	maxRefused = 2 << 20
 	// maxDetails bounds the rules in the record of a refusal, in bytes.
 	maxDetails = 24 << 10
 	// batchRecords and batchBytes are sent at once.

@@ -76,11 +76,22 @@ func (s *spool) shipOnce(ctx context.Context, send func(context.Context, [][]byt
 	return len(batch), s.took(from, batch)
 }
 
-// refusedRecords holds records that the control plane finds invalid.
-const refusedRecords = "refused.json"
+// refusedRecords holds records that the control plane finds invalid, and
+// refusedBefore those before them.
+const (
+	refusedRecords = "refused.json"
+	refusedBefore  = "refused.json.1"
+)
 
 func (s *spool) setAside(line []byte) error {
-	f, err := os.OpenFile(filepath.Join(s.dir, refusedRecords), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	path := filepath.Join(s.dir, refusedRecords)
+	if info, err := os.Stat(path); err == nil && info.Size()+int64(len(line)) >= maxRefused {
+		s.log.Error("too many refused audit records; those in " + refusedBefore + " are given up")
+		if err := os.Rename(path, filepath.Join(s.dir, refusedBefore)); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}

@@ -167,6 +167,41 @@ func TestARecordThatTheControlPlaneRefusesHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+func TestRefusedRecordsDoNotFillTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	s := testSpool(t, dir)
+	long := event.Event{Type: event.SessionStart, Message: strings.Repeat("x", 60<<10)}
+	const many = 3 * maxRefused / (60 << 10)
+	for range many {
+		if err := s.append(long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range many {
+		n, err := s.shipOnce(t.Context(), func(context.Context, [][]byte) error {
+			return connect.NewError(connect.CodeInvalidArgument, errors.New("bad"))
+		})
+		if n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	aside, err := filepath.Glob(filepath.Join(dir, refusedRecords+"*"))
+	if err != nil || len(aside) != 2 {
+		t.Fatal(aside, err)
+	}
+	var size int64
+	for _, f := range aside {
+		info, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += info.Size()
+	}
+	if size > 2*maxRefused || size < maxRefused {
+		t.Errorf("%d bytes of refused records", size)
+	}
+}
+
 func TestParallelSessionsShareTheDisk(t *testing.T) {
 	s := testSpool(t, t.TempDir())
 	var all sync.WaitGroup
