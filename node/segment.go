@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -136,6 +137,9 @@ func (s *spool) nextSegment(w *writer) (*writer, error) {
 	w.file.Close()
 	if w.size == 0 {
 		os.Remove(w.file.Name())
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.segments = slices.DeleteFunc(s.segments, func(seg segment) bool { return seg.number == w.number })
 	}
 	return next, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -167,7 +168,9 @@ func (s *spool) took(number uint64, batch [][]byte) error {
 		}
 		// The last one may be being written.
 		if seg.sent >= seg.size && i < len(s.segments)-1 {
-			errs = append(errs, os.Remove(s.path(seg.number)))
+			if err := os.Remove(s.path(seg.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 			continue
 		}
 		kept = append(kept, seg)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -259,6 +260,16 @@ func TestRefusedSessionsCannotFillTheSpool(t *testing.T) {
 }
 
 func TestAnUnwritableDiskRefusesAndHealsWhenItCan(t *testing.T) {
+	if os.Getenv("DT_TEST_FULL_DISK") == "" {
+		// In a process of its own: the limit is for all that it writes, the
+		// log of the tests too.
+		again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		again.Env = append(os.Environ(), "DT_TEST_FULL_DISK=1")
+		if out, err := again.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	dir := t.TempDir()
 	s := testSpool(t, dir)
 	if err := s.append(started("a")); err != nil {
@@ -288,6 +299,40 @@ func TestAnUnwritableDiskRefusesAndHealsWhenItCan(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b"}, arrivals(t, s)); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestASegmentThatIsEmptyAndGoneIsNotCounted(t *testing.T) {
+	s := &spool{dir: t.TempDir(), log: quiet(), arrived: make(chan struct{}, 1)}
+	w, err := s.newSegment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(uid string) error {
+		line, _ := json.Marshal(event.Event{Type: event.SessionStart, UID: uid, Message: strings.Repeat("x", rewindSize)})
+		w, err = s.put(w, append(line, '\n'), 0)
+		return err
+	}
+	if err := put("a"); err != nil {
+		t.Fatal(err)
+	}
+	arrivals(t, s)
+	s.rewind(w)
+	w.file.Close() // a disk that fails
+	if err := put("lost"); err == nil {
+		t.Fatal("written to a file that is closed")
+	}
+	if err := put("b"); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.segments) != 1 {
+		t.Errorf("segments %+v", s.segments)
+	}
+	// One that somebody else removed does not hold up the others either.
+	s.segments = append([]segment{{number: 0}}, s.segments...)
+	if diff := cmp.Diff([]string{"b"}, arrivals(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	s.retire(w)
 }
 
 func TestTheSegmentBeingWrittenIsEmptiedWhenItHasArrived(t *testing.T) {
