@@ -150,3 +150,17 @@ func TestAPasswordPromptEndsOnSignalsWithTheTerminalAsBefore(t *testing.T) {
 		})
 	}
 }
+
+// The system suspends nobody whom no shell would let go on.
+func TestWithoutAShellCtrlZAsksAgain(t *testing.T) {
+	t.Setenv("CLI_TEST_ASK", "1")
+	s := startShell(t, os.Args[0])
+	s.sees("Password: ", 1)
+	s.types("\x1a")
+	s.sees("Password: ", 2)
+	s.types("s3cret\n")
+	s.sees("6 bytes were read", 1)
+	if strings.Contains(s.shows(), "s3cret") {
+		t.Errorf("the password is seen: %q", s.shows())
+	}
+}
