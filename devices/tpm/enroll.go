@@ -36,9 +36,11 @@ type EnrollArgs struct {
 // resource, and remembers the enrollment. Nothing is remembered unless the
 // server has said yes. A refusal of the server's is an *api.Refusal.
 func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) (device []byte, err error) {
-	if err := canRemember(args.StatePath); err != nil {
-		return nil, err // before the token is spent
+	room, err := reserve(args.StatePath) // before the token is spent
+	if err != nil {
+		return nil, err
 	}
+	defer room.release()
 	defer t.hold(ctx)()
 	// All that takes a chip long comes before the server's clock starts.
 	ak, made, saved, err := t.createAK()
@@ -85,7 +87,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 		return nil, err
 	}
 	e.CredentialID = init.CredentialId
-	return device, remember(args.StatePath, args.Cluster, e)
+	return device, room.remember(args.Cluster, e)
 }
 
 // describe fills in what the TPM says of itself.

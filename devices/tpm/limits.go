@@ -30,6 +30,9 @@ const (
 	// quoteAttempts: with IMA the kernel extends PCR 10 at any time, also
 	// between the quote and the reading of the values.
 	quoteAttempts = 3
+	// maxEnrollment is the room that is kept for an enrollment; one has about a
+	// KiB.
+	maxEnrollment = 8 << 10
 	// maxState: an enrollment has about a KiB.
 	maxState = 1 << 20
 )

@@ -89,6 +89,10 @@ func reason(err error) error {
 	if errors.As(err, &pe) {
 		return pe.Err
 	}
+	var le *os.LinkError
+	if errors.As(err, &le) {
+		return le.Err
+	}
 	var se *os.SyscallError
 	if errors.As(err, &se) {
 		return se.Err

@@ -43,6 +43,22 @@ func unreadableState(path string, cause error) error {
 	}
 }
 
+func forbiddenState(path string, cause error) error {
+	return &refusal{
+		Refusal: api.Refuse(connect.CodeFailedPrecondition, "cannot read the device's enrollments in %s: %v", path, reason(cause)).
+			WithHint("Check the permissions of the file and of its folder."),
+		cause: cause,
+	}
+}
+
+func unwritableState(path string, cause error) error {
+	return &refusal{
+		Refusal: api.Refuse(connect.CodeFailedPrecondition, "cannot write the device's enrollments to %s: %v", path, reason(cause)).
+			WithHint("Make room and check the permissions of the folder, then enroll the device again."),
+		cause: cause,
+	}
+}
+
 // fromServer gives what the server said when a stream ended. A sender only
 // learns that it did (io.EOF); the receiving side has the reason.
 func fromServer[T any](err error, receive func() (T, error)) error {

@@ -66,12 +66,12 @@ func readState(path string) (state, error) {
 		return empty, nil
 	}
 	if err != nil {
-		return state{}, fmt.Errorf("tpm: %w", err)
+		return state{}, forbiddenState(path, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxState))
 	if err != nil {
-		return state{}, fmt.Errorf("tpm: read %s: %w", path, err)
+		return state{}, forbiddenState(path, err)
 	}
 	s := state{}
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -88,59 +88,100 @@ func readState(path string) (state, error) {
 	return s, nil
 }
 
-// canRemember tells before an enrollment whether remember would fail after it,
-// by writing the file as it is.
-func canRemember(path string) error {
-	s, err := readState(path)
-	if err != nil {
-		return err
-	}
-	return writeState(path, s)
+// reserved is all that remembering an enrollment needs of the disk. Remember
+// it there, and release it in any case.
+type reserved struct {
+	path string
+	// file takes the state file's place; it is as large as that may become.
+	file *os.File
+	// aside is another name of the state file as it is; empty where there is
+	// no such file, or no second names.
+	aside string
 }
 
-// remember writes the enrollment of cluster into the file. The file as it was
-// is set aside where that replaces an enrollment.
-func remember(path, cluster string, e enrollment) error {
+// reserve is for before an enrollment: a full disk or a folder that cannot be
+// written to is found out while the token is good, and whoever fills the disk
+// later cannot part what the server knows from what the machine knows.
+func reserve(path string) (*reserved, error) {
 	s, err := readState(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, replaces := s.Clusters[cluster]; replaces {
-		if err := writeState(path+staleSuffix, s); err != nil {
-			return err
-		}
-	}
-	s.Clusters[cluster] = e
-	return writeState(path, s)
-}
-
-// writeState replaces the file as a whole: after a power cut there is either
-// the old one or the new one.
-func writeState(path string, s state) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("tpm: cannot remember the enrollment: %w", err)
-		}
-	}()
-	data, err := json.MarshalIndent(s, "", "  ")
+	data, err := s.marshal()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return nil, unwritableState(path, err)
 	}
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // with mode 0600
 	if err != nil {
+		return nil, unwritableState(path, err)
+	}
+	r := &reserved{path: path, file: f}
+	_, err = f.Write(make([]byte, len(data)+maxEnrollment))
+	if err := errors.Join(err, f.Sync()); err != nil {
+		r.release()
+		return nil, unwritableState(path, err)
+	}
+	if aside := f.Name() + staleSuffix; os.Link(path, aside) == nil {
+		r.aside = aside
+	}
+	return r, nil
+}
+
+// release removes what was not used.
+func (r *reserved) release() {
+	// After remember there is little left; what stays is of no harm.
+	_ = r.file.Close()
+	_ = os.Remove(r.file.Name())
+	if r.aside != "" {
+		_ = os.Remove(r.aside)
+	}
+}
+
+// remember writes the enrollment of cluster into the file: after a power cut
+// there is either the old one or the new one. The file as it was is set aside
+// where that replaces an enrollment.
+func (r *reserved) remember(cluster string, e enrollment) error {
+	s, err := readState(r.path)
+	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // after the rename there is none
-	_, err = f.Write(append(data, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, replaces := s.Clusters[cluster]
+	s.Clusters[cluster] = e
+	data, err := s.marshal()
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := r.replace(data, replaces); err != nil {
+		return unwritableState(r.path, err)
+	}
+	return nil
+}
+
+func (r *reserved) replace(data []byte, setAside bool) error {
+	_, err := r.file.WriteAt(data, 0)
+	if err := errors.Join(err, r.file.Truncate(int64(len(data))), r.file.Sync(), r.file.Close()); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	if setAside {
+		before := r.aside
+		if before == "" {
+			before = r.path
+		}
+		if err := os.Rename(before, r.path+staleSuffix); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(r.file.Name(), r.path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(r.path))
+}
+
+func (s state) marshal() ([]byte, error) {
+	data, err := json.MarshalIndent(s, "", "  ")
+	return append(data, '\n'), err
 }

@@ -18,6 +18,16 @@ func enrolledIn(cluster string) enrollment {
 	}
 }
 
+// remember is what an enrollment does with the state file.
+func remember(path, cluster string, e enrollment) error {
+	r, err := reserve(path)
+	if err != nil {
+		return err
+	}
+	defer r.release()
+	return r.remember(cluster, e)
+}
+
 func TestAMachineRemembersItsEnrollmentsByCluster(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "device", "state.json")
 	for _, cluster := range []string{"a", "b"} {
@@ -104,15 +114,58 @@ func TestAStateFileThatIsNotUnderstoodIsRefusedAndKept(t *testing.T) {
 	}
 }
 
-func TestTheStateFileIsWrittenBeforeATokenIsSpent(t *testing.T) {
+func TestAFolderThatCannotBeIsNoticedBeforeATokenIsSpent(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := canRemember(filepath.Join(file, "state.json")); err == nil {
-		t.Error("a folder that cannot be is not noticed")
+	_, err := reserve(filepath.Join(file, "state.json"))
+	var r *api.Refusal
+	if !errors.As(err, &r) || r.Hint == "" {
+		t.Errorf("got %v, want a refusal with a hint", err)
 	}
-	if err := canRemember(filepath.Join(t.TempDir(), "new", "state.json")); err != nil {
-		t.Error(err)
+}
+
+func TestAnEnrollmentThatFailsLeavesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	for _, e := range []string{"a", "a"} {
+		if err := remember(path, "a", enrolledIn(e)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := reserve(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.release()
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 2 {
+		t.Errorf("%v, %v; want the file and what was set aside before", left, err)
+	}
+}
+
+func TestAFileWithoutASecondNameIsSetAsideToo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	if err := remember(path, "a", enrolledIn("a")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := reserve(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.release()
+	if err := os.Remove(r.aside); err != nil {
+		t.Fatal(err)
+	}
+	r.aside = "" // as where there are no links
+	renewed := enrolledIn("a")
+	renewed.DeviceID = "another"
+	if err := r.remember("a", renewed); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]enrollment{path: renewed, path + staleSuffix: enrolledIn("a")} {
+		if got, err := Enrolled(name, "a"); err != nil || got != want.Enrollment {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }
