@@ -79,7 +79,7 @@ func (s Source) assetTag(ctx context.Context, dmi firmware) (string, error) {
 		return tag, nil
 	}
 	if s.EK == nil {
-		return "", noTag(errors.New("there is no TPM to name it after"), dmi)
+		return "", noTag(errNoTPM, dmi)
 	}
 	ek, err := s.EK(ctx)
 	if ctx.Err() != nil {
@@ -91,9 +91,15 @@ func (s Source) assetTag(ctx context.Context, dmi firmware) (string, error) {
 	return assettag.FromEK(ek), nil
 }
 
+var errNoTPM = errors.New("there is no TPM to name it after")
+
 // noTag keeps the TPM's own hint where it has one.
 func noTag(err error, dmi firmware) error {
 	out := api.Refuse(connect.CodeFailedPrecondition, "this machine has no usable serial number or asset tag: %v", err)
+	turnOn := ""
+	if errors.Is(err, errNoTPM) {
+		turnOn = ", or turn on its TPM"
+	}
 	var hints []string
 	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Hint != "" {
 		hints = append(hints, strings.TrimRight(r.Hint, "."))
@@ -102,7 +108,7 @@ func noTag(err error, dmi firmware) error {
 		hints = append(hints, hidden)
 	}
 	if len(hints) == 0 {
-		hints = append(hints, "Set an asset tag in the machine's firmware, or turn on its TPM.")
+		hints = append(hints, "Set an asset tag in the machine's firmware"+turnOn+".")
 	}
 	return out.WithHint("%s", strings.Join(hints, ". "))
 }

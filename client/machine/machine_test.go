@@ -77,9 +77,9 @@ func TestAMachineThatNothingNamesIsToldWhatToDo(t *testing.T) {
 		ek       func(context.Context) ([]byte, error)
 		wantHint string
 	}{
-		{"no TPM", nil, "Set an asset tag"},
+		{"no TPM", nil, "Set an asset tag in the machine's firmware, or turn on its TPM."},
 		{"a TPM with a remedy", func(context.Context) ([]byte, error) { return nil, tpm }, "join the group tss"},
-		{"a TPM without one", func(context.Context) ([]byte, error) { return nil, errors.New("burnt") }, "Set an asset tag"},
+		{"a TPM without one", func(context.Context) ([]byte, error) { return nil, errors.New("burnt") }, "Set an asset tag in the machine's firmware."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := source(t, nil, "")

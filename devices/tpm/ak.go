@@ -60,7 +60,7 @@ func (t *TPM) createAK() (ak *attestationKey, made *dtv1.TPMAttestationParameter
 	rsp, err := tpm2.Create{ParentHandle: parent, InPublic: tpm2.New2B(akTemplate())}.Execute(t.ch)
 	if err != nil {
 		release()
-		return nil, nil, saved, fmt.Errorf("make the attestation key: %w", err)
+		return nil, nil, saved, failedTo("make the attestation key", err)
 	}
 	saved = savedKey{
 		Public:     rsp.OutPublic.Bytes(),
@@ -79,7 +79,7 @@ func (t *TPM) createAK() (ak *attestationKey, made *dtv1.TPMAttestationParameter
 	}.Execute(t.ch)
 	if err != nil {
 		t.flush(ak.handle.Handle)
-		return nil, nil, saved, fmt.Errorf("certify the attestation key: %w", err)
+		return nil, nil, saved, failedTo("certify the attestation key", err)
 	}
 	made = &dtv1.TPMAttestationParameters{
 		Public:            ak.public,
@@ -114,7 +114,7 @@ func (t *TPM) loadUnder(parent tpm2.NamedHandle, saved savedKey) (*attestationKe
 		return nil, fmt.Errorf("%w: %w", errKeyGone, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load the attestation key: %w", err)
+		return nil, failedTo("load the attestation key", err)
 	}
 	return &attestationKey{
 		handle: tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name},
@@ -173,7 +173,7 @@ func isStorageKey(public *tpm2.TPMTPublic) bool {
 func (t *TPM) createStorageKey() (tpm2.NamedHandle, error) {
 	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(t.ch)
 	if err != nil {
-		return tpm2.NamedHandle{}, fmt.Errorf("make the storage key: %w", err)
+		return tpm2.NamedHandle{}, failedTo("make the storage key", err)
 	}
 	return tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, nil
 }
@@ -196,7 +196,7 @@ func (t *TPM) activate(ak *attestationKey, ek tpm2.NamedHandle, credential, secr
 		Secret:         *seed,
 	}.Execute(t.ch)
 	if err != nil {
-		return nil, fmt.Errorf("activate the credential: %w", err)
+		return nil, failedTo("activate the credential", err)
 	}
 	return rsp.CertInfo.Buffer, nil
 }

@@ -3,7 +3,6 @@ package tpm
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
@@ -31,7 +30,8 @@ type AuthArgs struct {
 // Authenticate proves to the server that this login happens on the enrolled
 // device, which gives certificates that say so. The errors are ErrNotEnrolled
 // and ErrStaleKey, both also *api.Refusal, and the server's *api.Refusal.
-func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream AuthenticateStream) (_ *dtv1.AuthenticateSuccess, err error) {
+	defer func() { err = fault(ctx, err) }()
 	s, err := readState(args.StatePath)
 	if err != nil {
 		return nil, err
@@ -44,14 +44,14 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 	defer t.hold(ctx)()
 	data, err := t.describe(args.Data)
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	ak, err := t.loadAK(enrolled.Key)
 	if errors.Is(err, errKeyGone) {
 		return nil, staleKey(cluster, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	defer t.flush(ak.handle.Handle)
 	init := &dtv1.AuthenticateInit{CredentialId: enrolled.CredentialID, DeviceData: data}
@@ -79,7 +79,7 @@ func prove(stream AuthenticateStream, init *dtv1.AuthenticateInit, answer func(c
 	}
 	platform, err := answer(msg.GetChallenge().GetChallenge())
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	err = stream.Send(&dtv1.AuthenticateDeviceRequest{
 		Payload: &dtv1.AuthenticateDeviceRequest_TpmChallengeResponse{

@@ -8,7 +8,6 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -64,7 +63,7 @@ func (t *TPM) EKPublicDER(ctx context.Context) ([]byte, error) {
 	defer t.hold(ctx)()
 	ek, err := t.endorsementKeyLocked()
 	if err != nil {
-		return nil, fmt.Errorf("tpm: read the endorsement key: %w", err)
+		return nil, fault(ctx, err)
 	}
 	return ek.der, nil
 }
@@ -100,7 +99,7 @@ func (t *TPM) endorsementKeyLocked() (*endorsementKey, error) {
 func (t *TPM) readEKCertificate(index tpm2.TPMHandle) (*x509.Certificate, error) {
 	raw, err := t.readNV(index, maxEKCertificate)
 	if err != nil {
-		return nil, fmt.Errorf("read NV index %#x: %w", uint32(index), err)
+		return nil, failedTo("read the certificate of its endorsement key", err)
 	}
 	cert, err := x509.ParseCertificate(unwrapCertificate(raw))
 	if err != nil {
@@ -189,14 +188,14 @@ func (t *TPM) loadEK(ek *endorsementKey) (h tpm2.NamedHandle, release func(), er
 func (t *TPM) createEK(kind *ekKind) (h tpm2.NamedHandle, der []byte, err error) {
 	nonce, err := t.readNV(kind.nonce, 256)
 	if err != nil {
-		return h, nil, fmt.Errorf("read NV index %#x: %w", uint32(kind.nonce), err)
+		return h, nil, failedTo("read what its endorsement key is made with", err)
 	}
 	rsp, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHEndorsement,
 		InPublic:      tpm2.New2B(kind.template(nonce)),
 	}.Execute(t.ch)
 	if err != nil {
-		return h, nil, fmt.Errorf("make the %s endorsement key: %w", kind.name, err)
+		return h, nil, failedTo("make the "+kind.name+" endorsement key", err)
 	}
 	public, err := rsp.OutPublic.Contents()
 	if err == nil {
@@ -204,7 +203,7 @@ func (t *TPM) createEK(kind *ekKind) (h tpm2.NamedHandle, der []byte, err error)
 	}
 	if err != nil {
 		t.flush(rsp.ObjectHandle)
-		return h, nil, fmt.Errorf("make the %s endorsement key: %w", kind.name, err)
+		return h, nil, failedTo("make the "+kind.name+" endorsement key", err)
 	}
 	return tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, der, nil
 }

@@ -36,6 +36,7 @@ type EnrollArgs struct {
 // resource, and remembers the enrollment. Nothing is remembered unless the
 // server has said yes. A refusal of the server's is an *api.Refusal.
 func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) (device []byte, err error) {
+	defer func() { err = fault(ctx, err) }()
 	room, err := reserve(args.StatePath) // before the token is spent
 	if err != nil {
 		return nil, err
@@ -45,22 +46,22 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 	// All that takes a chip long comes before the server's clock starts.
 	ak, made, saved, err := t.createAK()
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	defer t.flush(ak.handle.Handle)
 	ek, err := t.endorsementKeyLocked()
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	ekHandle, release, err := t.loadEK(ek)
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	release = sync.OnceFunc(release)
 	defer release()
 	data, err := t.describe(args.Data)
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	init := &dtv1.EnrollInit{
 		Token: args.Token, CredentialId: credentialID(ak.public), DeviceData: data,
@@ -121,7 +122,7 @@ func converse(stream EnrollStream, init *dtv1.EnrollInit, answer func(*dtv1.TPME
 	}
 	response, err := answer(challenge)
 	if err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
+		return nil, err
 	}
 	err = stream.Send(&dtv1.EnrollDeviceRequest{
 		Payload: &dtv1.EnrollDeviceRequest_TpmChallengeResponse{TpmChallengeResponse: response},

@@ -72,7 +72,7 @@ func (c *channel) send(command []byte) ([]byte, error) {
 		err = errors.New("the answer is not one of a TPM 2.0")
 	}
 	if err != nil {
-		if c.ctx.Err() != nil {
+		if errors.Is(c.ctx.Err(), context.Canceled) {
 			err = context.Cause(c.ctx) // no fault of the TPM's
 		} else if ctx.Err() != nil {
 			err = fmt.Errorf("the TPM does not answer: %w", ctx.Err())

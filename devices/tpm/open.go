@@ -3,9 +3,7 @@ package tpm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"syscall"
 
@@ -27,7 +25,7 @@ func Open(ctx context.Context, address string) (*TPM, error) {
 		address = DefaultAddress
 	}
 	l, err := openLine(ctx, address)
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
@@ -35,7 +33,7 @@ func Open(ctx context.Context, address string) (*TPM, error) {
 	}
 	t := &TPM{ch: &channel{line: l}, isDevice: strings.HasPrefix(address, "/")}
 	if err := t.flushLeftovers(ctx); err != nil {
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, errors.Join(context.Cause(ctx), l.Close())
 		}
 		return nil, errors.Join(openRefusal(address, err), l.Close())
@@ -61,43 +59,22 @@ var errAddress = errors.New("the form is /dev/tpmrm0, unix:PATH or tcp:HOST:PORT
 // openRefusal says what went wrong with the TPM and what to do, with the
 // cause inside for errors.Is.
 func openRefusal(address string, err error) error {
-	// The capital is of the message that people know and search for.
-	r := api.Refuse(connect.CodeFailedPrecondition, "Failed to open the TPM device %q: %v", address, reason(err))
+	what, hint := why(err)
 	switch {
 	case errors.Is(err, errAddress):
-		r = r.WithHint("set DTSH_TPM to a TPM 2.0, or unset it for %s", DefaultAddress)
+		hint = "Set DTSH_TPM to a TPM 2.0, or unset it for " + DefaultAddress + "."
 	case errors.Is(err, fs.ErrPermission):
-		r = r.WithHint("give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for %s such as those of the TPM2 Software Stack", address)
+		hint = "Give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for " + address + " such as those of the TPM2 Software Stack."
 	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(address, "/"):
-		r = r.WithHint("this machine shows no TPM 2.0: turn it on in the firmware settings (fTPM, PTT); your account then needs the group tss, or udev rules for %s", address)
+		hint = "This machine shows no TPM 2.0: turn it on in the firmware settings (fTPM, PTT); your account then needs the group tss, or udev rules for " + address + "."
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		r = r.WithHint("start the software TPM that DTSH_TPM names, or unset DTSH_TPM for %s", DefaultAddress)
-	case errors.Is(err, tpm2.TPMRCInitialize):
-		r = r.WithHint("the TPM was not started: give swtpm --flags not-need-init,startup-clear")
-	case errors.Is(err, context.DeadlineExceeded):
-		r = r.WithHint("another program may be using the TPM; try again when it has ended")
-	default:
-		r = r.WithHint("see that DTSH_TPM names a TPM 2.0")
+		hint = "Start the software TPM that DTSH_TPM names, or unset DTSH_TPM for " + DefaultAddress + "."
+	case hint == "":
+		hint = "See that DTSH_TPM names a TPM 2.0."
 	}
+	// The capital is of the message that people know and search for.
+	r := api.Refuse(connect.CodeFailedPrecondition, "Failed to open the TPM device %q: %s", address, what).WithHint("%s", hint)
 	return &refusal{Refusal: r, cause: err}
-}
-
-// reason drops the path and the address from an error, which the message has
-// already.
-func reason(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	var le *os.LinkError
-	if errors.As(err, &le) {
-		return le.Err
-	}
-	var se *os.SyscallError
-	if errors.As(err, &se) {
-		return se.Err
-	}
-	return err
 }
 
 // refusal is a message for the person with the error behind it.
@@ -141,11 +118,11 @@ func (t *TPM) handles(first tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
 		Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: maxFlush,
 	}.Execute(t.ch)
 	if err != nil {
-		return nil, fmt.Errorf("list handles: %w", err)
+		return nil, failedTo("list what it holds", err)
 	}
 	list, err := rsp.CapabilityData.Data.Handles()
 	if err != nil {
-		return nil, fmt.Errorf("list handles: %w", err)
+		return nil, failedTo("list what it holds", err)
 	}
 	return list.Handle, nil
 }

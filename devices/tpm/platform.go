@@ -3,13 +3,13 @@ package tpm
 import (
 	"bytes"
 	"crypto/sha256"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 
+	"connectrpc.com/connect"
 	"github.com/google/go-tpm/tpm2"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 )
 
@@ -42,7 +42,7 @@ func (t *TPM) platform(ak *attestationKey, nonce []byte) (*dtv1.TPMPlatform, err
 			}, nil
 		}
 	}
-	return nil, errors.New("the PCRs change faster than they can be read")
+	return nil, api.Refuse(connect.CodeUnavailable, "the TPM's PCRs change faster than they can be read").WithHint("Try again.")
 }
 
 func allPCRs() []uint {
@@ -68,15 +68,15 @@ func (t *TPM) quote(ak *attestationKey, nonce []byte) (*dtv1.TPMQuote, []byte, e
 		PCRSelect:      selection(allPCRs()),
 	}.Execute(t.ch)
 	if err != nil {
-		return nil, nil, fmt.Errorf("quote: %w", err)
+		return nil, nil, failedTo("quote its PCRs", err)
 	}
 	attest, err := rsp.Quoted.Contents()
 	if err != nil {
-		return nil, nil, fmt.Errorf("quote: %w", err)
+		return nil, nil, failedTo("quote its PCRs", err)
 	}
 	info, err := attest.Attested.Quote()
 	if err != nil {
-		return nil, nil, fmt.Errorf("quote: %w", err)
+		return nil, nil, failedTo("quote its PCRs", err)
 	}
 	return &dtv1.TPMQuote{Quote: rsp.Quoted.Bytes(), Signature: tpm2.Marshal(rsp.Signature)}, info.PCRDigest.Buffer, nil
 }
@@ -88,11 +88,12 @@ func (t *TPM) readPCRs() ([]*dtv1.TPMPCR, error) {
 	for todo := allPCRs(); len(todo) > 0; todo = todo[len(todo)-(pcrCount-len(pcrs)):] {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: selection(todo)}.Execute(t.ch)
 		if err != nil {
-			return nil, fmt.Errorf("read PCRs: %w", err)
+			return nil, failedTo("read its PCRs", err)
 		}
 		got := rsp.PCRValues.Digests
 		if len(got) == 0 || len(got) > len(todo) {
-			return nil, errors.New("the TPM has no SHA-256 bank of 24 PCRs; the firmware's settings may offer one")
+			return nil, api.Refuse(connect.CodeFailedPrecondition, "the TPM has no SHA-256 bank of 24 PCRs").
+				WithHint("Turn that bank on in the firmware settings.")
 		}
 		for i, digest := range got {
 			pcrs = append(pcrs, &dtv1.TPMPCR{

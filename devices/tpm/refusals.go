@@ -18,7 +18,7 @@ var ErrNotEnrolled = errors.New("not enrolled")
 var ErrStaleKey = errors.New("the TPM cannot load the enrollment's key")
 
 // enrollHint is what a person does about a machine that is not enrolled.
-const enrollHint = "enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
+const enrollHint = "Enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
 
 func notEnrolled(cluster string) error {
 	return &refusal{
@@ -30,7 +30,7 @@ func notEnrolled(cluster string) error {
 func staleKey(cluster string, cause error) error {
 	return &refusal{
 		Refusal: api.Refuse(connect.CodeFailedPrecondition, "the TPM does not know this device's enrollment in %s any more: it was cleared, or it is another TPM", cluster).
-			WithHint("enroll the device again: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"),
+			WithHint("Enroll the device again: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"),
 		cause: errors.Join(ErrStaleKey, cause),
 	}
 }
@@ -38,7 +38,7 @@ func staleKey(cluster string, cause error) error {
 func unreadableState(path string, cause error) error {
 	return &refusal{
 		Refusal: api.Refuse(connect.CodeFailedPrecondition, "cannot read the device's enrollments in %s: %v", path, cause).
-			WithHint("move the file away and enroll the device again"),
+			WithHint("Move the file away and enroll the device again."),
 		cause: cause,
 	}
 }

@@ -41,7 +41,8 @@ func (t *TPM) Close() error {
 // and its firmware version.
 func (t *TPM) Info(ctx context.Context) (manufacturer, firmware string, err error) {
 	defer t.hold(ctx)()
-	return t.infoLocked()
+	manufacturer, firmware, err = t.infoLocked()
+	return manufacturer, firmware, fault(ctx, err)
 }
 
 func (t *TPM) infoLocked() (manufacturer, firmware string, err error) {
@@ -49,11 +50,11 @@ func (t *TPM) infoLocked() (manufacturer, firmware string, err error) {
 		Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTManufacturer), PropertyCount: 8,
 	}.Execute(t.ch)
 	if err != nil {
-		return "", "", fmt.Errorf("tpm: read the chip's properties: %w", err)
+		return "", "", failedTo("read its own properties", err)
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil {
-		return "", "", fmt.Errorf("tpm: read the chip's properties: %w", err)
+		return "", "", failedTo("read its own properties", err)
 	}
 	for _, p := range list.TPMProperty {
 		switch p.Property {
