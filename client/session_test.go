@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"devicetrust/api"
+	"devicetrust/client/clienttest"
 )
 
 func TestTheStatusIsTheCommands(t *testing.T) {
@@ -68,10 +69,66 @@ func TestACommandThatLosesItsConnectionHasNoStatus(t *testing.T) {
 func TestCtrlCEndsACommand(t *testing.T) {
 	client, _ := connectSSH(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
-	_, err := SSHSession{Command: "hang", Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(ctx, client)
+	defer cancel()
+	never, person := io.Pipe()
+	defer person.Close()
+	go person.Write([]byte("begun"))
+	_, err := SSHSession{Command: "cat", Stdin: never, Stdout: whenWritten(cancel), Stderr: io.Discard}.Run(ctx, client)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// whenWritten calls itself with each write.
+type whenWritten func()
+
+func (f whenWritten) Write(b []byte) (int, error) {
+	f()
+	return len(b), nil
+}
+
+func TestCtrlCWhileASessionStartsIsNoFaultOfTheNodes(t *testing.T) {
+	for _, what := range []string{"session", "pty-req", "shell"} {
+		for name, answer := range map[string]clienttest.Answer{"never answers": clienttest.Ignore, "hangs up": clienttest.HangUp, "refuses": clienttest.Refuse} {
+			t.Run(what+" "+name, func(t *testing.T) {
+				client, node := connectSSH(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				node.Asked = func(asked string) clienttest.Answer {
+					if asked != what {
+						return clienttest.Grant
+					}
+					cancel()
+					return answer
+				}
+				_, err := SSHSession{PTY: true, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(ctx, client)
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("error %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestOnlyANodeThatAnswersIsSaidToRefuse(t *testing.T) {
+	for what, refused := range map[string]string{
+		"session": "the node refused a session: no sessions today", "pty-req": "the node refused a terminal", "shell": "the node refused the session",
+	} {
+		for answer, want := range map[clienttest.Answer]string{
+			clienttest.Refuse: refused, clienttest.HangUp: "the connection ended before the session began",
+		} {
+			client, node := connectSSH(t)
+			node.Asked = func(asked string) clienttest.Answer {
+				if asked != what {
+					return clienttest.Grant
+				}
+				return answer
+			}
+			_, err := SSHSession{PTY: true, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(t.Context(), client)
+			if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.HasPrefix(r.Message, want) {
+				t.Errorf("%s: error %v, want %q", what, err, want)
+			}
+		}
 	}
 }
 

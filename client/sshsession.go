@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
 
@@ -34,15 +35,24 @@ type SSHSession struct {
 // 128 and the signal's number where a signal ended it. An error means that
 // there was none. Whatever happens, the terminal is as before at the end.
 func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, err error) {
-	sess, err := client.NewSession()
-	if err != nil {
-		return 0, noSession(err)
-	}
-	defer sess.Close() //nolint:errcheck // it has ended by itself
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
+	// Whatever fails once ctx has ended, fails for that reason.
+	defer func() {
+		if cause := context.Cause(ctx); cause != nil {
+			status, err = 0, cause
+		}
+	}()
 	// What x/crypto waits for does not end with ctx, but with the connection.
 	defer context.AfterFunc(ctx, func() { _ = client.Close() })()
+	sess, err := client.NewSession()
+	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
+		return 0, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
+	}
+	if err != nil {
+		return 0, errEndedEarly
+	}
+	defer sess.Close() //nolint:errcheck // it has ended by itself
 	guarded(lost, func() { keepAlive(ctx, client, keepaliveInterval, lost) })
 
 	if s.PTY {
@@ -56,14 +66,13 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 	if err != nil {
 		return 0, err
 	}
-	if err := s.start(sess); err != nil {
-		return 0, noSession(err)
+	if err := s.start(sess); hasEnded(err) {
+		return 0, errEndedEarly
+	} else if err != nil {
+		return 0, api.Refuse(connect.CodeUnavailable, "the node refused the session: %v", err)
 	}
 	err = sess.Wait()
 	output.Wait()
-	if cause := context.Cause(ctx); cause != nil {
-		return 0, cause
-	}
 	return exitStatus(err)
 }
 
@@ -74,11 +83,13 @@ func (s SSHSession) start(sess *ssh.Session) error {
 	return sess.Start(s.Command)
 }
 
-func noSession(err error) error {
-	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
-		return api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
-	}
-	return api.Refuse(connect.CodeUnavailable, "the node refused the session: %v", err)
+var errEndedEarly = api.Refuse(connect.CodeUnavailable, "the connection ended before the session began").
+	WithHint("Try again; the node's log may tell why.")
+
+// hasEnded tells an end of the connection from an answer.
+func hasEnded(err error) bool {
+	_, isNet := errors.AsType[net.Error](err)
+	return isNet || isHangUp(err) || errors.Is(err, net.ErrClosed)
 }
 
 // exitStatus reads what Wait returned.

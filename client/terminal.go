@@ -25,8 +25,10 @@ const (
 // mode, where there is one. Call restore on every way out, once.
 func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost context.CancelCauseFunc) (restore func(), err error) {
 	columns, rows := s.size()
-	if err := sess.RequestPty(s.term(), rows, columns, s.modes()); err != nil {
-		return nil, api.Refuse(connect.CodePermissionDenied, "the node refused a terminal: %v", err).
+	if err := sess.RequestPty(s.term(), rows, columns, s.modes()); hasEnded(err) {
+		return nil, errEndedEarly
+	} else if err != nil {
+		return nil, api.Refuse(connect.CodePermissionDenied, "the node refused a terminal").
 			WithHint("Your roles may not allow one; a command without -t needs none.")
 	}
 	if s.Terminal == nil {

@@ -40,10 +40,36 @@ type Node struct {
 	Banner string
 	// Silent leaves keepalives unanswered.
 	Silent bool
+	// Asked, where it is set, hears what the node is asked for ("session",
+	// "pty-req", "exec", "shell"), and says what it answers.
+	Asked func(what string) Answer
 
 	mu sync.Mutex
 	// certificates that were offered and proved.
 	certificates []*ssh.Certificate
+}
+
+// Answer of a node to a request.
+type Answer int
+
+// What a node may do about a request.
+const (
+	Grant Answer = iota
+	Refuse
+	Ignore // and never answer
+	HangUp
+)
+
+// asked tells what to do about a request; a connection that is to end has.
+func (n *Node) asked(conn ssh.Conn, what string) Answer {
+	if n.Asked == nil {
+		return Grant
+	}
+	a := n.Asked(what)
+	if a == HangUp {
+		conn.Close()
+	}
+	return a
 }
 
 // HostCert says how a node's certificate differs from a good one.
@@ -189,11 +215,17 @@ func (n *Node) serve(tcp net.Conn, signer ssh.Signer) {
 			c.Reject(ssh.UnknownChannelType, "sessions only")
 			continue
 		}
+		if a := n.asked(conn, "session"); a != Grant {
+			if a == Refuse {
+				c.Reject(ssh.Prohibited, "no sessions today")
+			}
+			continue
+		}
 		ch, reqs, err := c.Accept()
 		if err != nil {
 			return
 		}
-		go session(conn, ch, reqs)
+		go n.session(conn, ch, reqs)
 	}
 }
 
@@ -204,10 +236,16 @@ type ptyRequest struct {
 	Modes                        string
 }
 
-func session(conn ssh.Conn, ch ssh.Channel, reqs <-chan *ssh.Request) {
+func (n *Node) session(conn ssh.Conn, ch ssh.Channel, reqs <-chan *ssh.Request) {
 	defer ch.Close()
 	var pty *ptyRequest
 	for r := range reqs {
+		if a := n.asked(conn, r.Type); a != Grant {
+			if a == Refuse {
+				r.Reply(false, nil)
+			}
+			continue
+		}
 		switch r.Type {
 		case "pty-req":
 			pty = &ptyRequest{}
