@@ -80,3 +80,31 @@ func TestAnEnrollmentIsHeldToTheCAsThatAreAllowedAtItsEnd(t *testing.T) {
 		t.Errorf("%v are enrolled", owned)
 	}
 }
+
+func TestALockedMachineDoesNotComeBackAsAnotherOperatingSystem(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	k, chip := r.login("alice"), tpmtest.Start(t)
+	nothing := func() {}
+	if err := r.enroll(k, chip, "linux", "TAG1", nothing); err != nil {
+		t.Fatal(err)
+	}
+	locked := column(t, r.database(), `SELECT id FROM devices`)[0]
+	doc := `{kind: lock, version: v2, metadata: {name: l1}, spec: {target: {device: ` + locked + `}}}`
+	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "lock", Resource: []byte(doc)})); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r.enroll(k, chip, "windows", "TAG1", nothing), connect.CodePermissionDenied)
+	if owned := column(t, r.database(), `SELECT os_type FROM devices WHERE owner <> ''`); len(owned) != 1 {
+		t.Errorf("enrolled are %v", owned)
+	}
+	if _, err := r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "device", Name: column(t, r.database(), `SELECT id FROM devices WHERE os_type = 'windows'`)[0]})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "lock", Name: "l1"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.enroll(k, chip, "windows", "TAG1", nothing); err != nil {
+		t.Errorf("the lock is gone: %v", err)
+	}
+}

@@ -43,7 +43,7 @@ type Trust struct {
 	AllowedCAs []string
 	// Stands, where not nil, is asked in the transaction that enrolls whether
 	// the person who began may still, and that device: a ceremony takes up to
-	// a minute.
+	// a minute. It is asked for every device of the same TPM.
 	Stands func(tx *store.Tx, d resource.Device) error
 	// Replaced, where not nil, is called in the transaction that enrolls a
 	// device anew with the TPM that it was enrolled with, to end what the

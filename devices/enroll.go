@@ -171,10 +171,8 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		if err != nil {
 			return err
 		}
-		if e.trust.Stands != nil {
-			if err := e.trust.Stands(tx, d); err != nil {
-				return err
-			}
+		if err := e.stands(tx, d, p); err != nil {
+			return err
 		}
 		if err := enrolledByOther(d, e.user); err != nil {
 			return err
@@ -207,6 +205,25 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		_, err = e.log.Record(tx, ev)
 		return err
 	})
+}
+
+// stands asks whether the device may be enrolled, and every other device of
+// the same TPM: a lock names one of them and means the machine, which must not
+// come back under another operating system.
+func (e *enrolling) stands(tx *store.Tx, d resource.Device, p proposal) error {
+	if e.trust.Stands == nil {
+		return nil
+	}
+	same, err := find(tx, `ek_digest = $1 AND id <> $2`, p.digest(), d.Metadata.Name)
+	if err != nil {
+		return err
+	}
+	for _, one := range append(same, d) {
+		if err := e.trust.Stands(tx, one); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // enrolledWithOther refuses another TPM than the one that a device is enrolled
