@@ -13,3 +13,14 @@ const (
 	// listenRetry is between two tries to reach a server that is away.
 	listenRetry = 500 * time.Millisecond
 )
+
+// sessionParameters of PostgreSQL, in seconds, where the URL does not set them.
+// A replica that is frozen or cut off in mid-transaction holds the writers'
+// lock, and nobody writes: the server ends such a transaction after 15 s, and
+// gives up a peer that is silent after 10 + 3 × 5 s.
+var sessionParameters = map[string]string{
+	"idle_in_transaction_session_timeout": "15s",
+	"tcp_keepalives_idle":                 "10",
+	"tcp_keepalives_interval":             "5",
+	"tcp_keepalives_count":                "3",
+}

@@ -129,6 +129,11 @@ func openPostgres(ctx context.Context, address string, log *slog.Logger) (*DB, e
 		// pgx's own error quotes the URL, password and all.
 		return nil, ErrAddress
 	}
+	for name, value := range sessionParameters {
+		if _, set := cfg.RuntimeParams[name]; !set {
+			cfg.RuntimeParams[name] = value
+		}
+	}
 	pool := stdlib.OpenDB(*cfg)
 	pool.SetMaxOpenConns(16)
 	pool.SetMaxIdleConns(8)
@@ -174,7 +179,14 @@ type Tx struct {
 // fn returns an error. Writing transactions of all replicas run one after
 // another, so what fn reads stays true until it commits.
 func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
-	stx, err := db.writer.BeginTx(ctx, nil)
+	opts := &sql.TxOptions{}
+	if db.engine == enginePostgres {
+		// Each statement sees what was committed before it: the lock below,
+		// once it is held, makes that all there is. Under another default of
+		// the server's the snapshot would be of before the wait for the lock.
+		opts.Isolation = sql.LevelReadCommitted
+	}
+	stx, err := db.writer.BeginTx(ctx, opts)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
