@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -35,6 +36,8 @@ type caller struct {
 
 	// Set for callerNode.
 	nodeID string
+	// until is the end of the certificate that it showed.
+	until time.Time
 }
 
 type callerKind int
@@ -194,7 +197,7 @@ func (s *Server) identify(tx *store.Tx, p peer, anyone bool) (caller, error) {
 		c.actor = "node:" + v.Name()
 	}
 	if v.Kind() == identity.KindNode {
-		return s.identifyNode(tx, c, v)
+		return s.identifyNode(tx, c, p, v)
 	}
 	if err := s.notRevoked(tx, v, hintLogin); err != nil {
 		return c, err
@@ -255,7 +258,7 @@ func (s *Server) nameOS(tx *store.Tx, d *event.Device) error {
 	return nil
 }
 
-func (s *Server) identifyNode(tx *store.Tx, c caller, v identity.Caller) (caller, error) {
+func (s *Server) identifyNode(tx *store.Tx, c caller, p peer, v identity.Caller) (caller, error) {
 	const hint = "join it again with a new token: dtctl tokens add --type=node"
 	switch _, err := s.nodes.get(tx, v.Name()); {
 	case isNotFound(err):
@@ -267,7 +270,7 @@ func (s *Server) identifyNode(tx *store.Tx, c caller, v identity.Caller) (caller
 	if err := s.notRevoked(tx, v, hint); err != nil {
 		return c, err
 	}
-	c.kind, c.nodeID = callerNode, v.Name()
+	c.kind, c.nodeID, c.until = callerNode, v.Name(), p.certificate.NotAfter
 	return c, nil
 }
 

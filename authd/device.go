@@ -3,6 +3,7 @@ package authd
 import (
 	"context"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/crypto/ssh"
@@ -163,7 +164,7 @@ func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Ve
 		user: c.login.User, loginID: c.login.ID, sshKey: sshKey, tlsKey: c.login.TLSKey,
 		// The device never lengthens the life of what the login had.
 		until: c.identity.ValidBefore, device: device, deviceOS: verified.OSType(), addr: c.addr,
-	}, func(tx *store.Tx) error {
+	}, func(tx *store.Tx, _ time.Time) error {
 		if _, err := s.login.Find(tx, c.login.ID); err != nil {
 			return err
 		}

@@ -39,8 +39,8 @@ type issuing struct {
 }
 
 // issue gives certificates for what policy grants at this moment. check runs
-// in the transaction that records them, after the grant was found unchanged.
-func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.Tx) error) (*dtv1.Certificates, error) {
+// in the transaction that records them, and is told when they end.
+func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.Tx, until time.Time) error) (*dtv1.Certificates, error) {
 	var id identity.Identity
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
 		id, err = s.grant(tx, want, s.now())
@@ -53,7 +53,7 @@ func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.T
 	certs, err := s.ca.IssueUser(ctx, ca.UserRequest{
 		Identity: id, LoginID: want.loginID, DeviceOS: want.deviceOS, SSHKey: want.sshKey, TLSKey: want.tlsKey, RemoteAddr: callerOf(ctx).remote(),
 	}, func(tx *store.Tx) error {
-		if err := check(tx); err != nil {
+		if err := check(tx, id.ValidBefore); err != nil {
 			return err
 		}
 		// Between reading and recording somebody may have taken away what

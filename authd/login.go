@@ -44,10 +44,10 @@ func (h loginService) Login(ctx context.Context, req *connect.Request[dtv1.Login
 		user: verified.User(), loginID: login.NewID(), sshKey: sshKey, tlsKey: m.GetTlsPublicKey(),
 		until: s.now().Add(ttl), addr: c.addr,
 	}
-	certs, err := s.issue(ctx, want, func(tx *store.Tx) error {
+	certs, err := s.issue(ctx, want, func(tx *store.Tx, until time.Time) error {
 		_, err := s.login.Begin(tx, verified, login.Login{
 			ID: want.loginID, SSHKey: m.GetSshPublicKey(), TLSKey: m.GetTlsPublicKey(),
-			RemoteAddr: c.remote(), Expires: want.until,
+			RemoteAddr: c.remote(), Expires: until,
 		})
 		return err
 	})

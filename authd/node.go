@@ -3,6 +3,7 @@ package authd
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"time"
 
 	"connectrpc.com/connect"
@@ -35,7 +36,11 @@ func (h nodeService) Join(ctx context.Context, req *connect.Request[dtv1.JoinReq
 	id := uuid.NewString()
 	res, err := s.joinWith(ctx, id, token, m)
 	if err != nil {
-		s.log.Info("a node was not let in", "addr", callerOf(ctx).remote(), "error", err)
+		level := slog.LevelInfo
+		if token.name == "" { // anybody can come without one
+			level = slog.LevelDebug
+		}
+		s.log.Log(ctx, level, "a node was not let in", "addr", callerOf(ctx).remote(), "error", err)
 		if token.name != "" {
 			err = recordFailure(ctx, s, err, event.Event{
 				Type: event.NodeJoin, User: "token:" + token.name, NodeName: m.GetNode().GetName(), RemoteAddr: callerOf(ctx).remote(),
@@ -175,19 +180,23 @@ func (h nodeService) Heartbeat(ctx context.Context, req *connect.Request[dtv1.He
 // followKeepalive although nothing changed.
 func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.NodeState]) error {
 	s := h.s
-	id := callerOf(ctx).nodeID
+	c := callerOf(ctx)
 	s.metrics.nodes.Inc()
 	defer s.metrics.nodes.Dec()
 	tick := time.NewTicker(followKeepalive)
 	defer tick.Stop()
 	for {
+		// A stream is one call: nobody looks at its certificate again.
+		if !s.now().Before(c.until) {
+			return api.Refuse(connect.CodeUnauthenticated, "the certificate has expired while it was followed")
+		}
 		shared, seen, changed, err := s.feed.latest()
 		if err != nil {
 			return err
 		}
 		state := stateFor(shared, seen)
 		err = s.db.Read(ctx, func(tx *store.Tx) error {
-			node, err := s.nodes.get(tx, id)
+			node, err := s.nodes.get(tx, c.nodeID)
 			if err == nil {
 				state.Labels = node.Metadata.Labels
 			}
