@@ -32,9 +32,6 @@ func (h adminService) AddUser(ctx context.Context, req *connect.Request[dtv1.Add
 	if n := len(m.GetLogins()); n > maxLogins {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "at most %d logins, got %d", maxLogins, n)
 	}
-	if err := s.rolesExist(ctx, m.GetRoles()); err != nil {
-		return nil, err
-	}
 	u := resource.User{Header: resource.NewHeader(resource.KindUser, m.GetName())}
 	u.Spec.Roles = m.GetRoles()
 	if len(m.GetLogins()) > 0 {

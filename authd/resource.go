@@ -235,20 +235,13 @@ func (s *Server) completeUser(tx *store.Tx, u *resource.User) (err error) {
 }
 
 func (s *Server) createUser(ctx context.Context, r resource.Resource) error {
-	u := r.(*resource.User)
-	if err := s.rolesExist(ctx, u.Spec.Roles); err != nil {
-		return err
-	}
-	return s.login.CreateUser(ctx, callerOf(ctx).actor, *u, nil)
+	return s.login.CreateUser(ctx, callerOf(ctx).actor, *r.(*resource.User), nil)
 }
 
 // updateUser ends the certificates of a user whose roles or logins changed:
 // they say what does not hold any more.
 func (s *Server) updateUser(ctx context.Context, r resource.Resource, revision string) error {
 	u := r.(*resource.User)
-	if err := s.rolesExist(ctx, u.Spec.Roles); err != nil {
-		return err
-	}
 	var old resource.User
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
 		old, err = s.login.GetUser(tx, u.Metadata.Name)
@@ -287,22 +280,20 @@ func (s *Server) endUser(tx *store.Tx, name, why string) error {
 	return err
 }
 
-func (s *Server) rolesExist(ctx context.Context, names []string) error {
+func (s *Server) rolesExist(tx *store.Tx, names []string) error {
 	if len(names) > maxRoles {
 		return api.Refuse(connect.CodeInvalidArgument, "at most %d roles, got %d", maxRoles, len(names))
 	}
-	return s.db.Read(ctx, func(tx *store.Tx) error {
-		state, err := s.policyState(tx)
-		if err != nil {
-			return err
+	state, err := s.policyState(tx)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if _, ok := state.Roles[n]; !ok {
+			return api.Refuse(connect.CodeInvalidArgument, "role %.64q does not exist", n).WithHint("dtctl get roles shows the roles")
 		}
-		for _, n := range names {
-			if _, ok := state.Roles[n]; !ok {
-				return api.Refuse(connect.CodeInvalidArgument, "role %.64q does not exist", n).WithHint("dtctl get roles shows the roles")
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // roleUnused refuses to remove a role that somebody has: their certificates

@@ -114,6 +114,7 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 		return nil, err
 	}
 	s.login = login.New(db, s.audit, cfg.Now)
+	s.login.CheckRoles = s.rolesExist
 	s.devices = devices.New(db, s.audit, s.ca.Cluster(), cfg.Now)
 	s.nodes = nodes{now: cfg.Now}
 	s.tls = &serverTLS{

@@ -21,6 +21,12 @@ type Service struct {
 	now    func() time.Time
 	hasher *hasher
 
+	// CheckRoles, where not nil, is asked in each transaction that gives a
+	// user roles whether there are such: the one that removes a role asks
+	// whose it is, and between the two no time must pass. It is set before
+	// the service is used.
+	CheckRoles func(tx *store.Tx, roles []string) error
+
 	mu     sync.Mutex // guards pruned
 	pruned time.Time
 }
@@ -28,6 +34,14 @@ type Service struct {
 // New returns the service on db; every act is recorded in log.
 func New(db *store.DB, log *audit.Log, now func() time.Time) *Service {
 	return &Service{db: db, log: log, now: now, hasher: newHasher(recommended)}
+}
+
+// checkRoles asks CheckRoles.
+func (s *Service) checkRoles(tx *store.Tx, u resource.User) error {
+	if s.CheckRoles == nil {
+		return nil
+	}
+	return s.CheckRoles(tx, u.Spec.Roles)
 }
 
 // record writes the record of an administrator's act on a user, in the act's

@@ -70,6 +70,9 @@ func (s *Service) insertUser(tx *store.Tx, actor string, u resource.User) error 
 	} else if !notFound(err) {
 		return err
 	}
+	if err := s.checkRoles(tx, u); err != nil {
+		return err
+	}
 	document, err := json.Marshal(u)
 	if err != nil {
 		return fmt.Errorf("login: %w", err)
@@ -139,6 +142,9 @@ func (s *Service) UpdateUser(ctx context.Context, actor string, u resource.User,
 		if revision != "" && revision != old.Metadata.Revision {
 			return api.Refuse(connect.CodeAborted, "user %q was changed by somebody else meanwhile", u.Metadata.Name).
 				WithHint("read it again and repeat your change")
+		}
+		if err := s.checkRoles(tx, u); err != nil {
+			return err
 		}
 		u.Spec.CreatedBy = old.Spec.CreatedBy
 		document, err := json.Marshal(u)
