@@ -131,62 +131,8 @@ func TestAMachineWithAnotherImplementationAndRSAKeys(t *testing.T) {
 	maker := newCA(t, "maker", nil)
 	w, m := newWorld(t, storetest.Open(t)), newMachine(t, tpmtest.Certificate{CA: maker, RSA: true, Persist: true})
 	token := w.register(t, m).Token
-	chip, err := attest.OpenTPM(&attest.OpenConfig{CommandChannel: commandChannel{dialTPM(t, m)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer chip.Close()
-	ak, err := chip.NewAK(&attest.AKConfig{Algorithm: attest.RSA})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ak.Close(chip)
-	eks, err := chip.EKs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := ak.AttestationParameters()
-	digest := sha256.Sum256(p.Public)
-	_, err = converse(t,
-		func(s *serverEnd[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) error {
-			return w.Inventory.Enroll(t.Context(), alice, testAddr, Trust{AllowedCAs: pemOf(maker)}, s)
-		},
-		func(s *clientEnd[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) (any, error) {
-			s.Send(&dtv1.EnrollDeviceRequest{Payload: &dtv1.EnrollDeviceRequest_Init{Init: &dtv1.EnrollInit{
-				Token: token, CredentialId: hex.EncodeToString(digest[:]), DeviceData: m.data,
-				Tpm: &dtv1.TPMEnroll{EkCert: eks[0].Certificate.Raw, AttestationParameters: &dtv1.TPMAttestationParameters{
-					Public: p.Public, CreateData: p.CreateData, CreateAttestation: p.CreateAttestation, CreateSignature: p.CreateSignature,
-				}},
-			}}})
-			msg, err := s.Receive()
-			if err != nil {
-				return nil, err
-			}
-			c := msg.GetTpmChallenge()
-			secret, err := ak.ActivateCredentialWithEK(chip, attest.EncryptedCredential{
-				Credential: c.EncryptedCredential.Credential, Secret: c.EncryptedCredential.Secret,
-			}, eks[0])
-			if err != nil {
-				return nil, err
-			}
-			quote, err := ak.Quote(chip, c.Nonce, attest.HashSHA256)
-			if err != nil {
-				return nil, err
-			}
-			pcrs, err := chip.PCRs(attest.HashSHA256)
-			if err != nil {
-				return nil, err
-			}
-			platform := &dtv1.TPMPlatform{Quotes: []*dtv1.TPMQuote{{Quote: quote.Quote, Signature: quote.Signature}}}
-			for _, pcr := range pcrs {
-				platform.Pcrs = append(platform.Pcrs, &dtv1.TPMPCR{Index: int32(pcr.Index), Digest: pcr.Digest, DigestAlg: uint32(tpm2.TPMAlgSHA256)})
-			}
-			s.Send(&dtv1.EnrollDeviceRequest{Payload: &dtv1.EnrollDeviceRequest_TpmChallengeResponse{
-				TpmChallengeResponse: &dtv1.TPMEnrollChallengeResponse{ActivatedSecret: secret, Platform: platform},
-			}})
-			return s.Receive()
-		})
-	if err != nil {
+	o := newOther(t, m)
+	if err := w.enrollOther(t, m, o, enrollment{token: token, trust: Trust{AllowedCAs: pemOf(maker)}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.device(t, testTag).Spec.Credential.DeviceAttestationType; got != attestedTrusted {
