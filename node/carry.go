@@ -26,7 +26,18 @@ func (s *session) supervise(p *process) {
 		outputs.Go(func() { s.pump(&s.stderr, err, &sent) })
 	}
 	drained := make(chan struct{})
-	go func() { outputs.Wait(); close(drained) }()
+	go func() {
+		outputs.Wait()
+		select {
+		case <-p.ended:
+		default:
+			// Pipes may be closed; a terminal has no end before its process has.
+			if s.terminal != nil {
+				s.end("the client takes no more output", byClient)
+			}
+		}
+		close(drained)
+	}()
 	go s.feed(p.stdin)
 
 	select {
@@ -69,13 +80,14 @@ func (s *session) abandon(p *process, sent int64) {
 	go func() { _, _ = p.wait() }()
 }
 
-// pump copies one output; src is closed when the peer takes no more, so that
-// the process hears of it (SIGPIPE).
+// pump copies one output until it is at its end or the peer takes no more.
 func (s *session) pump(dst io.Writer, src *drain, sent *atomic.Int64) {
 	defer s.conn.recovered("output")
 	n, _ := s.conn.server.copy(dst, src)
 	sent.Add(n)
-	src.file.Close()
+	if s.terminal == nil {
+		src.file.Close() // so that the process hears of it (SIGPIPE)
+	}
 }
 
 // copy copies with one of the server's buffers.

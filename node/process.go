@@ -33,6 +33,10 @@ type process struct {
 	// Our ends. With a terminal all three are its master.
 	stdin          *os.File
 	stdout, stderr *os.File
+	// tty is the terminal's other end, nil with pipes. As long as it is open
+	// here a process may let go of it and open it again: else its master would
+	// be at its end.
+	tty *os.File
 	// warning is for the person: what is not as it should be.
 	warning string
 
@@ -88,7 +92,7 @@ func (c command) request() helper.Request {
 // connect makes the pipes and gives the process's ends.
 func (p *process) connect(t *terminal) (theirs [3]*os.File, err error) {
 	if t != nil {
-		p.stdin, p.stdout = t.master, t.master
+		p.stdin, p.stdout, p.tty = t.master, t.master, t.tty
 		return [3]*os.File{t.tty, t.tty, t.tty}, nil
 	}
 	for i, ours := range []**os.File{&p.stdin, &p.stdout, &p.stderr} {
@@ -149,7 +153,7 @@ func (p *process) leave(moment time.Duration) {
 
 // close closes our ends.
 func (p *process) close() {
-	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
+	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr, p.tty} {
 		if f != nil {
 			f.Close()
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // terminal is a pseudo-terminal: we hold the master, the session's processes
-// the other end, which is only open here until they have it.
+// the other end.
 type terminal struct {
 	master, tty *os.File
 	name        string // "/dev/pts/3"

@@ -259,14 +259,10 @@ func (s *session) launch(line *string) (*process, error) {
 		}
 		s.terminal = t
 	}
-	p, err := command{
+	return command{
 		account: s.admit.account, become: srv.root, line: line,
 		env: s.environment(), terminal: s.terminal,
 	}.start(ctx, srv.helpers)
-	if err == nil && s.terminal != nil {
-		s.terminal.tty.Close() // the process has it
-	}
-	return p, err
 }
 
 func (s *session) closeTerminal() {

@@ -245,6 +245,35 @@ func TestATerminalLosesNothingEither(t *testing.T) {
 	}
 }
 
+func TestACommandMayLetGoOfItsTerminal(t *testing.T) {
+	_, c := enterNode(t)
+	s := newSession(t, c)
+	if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
+		t.Fatal(err)
+	}
+	var exit *gossh.ExitError
+	out, err := s.Output("exec </dev/null >/dev/null 2>&1; sleep 0.3; echo back >/dev/tty; sleep 0.3; echo again >/dev/tty; exit 3")
+	if !errors.As(err, &exit) || exit.ExitStatus() != 3 || string(out) != "back\r\nagain\r\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestATerminalsSessionEndsWithItsCommand(t *testing.T) {
+	_, c := enterNode(t)
+	s := newSession(t, c)
+	if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody still has the terminal, and hears no hanging up.
+	if err := s.Start("trap '' HUP; sleep 1000 & exit 4"); err != nil {
+		t.Fatal(err)
+	}
+	var exit *gossh.ExitError
+	if err := wait(t, s); !errors.As(err, &exit) || exit.ExitStatus() != 4 {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestACommandThatDoesNotReadIsNoObstacle(t *testing.T) {
 	_, c := enterNode(t)
 	s := newSession(t, c)

@@ -93,7 +93,7 @@ func TestTheGraceIsOverByTheClock(t *testing.T) {
 	s.hangup(p, true, grace)
 	<-p.swept
 	s.close()
-	if looks > 5 {
+	if looks > 4 {
 		t.Errorf("%d looks", looks)
 	}
 }
