@@ -214,6 +214,7 @@ func (m *member) heartbeat(ctx context.Context) {
 func (m *member) keepRenewed(ctx context.Context, c *credentials, taken func(*credentials)) {
 	retry := newBackoff()
 	renamed := !c.bears(m.info)
+	var told string // the last that was said of a certificate that is past
 	for {
 		from, to := c.life()
 		half := from.Add(to.Sub(from) / 2)
@@ -226,7 +227,13 @@ func (m *member) keepRenewed(ctx context.Context, c *credentials, taken func(*cr
 		}
 		if err != nil {
 			wait := retry.next()
-			m.log.Warn("the node's certificates are not renewed yet", "error", err, "expire", to, "retry_in", wait.Round(time.Millisecond))
+			switch {
+			case m.now().Before(to):
+				m.log.Warn("the node's certificates are not renewed yet", "error", err, "expire", to, "retry_in", wait.Round(time.Millisecond))
+			case told != err.Error():
+				told = err.Error()
+				m.log.Error("the node's certificates have expired and cannot be renewed any more", "error", err, "expired", to, "hint", joinAgain(c.nodeID))
+			}
 			if !sleep(ctx, wait) {
 				return
 			}

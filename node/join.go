@@ -43,11 +43,17 @@ func (m *member) credentials(ctx context.Context, saved *savedIdentity, token st
 			return c, nil
 		case token == "":
 			return nil, api.Refuse(connect.CodeUnauthenticated, "this node's certificate expired at %s", clock(until)).
-				WithHint("Join again: start with a new --token (dtctl tokens add --type=node).")
+				WithHint("%s", joinAgain(c.nodeID))
 		}
 		m.log.Warn("this node's certificate has expired; joining again", "expired", until)
 	}
 	return m.join(ctx, token, pins)
+}
+
+// joinAgain is what is left to do when the certificate is past. The entry of
+// the node as it was has its name (authd's checkFree).
+func joinAgain(nodeID string) string {
+	return fmt.Sprintf("Join again: remove the old entry (dtctl rm node/%s), make a token (dtctl tokens add --type=node) and start with it as --token.", nodeID)
 }
 
 func broken(err error) error {

@@ -499,6 +499,27 @@ func TestANodeThatWasRenamedWhileItsControlPlaneIsAwayServesAndIsRenewedLater(t 
 	eventually(t, "it has its new name", func() bool { return slices.Contains(r.shown().ValidPrincipals, "renamed") })
 }
 
+func TestARunningNodeWhoseCertificateIsPastSaysOnceWhatToDo(t *testing.T) {
+	p := startPlane(t)
+	p.life, p.tooLate = 3*time.Second, true
+	config, log := configFor(t, p)
+	end := time.Now().Add(p.life - time.Second) // certificates count whole seconds
+	start(t, p, config, log)
+	const what = "dtctl rm node/node-1"
+	eventually(t, "it says so", func() bool { return strings.Contains(log.String(), what) })
+	if time.Now().Before(end) {
+		t.Error("said while there was time")
+	}
+	if strings.Contains(log.String(), "dtsh login") || !strings.Contains(log.String(), "--token") {
+		t.Errorf("that helps nobody: %s", log.String())
+	}
+	tries := get(p, func() int { return p.renewals })
+	eventually(t, "it still tries", func() bool { return get(p, func() int { return p.renewals }) > tries })
+	if n := strings.Count(log.String(), what); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+}
+
 func TestANodeThatWasAwayForTooLongJoinsAgain(t *testing.T) {
 	p := startPlane(t)
 	p.life = time.Second

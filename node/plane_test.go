@@ -111,6 +111,7 @@ type plane struct {
 
 	mu         sync.Mutex
 	token      string // "" is spent
+	tooLate    bool   // certificates are refused as authd refuses expired ones
 	joins      int
 	renewals   int
 	heartbeats []*dtv1.NodeInfo
@@ -154,11 +155,9 @@ func (p *plane) serve(change ...func(*x509.Certificate)) {
 	p.server.Listener = p.door
 	p.server.EnableHTTP2 = true
 	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	pool := x509.NewCertPool()
-	pool.AddCert(p.tls.cert)
 	p.server.TLS = &tls.Config{
 		Certificates: []tls.Certificate{p.tls.server(change...)}, MinVersion: tls.VersionTLS13,
-		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool,
+		ClientAuth: tls.RequestClientCert, // as authd, which refuses in words
 	}
 	p.server.StartTLS()
 	p.address = p.door.Addr().String()
@@ -283,6 +282,10 @@ func (p *plane) Renew(_ context.Context, req *connect.Request[dtv1.RenewRequest]
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.renewals++
+	if p.tooLate {
+		e, _ := api.ToWire(api.Refuse(connect.CodeUnauthenticated, "the certificate was refused: it expired").WithHint("log in again: dtsh login"))
+		return nil, e
+	}
 	return p.certify(req.Msg.GetNode(), req.Msg.GetSshPublicKey(), req.Msg.GetTlsPublicKey())
 }
 
