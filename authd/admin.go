@@ -93,7 +93,7 @@ func (h adminService) AddToken(ctx context.Context, req *connect.Request[dtv1.Ad
 	if ttl > maxJoinTTL {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "a join token lives at most %s, not %s", maxJoinTTL, ttl)
 	}
-	if err := checkLabels(m.GetLabels()); err != nil {
+	if err := invalid(resource.CheckNodeLabels(m.GetLabels())); err != nil {
 		return nil, err
 	}
 	var t joinToken

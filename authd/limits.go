@@ -53,12 +53,9 @@ const (
 	maxEventsPerCall = 1000
 	maxEvent         = 64 << 10
 
-	// maxRoles and maxLogins of a user, maxLabels and maxAddresses of a node,
-	// and the bytes of a label: far above what people use, and all of them
-	// fit into certificates and into what every node keeps.
+	// maxRoles and maxLogins of a user: far above what people use, and all of
+	// them fit into certificates.
 	maxRoles, maxLogins = 64, 64
-	maxLabels, maxLabel = 64, 256
-	maxAddresses        = 16
 
 	// The HTTPS certificate of our own CA is renewed while it still has a
 	// long weekend to live and more.

@@ -9,12 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
@@ -300,55 +296,19 @@ func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 	return nil
 }
 
-var nodeName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
-
 // checkInfo refuses what a node may not claim of itself.
 func checkInfo(info *dtv1.NodeInfo) error {
-	bad := func(format string, args ...any) error {
-		return api.Refuse(connect.CodeInvalidArgument, format, args...)
-	}
-	if !nodeName.MatchString(info.GetName()) {
-		return bad("node name %.300q must be made of a-z A-Z 0-9 . -", info.GetName())
-	}
-	if h := info.GetHostname(); h != "" && !nodeName.MatchString(h) {
-		return bad("host name %.300q must be made of a-z A-Z 0-9 . -", h)
-	}
-	if n := len(info.GetAddresses()); n == 0 || n > maxAddresses {
-		return bad("a node has 1 to %d addresses, got %d", maxAddresses, n)
-	}
-	for _, a := range info.GetAddresses() {
-		host, port, err := net.SplitHostPort(a)
-		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
-			return bad("address %.300q is not host:port", a)
-		}
-		// A zone may hold any text, and means nothing on another machine.
-		if ip, err := netip.ParseAddr(host); (err != nil || ip.Zone() != "") && !nodeName.MatchString(host) {
-			return bad("address %.300q is not host:port", a)
-		}
-	}
-	if v := info.GetVersion(); len(v) > maxLabel || !printable(v) {
-		return bad("version %.300q must be at most %d printable characters", v, maxLabel)
-	}
-	return checkLabels(info.GetLabels())
+	return invalid(resource.NodeClaims{
+		Name: info.GetName(), Hostname: info.GetHostname(), Addresses: info.GetAddresses(),
+		Labels: info.GetLabels(), Version: info.GetVersion(),
+	}.Check())
 }
 
-var labelKey = regexp.MustCompile(`^[a-zA-Z0-9/_.:-]{1,128}$`)
-
-func checkLabels(labels map[string]string) error {
-	if len(labels) > maxLabels {
-		return api.Refuse(connect.CodeInvalidArgument, "at most %d labels, got %d", maxLabels, len(labels))
+func invalid(err error) error {
+	if err == nil {
+		return nil
 	}
-	for k, v := range labels {
-		if !labelKey.MatchString(k) || len(v) > maxLabel || !printable(v) {
-			return api.Refuse(connect.CodeInvalidArgument, "label %.200q=%.300q: keys are made of a-z A-Z 0-9 / _ . : -, values are printable and have at most %d bytes", k, v, maxLabel)
-		}
-	}
-	return nil
-}
-
-// printable: what nodes say of themselves ends up on people's terminals.
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+	return api.Refuse(connect.CodeInvalidArgument, "%v", err)
 }
 
 func mergeLabels(own, fixed map[string]string) map[string]string {

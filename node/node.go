@@ -28,6 +28,7 @@ import (
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/identity"
+	"devicetrust/resource"
 )
 
 // Config is what a node is started with.
@@ -222,7 +223,7 @@ func (c Config) info(listening net.Addr) (*dtv1.NodeInfo, error) {
 	if name == "" {
 		name = hostname
 	}
-	if err := identity.CheckHostName(name); err != nil {
+	if err := resource.CheckNodeName(name); err != nil {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "the node cannot be called %q: %v", name, err).
 			WithHint("Give another name with --nodename.")
 	}
@@ -242,6 +243,13 @@ func (c Config) info(listening net.Addr) (*dtv1.NodeInfo, error) {
 			return nil, err
 		}
 		info.Addresses = append(info.Addresses, address)
+	}
+	// What the control plane would refuse costs the token once it is asked.
+	if err := (resource.NodeClaims{
+		Name: name, Hostname: hostname, Addresses: info.GetAddresses(), Labels: info.GetLabels(), Version: c.Version,
+	}).Check(); err != nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the control plane would not take this node: %v", err).
+			WithHint("Mend --labels, --public-addr, or the machine's host name.")
 	}
 	return info, nil
 }

@@ -279,6 +279,11 @@ func TestWhatKeepsANodeFromJoiningIsSaidWithARemedy(t *testing.T) {
 		}, "others may write", "0700", false},
 		{"a name that is none", func(c *Config) { c.Name = "a b" }, "cannot be called", "--nodename", false},
 		{"an address that is none", func(c *Config) { c.PublicAddrs = []string{"a b:22"} }, "not HOST:PORT", "", false},
+		{"a name that no certificate can have", func(c *Config) { c.Name = "a_b" }, "cannot be called", "--nodename", false},
+		{"a label that is none", func(c *Config) { c.Labels = map[string]string{"a b": "c"} }, `label "a b"="c"`, "--labels", false},
+		{"a label of control characters", func(c *Config) { c.Labels = map[string]string{"a": "\x1b[2J"} }, `label "a"=`, "--labels", false},
+		{"an address of too many", func(c *Config) { c.PublicAddrs = slices.Repeat([]string{"a:22"}, 17) }, "1 to 16 addresses", "--public-addr", false},
+		{"an address that no certificate can have", func(c *Config) { c.PublicAddrs = []string{"a_b:22"} }, "is not host:port", "--public-addr", false},
 		{"a token that is not good", func(c *Config) { c.Token = "spent" }, "the join token is spent", "dtctl tokens add", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -17,6 +17,11 @@ const (
 	maxDescription = 4096
 	// maxLabels is the same as what a role may ask for.
 	maxLabels = 64
+	// maxNodeAddresses of a node and the bytes of one of its labels: far above
+	// what people use, and all of them fit into certificates and into what
+	// every node keeps.
+	maxNodeAddresses = 16
+	maxNodeLabel     = 256
 	// maxAllowedCAs is several times the number of TPM makers.
 	maxAllowedCAs = 128
 )
