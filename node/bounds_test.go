@@ -28,16 +28,26 @@ func TestAPeerThatDoesNotAnswerIsLeft(t *testing.T) {
 	if got := c.sign(tester, signer.PublicKey(), signer); got != authSuccess {
 		t.Fatal(got)
 	}
-	eventually(t, "it is left", func() bool {
-		n.server.mu.Lock()
-		defer n.server.mu.Unlock()
-		return len(n.all) == 0
+	eventually(t, "it is left", n.empty)
+}
+
+func TestAPeerThatAnswersStays(t *testing.T) {
+	n := startNode(t, func(c *serverConfig) {
+		c.limits.keepalive, c.limits.silence = 20*time.Millisecond, 5*time.Second
 	})
-	// One that answers stays.
-	live := n.mustDial(tester, signer)
-	time.Sleep(500 * time.Millisecond) // five times what a silent one has
-	if _, _, status := run(t, live, "true"); status != 0 {
-		t.Errorf("status %d", status)
+	c := dialRaw(t, n.address)
+	signer := n.cluster.certify(t, alice(), newSigner(t))
+	if got := c.sign(tester, signer.PublicKey(), signer); got != authSuccess {
+		t.Fatal(got)
+	}
+	// Asked more than once: an answer was taken for one.
+	for range 3 {
+		for c.receive()[0] != 80 { // GLOBAL_REQUEST
+		}
+		c.send([]byte{82}) // REQUEST_FAILURE
+	}
+	if n.empty() {
+		t.Error("it was left")
 	}
 }
 
@@ -219,7 +229,6 @@ func TestAFaultInOneConnectionEndsNoOther(t *testing.T) {
 func TestStrangersAreCounted(t *testing.T) {
 	n := startNode(t, func(c *serverConfig) {
 		c.limits.unauthenticated, c.limits.unauthenticatedPerAddress = 8, 3
-		c.limits.loginGrace = time.Second
 	})
 	signer := n.cluster.certify(t, alice(), newSigner(t))
 	var in []*gossh.Client
@@ -243,20 +252,32 @@ func TestStrangersAreCounted(t *testing.T) {
 	if _, err := n.dial(tester, signer); err == nil {
 		t.Error("a fourth from the same address was served")
 	}
-	// The grace ends them, even if they say something now and then.
 	for _, conn := range waiting {
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if _, err := io.Copy(io.Discard, conn); err != nil {
-			t.Errorf("not closed: %v", err)
-		}
+		conn.Close()
 	}
-	if _, err := n.dial(tester, signer); err != nil {
-		t.Errorf("after they are gone: %v", err)
-	}
+	eventually(t, "there is room again", func() bool { _, err := n.dial(tester, signer); return err == nil })
 	for _, c := range in {
 		if _, _, status := run(t, c, "true"); status != 0 {
-			t.Error("the grace ended somebody who was in")
+			t.Error("somebody who was in is not any more")
 		}
+	}
+}
+
+func TestWhoIsNotInBeforeTheGraceIsOverIsSentAway(t *testing.T) {
+	n := startNode(t, func(c *serverConfig) { c.limits.loginGrace = 5 * time.Second })
+	in := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	conn, err := net.Dial("tcp", n.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(15 * time.Second))
+	// The node says its version and waits; in the end it closes.
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("not closed: %v", err)
+	}
+	if _, _, status := run(t, in, "true"); status != 0 {
+		t.Error("the grace ended somebody who was in")
 	}
 }
 

@@ -433,7 +433,7 @@ func TestTheRecordOfACommandIsThereBeforeItRuns(t *testing.T) {
 }
 
 func TestAStopLetsSessionsEndAndEndsTheRest(t *testing.T) {
-	n, c := enterNode(t, func(c *serverConfig) { c.limits.shutdown = 400 * time.Millisecond })
+	n, c := enterNode(t, func(c *serverConfig) { c.limits.shutdown = 4 * time.Second })
 	quick, slow := newSession(t, c), newSession(t, c)
 	var errs syncBuffer
 	slow.Stderr = &errs

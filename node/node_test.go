@@ -422,12 +422,13 @@ func TestANodeUsesNothingThatSomebodyElseCouldHaveMade(t *testing.T) {
 
 func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
 	p := startPlane(t)
-	p.life = 6 * time.Second
+	p.life = 10 * time.Second
 	config, log := configFor(t, p)
 	r := start(t, p, config, log)
-	eventually(t, "two renewals", func() bool { return get(p, func() int { return p.renewals }) >= 2 })
-	if shown := r.shown(); int64(shown.ValidBefore) < time.Now().Unix()+2 {
-		t.Errorf("the host certificate shown is %+v", shown)
+	first := r.shown().ValidBefore
+	eventually(t, "another certificate is shown", func() bool { return r.shown().ValidBefore > first })
+	if time.Now().Unix() >= int64(first) {
+		t.Error("the first one had expired by then")
 	}
 	// And the node is still heard: by the certificate it has now.
 	p.change(func() {})
@@ -527,10 +528,10 @@ func TestARunningNodeWhoseCertificateIsPastSaysOnceWhatToDo(t *testing.T) {
 
 func TestANodeThatWasAwayForTooLongJoinsAgain(t *testing.T) {
 	p := startPlane(t)
-	p.life = time.Second
+	p.life = 30 * time.Second
 	config, log := configFor(t, p)
 	start(t, p, config, log).stop()
-	time.Sleep(1500 * time.Millisecond) // its certificates expire
+	config.Now = func() time.Time { return time.Now().Add(time.Minute) }
 	config.Token = ""
 	if err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("%v", err)
