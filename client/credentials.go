@@ -165,7 +165,18 @@ func (p *Profile) Credentials() (Credentials, error) {
 	return c, nil
 }
 
-func (p *Profile) readCredentials() (Credentials, error) {
+// readCredentials reads them again where they do not fit each other: a login
+// may have replaced them meanwhile.
+func (p *Profile) readCredentials() (c Credentials, err error) {
+	for range readAttempts {
+		if c, err = p.readCredentialsOnce(); err == nil {
+			break
+		}
+	}
+	return c, err
+}
+
+func (p *Profile) readCredentialsOnce() (Credentials, error) {
 	keys, err := p.readKeys()
 	if err != nil {
 		return Credentials{}, err

@@ -170,7 +170,7 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 	}
 	stream := conn.Device.EnrollDevice(ctx)
 	enrolled, err := t.Enroll(ctx, tpm.EnrollArgs{
-		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(),
+		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(), Lock: m.lock(ctx),
 	}, stream)
 	if err != nil {
 		return none, Explain(p.Proxy, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag())))
@@ -181,6 +181,18 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 		return none, fmt.Errorf("%s gave an unusable device: %w", p.Proxy, err)
 	}
 	return d, p.keepAttestation(d)
+}
+
+// lock is Home.Lock for when a token is spent: nobody is worth losing an
+// enrollment for.
+func (m *Machine) lock(ctx context.Context) func() (unlock func()) {
+	return func() func() {
+		unlock, err := m.Home.Lock(context.WithoutCancel(ctx))
+		if err != nil {
+			return func() {}
+		}
+		return unlock
+	}
 }
 
 // hangUp ends a stream whose last message has come.

@@ -84,7 +84,7 @@ func (h *Home) makePrivate() error {
 		return err
 	}
 	for _, e := range entries {
-		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device"}, e.Name()) {
+		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device", lockFileName}, e.Name()) {
 			return nil
 		}
 	}

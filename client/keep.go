@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,26 +14,38 @@ import (
 
 // keep stores a login: keys, certificates and the cluster's authorities in
 // one step, then the profile that speaks of them. A login that was there
-// before is replaced, or stays as it was where anything fails.
-func (p *Profile) keep(c Credentials, hosts []ssh.PublicKey) error {
+// before is replaced, and returned where it can be used; or it stays as it was
+// where anything fails.
+func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey) (before *Credentials, err error) {
 	if err := checkFileUser(p.User); err != nil {
-		return err
+		return nil, err
 	}
 	files, err := c.files(p.User)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	unlock, err := p.home.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	// As it is now: another login may have come in between.
+	if stored, err := p.home.Profile(p.Proxy); err == nil {
+		if old, err := stored.Credentials(); err == nil {
+			before = &old
+		}
 	}
 	files[authoritiesFile] = p.Trust.pem()
 	files[knownHostsFile] = knownHosts(hosts)
 	folder, err := p.home.replaceFolder(files, "keys", fileName(p.Proxy))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := p.keepProfile(); err != nil {
-		return errors.Join(err, folder.undo())
+		return nil, errors.Join(err, folder.undo())
 	}
 	folder.settle()
-	return nil
+	return before, nil
 }
 
 // keepProfile stores p and makes it the current one, or does neither.

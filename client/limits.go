@@ -31,6 +31,16 @@ const (
 	// off would meet certificates "not yet valid" in random places.
 	clockTolerance = 5 * time.Minute
 
+	// lockInterval and lockAttempts: whoever has the home's lock writes a few
+	// small files. Ten seconds are a full disk queue; longer is a program that
+	// was suspended.
+	lockInterval = 20 * time.Millisecond
+	lockAttempts = 500
+
+	// readAttempts of keys and certificates, which a login may exchange for
+	// others between two of the files. A login takes longer than reading them.
+	readAttempts = 3
+
 	// maxResponse bounds one API message. The largest is a list of nodes:
 	// 10,000 at 1 KiB each.
 	maxResponse = 16 << 20

@@ -42,7 +42,6 @@ func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, e
 	if err := checkFileUser(ask.User); err != nil {
 		return Credentials{}, api.Refuse(connect.CodeInvalidArgument, "cannot log in: %v", err)
 	}
-	old, oldErr := p.Credentials()
 	login, err := passwordLogin(ctx, p.Proxy, ask, o)
 	if err != nil {
 		return Credentials{}, err
@@ -50,18 +49,19 @@ func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, e
 	outcome := login.authenticateDevice(ctx, ask.Prove)
 	next := login.profile(p.home)
 	next.Device = outcome
+	var old *Credentials
 	err = ctx.Err() // the person gave up: that is no fault of the device
 	if err == nil {
-		err = next.keep(login.creds, login.hosts)
+		old, err = next.keep(ctx, login.creds, login.hosts)
 	}
 	if err != nil {
 		// A login whose keys are lost helps nobody; it would expire.
 		_ = goodbye(ctx, next, login.creds, o)
 		return Credentials{}, err
 	}
-	if oldErr == nil {
+	if old != nil {
 		// Its keys are gone already; it would expire.
-		_ = goodbye(ctx, next, old, o)
+		_ = goodbye(ctx, next, *old, o)
 	}
 	*p = *next
 	return login.creds, nil

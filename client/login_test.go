@@ -378,7 +378,7 @@ func TestLogoutEndsEveryLoginAndKeepsWhatIsNoSecret(t *testing.T) {
 	if diff := cmp.Diff([]string{"alice"}, one.Ended()); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"current-profile", "device", "profiles"}, entries(t, h.Dir())); diff != "" {
+	if diff := cmp.Diff([]string{"current-profile", "device", "lock", "profiles"}, entries(t, h.Dir())); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := os.Stat(h.DeviceState()); err != nil {

@@ -144,7 +144,7 @@ func TestWhatALoginKeepsIsForItsOwnerAlone(t *testing.T) {
 	}
 	want := []string{
 		"current-profile", "keys/PROXY/alice", "keys/PROXY/alice-cert.pub", "keys/PROXY/alice.tls.crt",
-		"keys/PROXY/alice.tls.key", "keys/PROXY/ca.pem", "keys/PROXY/known_hosts", "profiles/PROXY.json",
+		"keys/PROXY/alice.tls.key", "keys/PROXY/ca.pem", "keys/PROXY/known_hosts", "lock", "profiles/PROXY.json",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {
 		t.Error(diff)

@@ -30,6 +30,9 @@ type EnrollArgs struct {
 	Data *dtv1.DeviceData
 	// StatePath of the file that remembers enrollments.
 	StatePath string
+	// Lock keeps other programs from changing that file until unlock is called;
+	// nil where there are none.
+	Lock func() (unlock func())
 }
 
 // Enroll proves this TPM to the server, which gives the device as a JSON
@@ -88,7 +91,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 		return nil, err
 	}
 	e.CredentialID = init.CredentialId
-	return device, room.remember(args.Cluster, e)
+	return device, room.remember(args.Lock, args.Cluster, e)
 }
 
 // describe fills in what the TPM says of itself.

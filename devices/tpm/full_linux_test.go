@@ -78,7 +78,7 @@ func TestAFullDiskIsNoticedBeforeATokenIsSpentOrNotAtAll(t *testing.T) {
 			_, err = more.Write(make([]byte, 1<<10))
 		}
 		more.Close()
-		if err := r.remember("a", renewed); err != nil {
+		if err := r.remember(nil, "a", renewed); err != nil {
 			t.Errorf("with %d KiB: %v", free, err)
 		}
 		r.release()

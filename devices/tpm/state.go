@@ -144,7 +144,10 @@ func (r *reserved) release() {
 // remember writes the enrollment of cluster into the file: after a power cut
 // there is either the old one or the new one. The file as it was is set aside
 // where that replaces an enrollment.
-func (r *reserved) remember(cluster string, e enrollment) error {
+func (r *reserved) remember(lock func() (unlock func()), cluster string, e enrollment) error {
+	if lock != nil {
+		defer lock()()
+	}
 	s, err := readState(r.path)
 	if err != nil {
 		return err

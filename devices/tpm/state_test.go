@@ -25,7 +25,7 @@ func remember(path, cluster string, e enrollment) error {
 		return err
 	}
 	defer r.release()
-	return r.remember(cluster, e)
+	return r.remember(nil, cluster, e)
 }
 
 func TestAMachineRemembersItsEnrollmentsByCluster(t *testing.T) {
@@ -160,12 +160,43 @@ func TestAFileWithoutASecondNameIsSetAsideToo(t *testing.T) {
 	r.aside = "" // as where there are no links
 	renewed := enrolledIn("a")
 	renewed.DeviceID = "another"
-	if err := r.remember("a", renewed); err != nil {
+	if err := r.remember(nil, "a", renewed); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]enrollment{path: renewed, path + staleSuffix: enrolledIn("a")} {
 		if got, err := Enrolled(name, "a"); err != nil || got != want.Enrollment {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
+	}
+}
+
+func TestTwoEnrollmentsAtOnceAreBothRemembered(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	r, err := reserve(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.release()
+	unlocked := false
+	lock := func() func() {
+		// Whoever had the lock has just written.
+		if err := remember(path, "b", enrolledIn("b")); err != nil {
+			t.Error(err)
+		}
+		return func() {
+			_, err := Enrolled(path, "a")
+			unlocked = err == nil
+		}
+	}
+	if err := r.remember(lock, "a", enrolledIn("a")); err != nil {
+		t.Fatal(err)
+	}
+	for _, cluster := range []string{"a", "b"} {
+		if _, err := Enrolled(path, cluster); err != nil {
+			t.Error(err)
+		}
+	}
+	if !unlocked {
+		t.Error("the lock was not held until it was written")
 	}
 }
