@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"connectrpc.com/connect"
 	"golang.org/x/crypto/ssh"
@@ -43,6 +45,11 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 			status, err = 0, cause
 		}
 	}()
+	// A write into a broken pipe is to fail, and not to end the process with the
+	// terminal raw.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	defer signal.Stop(broken)
 	// What x/crypto waits for does not end with ctx, but with the connection.
 	defer context.AfterFunc(ctx, func() { _ = client.Close() })()
 	sess, err := client.NewSession()
@@ -75,6 +82,10 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 	output.Wait()
 	return exitStatus(err)
 }
+
+// ErrNoReader: whoever read the session's output has gone, as head(1) does
+// when it has enough.
+var ErrNoReader = errors.New("nobody reads the output any more")
 
 func (s SSHSession) start(sess *ssh.Session) error {
 	if s.Command == "" {
@@ -135,7 +146,9 @@ func (s SSHSession) stream(sess *ssh.Session, lost context.CancelCauseFunc) (*sy
 	}{{s.Stdout, out}, {s.Stderr, errs}} {
 		output.Go(func() {
 			recovered(lost, func() {
-				if _, err := io.Copy(c.to, c.from); err != nil {
+				if _, err := io.Copy(c.to, c.from); errors.Is(err, syscall.EPIPE) {
+					lost(ErrNoReader)
+				} else if err != nil {
 					lost(fmt.Errorf("cannot write the output: %w", err))
 				}
 			})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/user"
 	"strconv"
@@ -43,6 +44,9 @@ the command's, or 255 where there was no session.`,
 				return err
 			}
 			status, err := a.runSSH(c.Context(), f, login, host, commandLine(args[1:]))
+			if errors.Is(err, client.ErrNoReader) {
+				return &cli.ExitError{Status: statusNoSession} // and no word, as ssh
+			}
 			if err != nil {
 				return &cli.ExitError{Status: statusNoSession, Err: err}
 			}
