@@ -3,7 +3,9 @@ package authd
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"devicetrust/api/dtv1/dtv1connect"
@@ -26,19 +28,59 @@ func (s *Server) withBounds(next http.Handler) http.Handler {
 		}
 		answer := http.NewResponseController(w)
 		r = r.WithContext(context.WithValue(r.Context(), answerKey{}, answer))
-		now := s.now()
-		if err := answer.SetReadDeadline(now.Add(limit)); err != nil {
+		now, toRead := s.now(), limit
+		if r.ContentLength != 0 && s.isStranger(r) {
+			length, toRead = strangersLength(r.URL.Path), strangersReadTimeout
+			leave, ok := s.admitStranger(r, length)
+			if !ok {
+				http.Error(w, "too many callers at this moment", http.StatusServiceUnavailable)
+				return
+			}
+			defer leave()
+		}
+		if err := answer.SetReadDeadline(now.Add(toRead)); err != nil {
 			s.log.Debug("no read deadline", "error", err)
 		}
 		if err := answer.SetWriteDeadline(now.Add(limit + takeTimeout)); err != nil {
 			s.log.Debug("no write deadline", "error", err)
 		}
-		if (r.ContentLength < 0 || r.ContentLength > maxStrangersBody) && s.isStranger(r) {
-			length = maxStrangersBody
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, length)
 		next.ServeHTTP(w, r)
 	})
+}
+
+func strangersLength(path string) int64 {
+	if path == dtv1connect.NodeServiceJoinProcedure {
+		return maxJoinBody
+	}
+	return maxStrangersBody
+}
+
+// admitStranger takes the share of a stranger's body until all of it has come,
+// or leave is called.
+func (s *Server) admitStranger(r *http.Request, length int64) (leave func(), ok bool) {
+	p, _ := r.Context().Value(peerKey{}).(peer)
+	from := placeOf(p.addr)
+	if !s.strangers.take(from, length) {
+		return nil, false
+	}
+	leave = sync.OnceFunc(func() { s.strangers.give(from, length) })
+	r.Body = &sharedBody{ReadCloser: r.Body, leave: leave}
+	return leave, true
+}
+
+// sharedBody gives its share back once there is nothing more to read.
+type sharedBody struct {
+	io.ReadCloser
+	leave func()
+}
+
+func (b *sharedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.leave()
+	}
+	return n, err
 }
 
 // isStranger tells whether a caller has shown nothing of ours. It is asked

@@ -5,12 +5,16 @@ import "time"
 // Every bound of the edge, with its reason.
 const (
 	// maxConnections bounds the memory of callers who never say who they are:
-	// a TLS connection costs about 50 KiB.
+	// a TLS connection costs about 50 KiB, so all of them 200 MiB.
 	maxConnections = 4096
-	// maxConnectionsPerAddress leaves room for an office behind one address.
+	// maxConnectionsPerAddress leaves room for an office behind one address,
+	// or in one IPv6 /64; maxConnectionsPerSite for one that has a /48, of
+	// whose 65536 networks each would be another address.
 	maxConnectionsPerAddress = 512
-	// maxStreams is how many calls one HTTP/2 connection may have open.
-	maxStreams = 64
+	maxConnectionsPerSite    = 1024
+	// maxStreams is how many calls one HTTP/2 connection may have open: a node
+	// has three, dtctl and dtsh one or two.
+	maxStreams = 16
 
 	// readHeaderTimeout and idleTimeout end connections that say nothing.
 	readHeaderTimeout = 10 * time.Second
@@ -23,9 +27,25 @@ const (
 	// window of nothing would hold the answer, and its call, for ever.
 	takeTimeout = 30 * time.Second
 	// maxStrangersBody is what is read of a call before its caller has shown
-	// a certificate of ours: a login is a kilobyte or two, and thousands of
-	// strangers may send at once.
-	maxStrangersBody = 64 << 10
+	// a certificate of ours. A login with two keys of RSA 8192 and the longest
+	// password has 2.5 KiB, 3.5 in JSON.
+	maxStrangersBody = 8 << 10
+	// maxJoinBody is that of a node that joins: 64 labels of 128 + 256 bytes,
+	// 16 addresses of 260 and the keys are 32 KiB.
+	maxJoinBody = 48 << 10
+	// maxStrangersBytes is what strangers may be sending at once, each call
+	// counted with all that it may have: 2048 logins. What is read is held
+	// twice at worst, and a call costs about 20 KiB beside, so strangers cost
+	// 200 MiB for connections, 32 for bodies and 40 for calls; without this
+	// bound the 65536 streams of 4096 connections would be 1.8 GiB.
+	// A place has a sixteenth of it, which is 128 logins in the same moment,
+	// a site an eighth.
+	maxStrangersBytes         = 16 << 20
+	maxStrangersBytesPerPlace = 1 << 20
+	maxStrangersBytesPerSite  = 2 << 20
+	// strangersReadTimeout is what they have to send it: it came with the
+	// call, or somebody holds a share that others want.
+	strangersReadTimeout = 10 * time.Second
 
 	// ceremonyTimeout is a little more than what devices gives a ceremony, so
 	// that it is devices who says why it ended.

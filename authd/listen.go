@@ -68,17 +68,17 @@ func peerUID(c *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// boundedListener refuses connections above a total and a number per address:
+// boundedListener refuses connections above a total and a number per place:
 // before TLS nobody has said who they are.
 type boundedListener struct {
 	net.Listener
-	mu    sync.Mutex
-	total int
-	per   map[netip.Prefix]int
+	shares
 }
 
 func newBoundedListener(l net.Listener) *boundedListener {
-	return &boundedListener{Listener: l, per: make(map[netip.Prefix]int)}
+	return &boundedListener{Listener: l, shares: shares{
+		total: maxConnections, place: maxConnectionsPerAddress, site: maxConnectionsPerSite,
+	}}
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -95,43 +95,8 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// place is where a connection comes from: the address; of IPv6 the /64, in
-// which a host chooses freely (RFC 4291 section 2.5.1).
-func place(remote net.Addr) netip.Prefix {
-	a, ok := remote.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	addr, bits := a.AddrPort().Addr().Unmap().WithZone(""), 32
-	if addr.Is6() {
-		bits = 64
-	}
-	p, err := addr.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
-
-func (l *boundedListener) enter(a netip.Prefix) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= maxConnections || l.per[a] >= maxConnectionsPerAddress {
-		return false
-	}
-	l.total++
-	l.per[a]++
-	return true
-}
-
-func (l *boundedListener) leave(a netip.Prefix) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.per[a]--; l.per[a] == 0 {
-		delete(l.per, a)
-	}
-}
+func (l *boundedListener) enter(from netip.Prefix) bool { return l.take(from, 1) }
+func (l *boundedListener) leave(from netip.Prefix)      { l.give(from, 1) }
 
 type boundedConn struct {
 	net.Conn

@@ -43,6 +43,8 @@ type Server struct {
 	// refusals bounds the records that a caller's refused calls make, and
 	// ceremonies those of a login's failed ceremonies.
 	refusals, ceremonies failures
+	// strangers bounds what callers who have shown nothing send at once.
+	strangers shares
 
 	tls     *serverTLS
 	public  []string
@@ -91,8 +93,9 @@ func Run(ctx context.Context, cfg Config, reload <-chan os.Signal, ready func(ad
 func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, now: cfg.Now, db: db,
-		metrics: newMetrics(),
-		public:  cfg.publicAddresses(addr),
+		metrics:   newMetrics(),
+		public:    cfg.publicAddresses(addr),
+		strangers: shares{total: maxStrangersBytes, place: maxStrangersBytesPerPlace, site: maxStrangersBytesPerSite},
 	}
 	if err := s.nameCluster(ctx); err != nil {
 		return nil, err
