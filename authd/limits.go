@@ -73,6 +73,13 @@ const (
 	maxEventsPerCall = 1000
 	maxEvent         = 64 << 10
 
+	// maxReported is what one node may report within a minute, in bytes: what a
+	// node says is kept for ever, and where the disk is full nothing happens
+	// any more. It is a hundred commands a second, all day; a node that comes
+	// back with a full spool (64 MiB) is rid of it in a quarter of an hour. A
+	// hostile one writes 6 GB a day, and the log says which it is.
+	maxReported = 4 << 20
+
 	// maxRoles and maxLogins of a user: far above what people use, and all of
 	// them fit into certificates.
 	maxRoles, maxLogins = 64, 64

@@ -237,6 +237,9 @@ func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1
 	if n := len(req.Msg.GetEvents()); n > maxEventsPerCall {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "at most %d events a call, got %d", maxEventsPerCall, n)
 	}
+	if err := s.takeReport(id, req.Msg.GetEvents()); err != nil {
+		return nil, err
+	}
 	events := make([]event.Event, 0, len(req.Msg.GetEvents()))
 	for i, raw := range req.Msg.GetEvents() {
 		var e event.Event
@@ -268,4 +271,21 @@ func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1
 		return nil, err
 	}
 	return connect.NewResponse(&dtv1.RecordEventsResponse{}), nil
+}
+
+// takeReport counts what a node reports. What is refused here stays in the
+// node's spool, and comes again.
+func (s *Server) takeReport(id string, events [][]byte) error {
+	var size int64
+	for _, e := range events {
+		size += int64(len(e))
+	}
+	ok, first := s.reported.add(id, size, s.now())
+	if ok {
+		return nil
+	}
+	if first {
+		s.log.Warn("a node reports more than the record takes from one within a minute", "node", id, "bytes", maxReported)
+	}
+	return api.Refuse(connect.CodeResourceExhausted, "more than %d bytes of events within a minute", maxReported).WithHint("send them later")
 }

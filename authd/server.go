@@ -43,6 +43,8 @@ type Server struct {
 	// refusals bounds the records that a caller's refused calls make, and
 	// ceremonies those of a login's failed ceremonies.
 	refusals, ceremonies failures
+	// reported bounds what each node adds to the record.
+	reported reported
 	// strangers bounds what callers who have shown nothing send at once.
 	strangers shares
 
