@@ -4,7 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
-	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,7 +42,7 @@ func (n nodes) addToken(tx *store.Tx, ttl time.Duration, labels map[string]strin
 		return joinToken{}, fmt.Errorf("authd: %w", err)
 	}
 	t := joinToken{
-		secret:  base64.RawURLEncoding.EncodeToString(raw[:]),
+		secret:  hex.EncodeToString(raw[:]), // never begins with a dash, as a flag does
 		name:    uuid.NewString(),
 		expires: n.now().Add(ttl),
 		labels:  labels,
