@@ -24,8 +24,8 @@ const (
 // startPTY asks for a terminal on the node and puts the person's own into raw
 // mode, where there is one. Call restore on every way out, once.
 func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost context.CancelCauseFunc) (restore func(), err error) {
-	columns, rows := s.size()
-	if err := sess.RequestPty(s.term(), rows, columns, s.modes()); hasEnded(err) {
+	asked := s.size()
+	if err := sess.RequestPty(s.term(), asked.rows, asked.columns, s.modes()); hasEnded(err) {
 		return nil, errEndedEarly
 	} else if err != nil {
 		return nil, api.Refuse(connect.CodePermissionDenied, "the node refused a terminal").
@@ -45,7 +45,7 @@ func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost contex
 	})
 	// The end may come as a signal; whoever handles it may not come back here.
 	stopEnd := context.AfterFunc(ctx, giveBack)
-	stopSignals := s.watch(ctx, sess, giveBack, lost)
+	stopSignals := s.watch(ctx, sess, asked, giveBack, lost)
 	return func() {
 		stopEnd()
 		stopSignals()
@@ -53,15 +53,24 @@ func (s SSHSession) startPTY(ctx context.Context, sess *ssh.Session, lost contex
 	}, nil
 }
 
-// watch tells the node each new size of the terminal, and ends the session on
+// watch tells the node each size of the terminal that is not the known one,
+// which may be old by now, and ends the session on
 // signals that would end the process with the terminal raw. SIGINT and SIGTERM
 // are the caller's: they end ctx.
-func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, giveBack func(), lost context.CancelCauseFunc) (stop func()) {
+func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, known size, giveBack func(), lost context.CancelCauseFunc) (stop func()) {
 	resized, fatal := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	notifyResize(resized)
 	signal.Notify(fatal, syscall.SIGHUP, syscall.SIGQUIT)
 	done := make(chan struct{})
+	tell := func() {
+		if now := s.size(); now != known {
+			known = now
+			// A node that is gone is noticed by Wait.
+			_ = sess.WindowChange(now.rows, now.columns)
+		}
+	}
 	guarded(lost, func() {
+		tell()
 		for {
 			select {
 			case <-done:
@@ -72,9 +81,7 @@ func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, giveBack func(
 				giveBack()
 				lost(api.Refuse(connect.CodeCanceled, "ended by signal: %v", sig))
 			case <-resized:
-				columns, rows := s.size()
-				// A node that is gone is noticed by Wait.
-				_ = sess.WindowChange(rows, columns)
+				tell()
 			}
 		}
 	})
@@ -85,13 +92,16 @@ func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, giveBack func(
 	}
 }
 
-func (s SSHSession) size() (columns, rows int) {
+// size of a terminal, in characters.
+type size struct{ columns, rows int }
+
+func (s SSHSession) size() size {
 	if s.Terminal != nil {
 		if w, h, err := term.GetSize(int(s.Terminal.Fd())); err == nil && w > 0 && h > 0 {
-			return w, h
+			return size{w, h}
 		}
 	}
-	return defaultColumns, defaultRows
+	return size{defaultColumns, defaultRows}
 }
 
 // term is what the node sets $TERM to.

@@ -17,6 +17,8 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
+
+	"devicetrust/client/clienttest"
 )
 
 // desk is a terminal with a person at it.
@@ -179,6 +181,26 @@ func TestThePersonsTerminalIsTheShells(t *testing.T) {
 		syscall.Kill(os.Getpid(), syscall.SIGWINCH)
 		d.sees("size 120x40")
 		d.types("exit 0\r")
+	})
+	if status != 0 || err != nil {
+		t.Errorf("status %d, %v", status, err)
+	}
+}
+
+func TestASizeThatChangesWhileTheTerminalIsAskedForIsTold(t *testing.T) {
+	client, node := connectSSH(t)
+	d := newDesk(t)
+	node.Asked = func(what string) clienttest.Answer {
+		if what == "pty-req" {
+			if err := pty.Setsize(d.tty, &pty.Winsize{Rows: 40, Cols: 120}); err != nil {
+				t.Error(err)
+			}
+		}
+		return clienttest.Grant
+	}
+	status, err := d.at(t.Context(), d.session(), client, func() {
+		defer d.types("exit 0\r")
+		d.sees("size 120x40")
 	})
 	if status != 0 || err != nil {
 		t.Errorf("status %d, %v", status, err)
