@@ -168,6 +168,21 @@ func TestADeviceThatEndsAfterItProvedItselfGetsNoCertificate(t *testing.T) {
 	}
 }
 
+// Two looks see it, the server's own and MarkDevice's.
+func TestALoginThatEndsAfterTheDeviceProvedItselfGetsNoCertificate(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	k := r.login("alice")
+	l := r.newLaptop("TAG12345")
+	l.enroll(k)
+	r.execute(`CREATE TRIGGER meanwhile AFTER INSERT ON audit_log WHEN NEW.event = 'device.authenticate' AND NEW.success BEGIN DELETE FROM logins; END`)
+	_, err := l.authenticate(k)
+	wantRefused(t, err, connect.CodeUnauthenticated)
+	if got := column(t, r.database(), `SELECT serial FROM certificates WHERE device_id <> ''`); len(got) > 0 {
+		t.Errorf("issued with a device: %s", got)
+	}
+}
+
 func TestWhatIsTakenAwayWhileALoginIsRecordedIsNotIssued(t *testing.T) {
 	r := start(t)
 	r.addUser("alice", "access", "auditor")
