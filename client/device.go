@@ -143,7 +143,8 @@ func (m *Machine) Enroll(ctx context.Context, p *Profile, token string, o Option
 }
 
 // enroll holds the enrollment ceremony with the token that getToken gives. The
-// TPM is opened first, so that a token is neither made nor spent in vain.
+// TPM is opened first, and room made for what is to be remembered, so that a
+// token is neither made nor spent in vain.
 func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken func(context.Context, *Conn, *dtv1.DeviceData) (string, error)) (resource.Device, error) {
 	var none resource.Device
 	conn, err := Dial(p, o)
@@ -160,6 +161,9 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 		return none, err
 	}
 	if err := m.Home.folder("device"); err != nil {
+		return none, err
+	}
+	if err := tpm.CanRemember(m.Home.DeviceState()); err != nil {
 		return none, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)

@@ -13,6 +13,9 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/api/dtv1"
+	"devicetrust/client/clienttest"
+	"devicetrust/devices/tpm/tpmtest"
 )
 
 func hintOf(t *testing.T, err error) string {
@@ -112,5 +115,23 @@ func TestCtrlCEndsWhatWaitsForATPMThatHangs(t *testing.T) {
 				t.Errorf("error %#v, want that the person gave up", err)
 			}
 		})
+	}
+}
+
+func TestNoTokenIsMadeForAnEnrollmentThatCannotBeRemembered(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	p := loggedIn(t, c, h, nil)
+	// A folder where the file should be, for root may write anywhere.
+	if err := h.folder("device", "state.json"); err != nil {
+		t.Fatal(err)
+	}
+	m := &Machine{Home: h, DMIDir: t.TempDir(), TPM: tpmtest.Start(t).Address, Now: time.Now}
+	defer m.Close()
+	_, err := m.enroll(t.Context(), p, options(), func(context.Context, *Conn, *dtv1.DeviceData) (string, error) {
+		t.Error("a token was made")
+		return "", errors.New("no token")
+	})
+	if got := hintOf(t, err); got == "" {
+		t.Errorf("%v has no remedy", err)
 	}
 }

@@ -99,6 +99,17 @@ type reserved struct {
 	aside string
 }
 
+// CanRemember tells, before a token is made for it, whether an enrollment could
+// be remembered in the state file at path. The errors are *api.Refusal.
+func CanRemember(path string) error {
+	r, err := reserve(path)
+	if err != nil {
+		return err
+	}
+	r.release()
+	return nil
+}
+
 // reserve is for before an enrollment: a full disk or a folder that cannot be
 // written to is found out while the token is good, and whoever fills the disk
 // later cannot part what the server knows from what the machine knows.
