@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,11 +25,14 @@ import (
 var binDir string
 
 // Two OS accounts that no person has, for tests that run as root: sessions as
-// root would run whatever root's own shell starts up.
-const (
-	loginAccount = "dt-e2e-login"
-	otherAccount = "dt-e2e-other"
+// root would run whatever root's own shell starts up. The process id in their
+// names keeps runs beside each other apart.
+var (
+	loginAccount = fmt.Sprintf("%s%d-login", accountPrefix, os.Getpid())
+	otherAccount = fmt.Sprintf("%s%d-other", accountPrefix, os.Getpid())
 )
+
+const accountPrefix = "dt-e2e-"
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -78,18 +82,47 @@ func prepare() (cleanUp func() error, err error) {
 	if !isRoot() {
 		return cleanUp, nil
 	}
+	if err := removeStaleAccounts(); err != nil {
+		return cleanUp, err
+	}
 	for _, account := range []string{loginAccount, otherAccount} {
-		var unknown user.UnknownUserError
-		if _, err := user.Lookup(account); !errors.As(err, &unknown) {
-			continue
-		}
-		undo = append(undo, func() error { return system("userdel", account) })
-		if err := system("useradd", "--system", "--user-group", "--no-create-home",
+		undo = append(undo, func() error { return changeAccounts("userdel", account) })
+		if err := changeAccounts("useradd", "--system", "--user-group", "--no-create-home",
 			"--home-dir", "/", "--shell", "/bin/sh", account); err != nil {
 			return cleanUp, err
 		}
 	}
 	return cleanUp, nil
+}
+
+// removeStaleAccounts removes those of runs that were killed.
+func removeStaleAccounts() error {
+	passwd, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(passwd)) {
+		account, _, _ := strings.Cut(line, ":")
+		rest, ours := strings.CutPrefix(account, accountPrefix)
+		pid, _, _ := strings.Cut(rest, "-")
+		if _, err := os.Stat("/proc/" + pid); !ours || pid == "" || err == nil {
+			continue
+		}
+		if err := changeAccounts("userdel", account); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeAccounts runs a program that wants the lock on the accounts for
+// itself, and does not wait for it.
+func changeAccounts(name string, args ...string) (err error) {
+	perr := stage.Poll(context.Background(), func() bool {
+		err = system(name, args...)
+		return err == nil || !strings.Contains(err.Error(), "cannot lock")
+	})
+	return errors.Join(err, perr)
 }
 
 func system(name string, args ...string) error {
