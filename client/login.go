@@ -39,8 +39,8 @@ type Ask struct {
 // that cannot be authenticated does not fail the login: p.Device says why.
 // Where anything else fails, what was kept before stays.
 func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, error) {
-	if err := checkFileUser(ask.User); err != nil {
-		return Credentials{}, api.Refuse(connect.CodeInvalidArgument, "cannot log in: %v", err)
+	if err := CheckUser(ask.User); err != nil {
+		return Credentials{}, err
 	}
 	login, err := passwordLogin(ctx, p.Proxy, ask, o)
 	if err != nil {

@@ -81,6 +81,8 @@ type Target struct {
 	Addresses []string
 	// Name must be in the host certificate.
 	Name string
+	// Listed is of a node of the cluster's; others are where the person said.
+	Listed bool
 }
 
 // Resolve finds the node that host names: its name, its ID, or HOST:PORT,
@@ -139,7 +141,7 @@ func direct(host, port string) Target {
 // nodeTarget believes the cluster where the node is, and only the host
 // certificate that it is the node: the address may be anybody's by now.
 func nodeTarget(n resource.Node, port string) (Target, error) {
-	t := Target{Name: n.Spec.Hostname}
+	t := Target{Name: n.Spec.Hostname, Listed: true}
 	for _, address := range append([]string{n.Spec.Addr}, n.Spec.PublicAddrs...) {
 		h, p, err := net.SplitHostPort(address)
 		if err != nil || !validHost(h) || !validPort(p) {

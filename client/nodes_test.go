@@ -65,7 +65,9 @@ func TestATargetIsANodeOrAnAddress(t *testing.T) {
 	c.List(t, "lost", "", nil)
 	c.List(t, "odd", "-oProxyCommand=x:3022", nil)
 	conn := connected(t, loggedIn(t, c, newHome(t), nil))
-	at := func(shown, address, name string) Target { return Target{shown, []string{address}, name} }
+	at := func(shown, address, name string) Target {
+		return Target{Shown: shown, Addresses: []string{address}, Name: name, Listed: name == "web-1"}
+	}
 	for _, tt := range []struct {
 		host, port string
 		want       Target

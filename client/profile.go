@@ -179,6 +179,14 @@ func parseProfile(data []byte) (*Profile, error) {
 	}, nil
 }
 
+// CheckUser refuses a name that nobody can log in by.
+func CheckUser(user string) error {
+	if err := checkFileUser(user); err != nil {
+		return api.Refuse(connect.CodeInvalidArgument, "cannot log in: %v", err)
+	}
+	return nil
+}
+
 // checkFileUser: the user's name is the name of the key file, which must not
 // be that of another file beside it.
 func checkFileUser(user string) error {

@@ -165,7 +165,7 @@ func (l SSHLogin) explain(err error, host *hostVerifier, b *banners) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case host.refused != nil:
-		return hostRefusal(shown, host.refused)
+		return hostRefusal(l.Target, host.refused)
 	case b.denial != "":
 		return b.refusal(shown)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -182,14 +182,19 @@ func (l SSHLogin) explain(err error, host *hostVerifier, b *banners) error {
 	return b.refusal(shown)
 }
 
-func hostRefusal(shown string, err error) error {
-	r := api.Refuse(connect.CodeFailedPrecondition, "cannot trust %s: %v", shown, err)
+func hostRefusal(t Target, err error) error {
+	r := api.Refuse(connect.CodeFailedPrecondition, "cannot trust %s: %v", t.Shown, err)
 	switch identity.ReasonOf(err) {
 	case identity.ReasonExpired, identity.ReasonNotYetValid:
 		return r.WithHint("%s", hintClock)
 	case identity.ReasonAuthority:
 		return r.WithHint("Another machine may be answering there. If the cluster got new authorities, learn them with: dtsh login")
 	case identity.ReasonPrincipal:
+		if !t.Listed {
+			// It may be the right node by an address of no concern to it.
+			return api.Refuse(connect.CodeFailedPrecondition, "cannot trust %s: the node's certificate does not have %q in it", t.Shown, t.Name).
+				WithHint("Use the node's name, which dtsh ls shows, or an address that it announces (--public-addr).")
+		}
 		return r.WithHint("Another node answers there: see dtsh ls")
 	default:
 		return r

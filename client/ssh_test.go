@@ -85,6 +85,30 @@ func TestOnlyANodeWithTheClustersCertificateIsSpokenTo(t *testing.T) {
 	}
 }
 
+func TestANodeByAnAddressThatItDoesNotAnnounceIsNotSaidToBeAnother(t *testing.T) {
+	c := clienttest.Start(t)
+	node := c.StartNode(t, "web-1", clienttest.HostCert{Names: []string{"web-1"}})
+	p := loggedIn(t, c, newHome(t), nil)
+	conn, err := Dial(p, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for host, want := range map[string]string{node.Addr: "Use the node's name", "web-2": "Another node answers there"} {
+		if host == "web-2" {
+			c.List(t, host, node.Addr, nil)
+		}
+		login, _ := sshLogin(t, c, host, node)
+		if login.Target, err = conn.Resolve(t.Context(), host, ""); err != nil {
+			t.Fatal(err)
+		}
+		_, err := login.Connect(t.Context(), options())
+		if got := hintOf(t, err); !strings.Contains(got, want) {
+			t.Errorf("%s: %v, hint %q; want %q", host, err, got, want)
+		}
+	}
+}
+
 func TestWithoutAuthoritiesNoNodeIsSpokenTo(t *testing.T) {
 	c := clienttest.Start(t)
 	login, _ := sshLogin(t, c, "web-1", c.StartNode(t, "web-1", clienttest.HostCert{}))

@@ -47,6 +47,9 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
 	if err != nil {
 		return err
 	}
+	if err := client.CheckUser(user); err != nil {
+		return err // before a password is asked for in vain
+	}
 	trust, err := client.NewTrust(a.pins, a.caFile, p.Trust)
 	if err != nil {
 		return err

@@ -324,3 +324,28 @@ func TestARefusalOfTheServersIsShownWithItsRemedy(t *testing.T) {
 	got := s.runs("x\n", "login", "--proxy="+c.Proxy, "--user=alice", "--ca-pin="+c.Pin, "--password-stdin")
 	want(t, got, 1, "", `^ERROR: too many attempts\\u001b\[2J\nWait a minute\.\n$`)
 }
+
+func TestABadNameIsRefusedBeforeAPasswordIsAskedFor(t *testing.T) {
+	c, s := clienttest.Start(t), newSeat(t)
+	for _, name := range []string{"a b", "known_hosts"} {
+		want(t, s.dtsh("login", "--proxy="+c.Proxy, "--user="+name, "--ca-pin="+c.Pin, "--password-stdin"), 1, "", `^ERROR: cannot log in: .*`+name)
+	}
+}
+
+func TestABadAccountIsToldInWords(t *testing.T) {
+	s := newSeat(t)
+	for target, text := range map[string]string{"@web-1": `^ERROR: no account on the server is named`, "Root@web-1": `^ERROR: "Root" is no account`} {
+		got := s.dtsh("ssh", target)
+		want(t, got, 2, "", text)
+		if strings.Contains(got.stderr, "[a-z") {
+			t.Errorf("%s: a pattern is shown: %q", target, got.stderr)
+		}
+	}
+}
+
+func TestTheHelpOfSSHNamesItsFlagsOnce(t *testing.T) {
+	got := newSeat(t).dtsh("ssh", "--help")
+	if n := strings.Count(strings.ToLower(got.stdout), "[flags]"); n != 1 {
+		t.Errorf("%d times in %q", n, got.stdout)
+	}
+}

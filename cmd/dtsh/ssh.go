@@ -38,6 +38,8 @@ the command's, or 255 where there was no session.`,
 		Annotations:       cli.Later("-A", "-N", "-L", "-R", "-D"),
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
+		// Use has them already, in their place.
+		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
 			login, host, err := splitTarget(args[0], f.login)
 			if err != nil {
@@ -72,8 +74,11 @@ func splitTarget(target, flag string) (login, host string, err error) {
 	if flag != "" {
 		login = flag
 	}
-	if err := identity.CheckLogin(login); err != nil {
-		return "", "", cli.Usagef("%v: want LOGIN@NODE", err)
+	if login == "" {
+		return "", "", cli.Usagef("no account on the server is named: want LOGIN@NODE")
+	}
+	if identity.CheckLogin(login) != nil {
+		return "", "", cli.Usagef("%.64q is no account on a server: want up to 32 of a-z 0-9 . _ - that start with a letter or _", login)
 	}
 	if host == "" {
 		return "", "", cli.Usagef("no node is named: want LOGIN@NODE")
