@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -154,39 +155,38 @@ func TestOutputThatCannotBeWrittenEndsTheSession(t *testing.T) {
 }
 
 func TestANodeThatFallsSilentIsNoticed(t *testing.T) {
-	for _, silent := range []bool{false, true} {
-		every := 10 * time.Millisecond
-		if !silent {
-			every = 250 * time.Millisecond // a busy machine is not a silent one
-		}
-		client, node := connectSSH(t)
-		node.Silent = silent
+	client, node := connectSSH(t)
+	node.Silent = true
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	keepAlive(ctx, client, 10*time.Millisecond, cancel)
+	if r, ok := errors.AsType[*api.Refusal](context.Cause(ctx)); !ok || !strings.Contains(r.Message, "no answer from the node") {
+		t.Errorf("cause %v", context.Cause(ctx))
+	}
+}
+
+// slowly answers each request after a while.
+type slowly struct {
+	ssh.Conn
+	after time.Duration
+}
+
+func (s slowly) SendRequest(string, bool, []byte) (bool, []byte, error) {
+	time.Sleep(s.after)
+	return false, nil, nil
+}
+
+func TestANodeThatAnswersIsNotGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			keepAlive(ctx, client, every, cancel)
-		}()
-		if silent {
-			<-done
-			if r, ok := errors.AsType[*api.Refusal](context.Cause(ctx)); !ok || !strings.Contains(r.Message, "no answer from the node") {
-				t.Errorf("cause %v", context.Cause(ctx))
-			}
-			continue
-		}
-		// Longer than silence would take.
-		for range 120 {
-			if _, _, err := client.SendRequest("ping", true, nil); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
+		go keepAlive(ctx, slowly{after: keepaliveMisses*keepaliveInterval - time.Second}, keepaliveInterval, cancel)
+		time.Sleep(24 * time.Hour)
 		if ctx.Err() != nil {
 			t.Errorf("ended: %v", context.Cause(ctx))
 		}
 		cancel(nil)
-		<-done
-	}
+		time.Sleep(keepaliveMisses * keepaliveInterval) // until the last answer
+	})
 }
 
 var _ ssh.Conn = (*ssh.Client)(nil)
