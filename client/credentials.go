@@ -124,7 +124,6 @@ const (
 	certificateSuffix = "-cert.pub" // where ssh looks for it
 	tlsKeySuffix      = ".tls.key"
 	tlsCertSuffix     = ".tls.crt"
-	authoritiesFile   = "ca.pem"
 	knownHostsFile    = "known_hosts"
 )
 

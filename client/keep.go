@@ -12,8 +12,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// keep stores a login: keys, certificates and the cluster's authorities in
-// one step, then the profile that speaks of them. A login that was there
+// keep stores a login: keys, certificates and the nodes' authorities in one
+// step, then the profile that speaks of them. A login that was there
 // before is replaced, and returned where it can be used; or it stays as it was
 // where anything fails.
 func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey) (before *Credentials, err error) {
@@ -35,7 +35,6 @@ func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey
 			before = &old
 		}
 	}
-	files[authoritiesFile] = p.Trust.pem()
 	files[knownHostsFile] = knownHosts(hosts)
 	folder, err := p.home.replaceFolder(files, "keys", fileName(p.Proxy))
 	if err != nil {

@@ -156,12 +156,11 @@ func (l *newLogin) takeAuthorities(trust Trust, root *x509.Certificate) error {
 
 func (l *newLogin) profile(home *Home) *Profile {
 	return &Profile{
-		Proxy:           l.proxy,
-		Cluster:         l.cluster.GetName(),
-		User:            l.creds.Identity.User,
-		DeviceTrustMode: l.cluster.GetDeviceTrustMode(),
-		Trust:           l.trust,
-		home:            home,
+		Proxy:   l.proxy,
+		Cluster: l.cluster.GetName(),
+		User:    l.creds.Identity.User,
+		Trust:   l.trust,
+		home:    home,
 	}
 }
 

@@ -214,7 +214,7 @@ func TestAFailedLoginLeavesTheOneThereWas(t *testing.T) {
 		t.Fatal("logged in with a wrong password")
 	}
 	odd := ask(c, nil)
-	odd.User = "ca.pem"
+	odd.User = "known_hosts"
 	if _, err := p.Login(t.Context(), odd, options()); err == nil {
 		t.Fatal("logged in as a file")
 	}

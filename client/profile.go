@@ -26,8 +26,6 @@ type Profile struct {
 	Cluster string
 	// User is empty while nobody is logged in.
 	User string
-	// DeviceTrustMode is the cluster's, as of the last login.
-	DeviceTrustMode string
 	// Device is how the device ceremony of the last login ended.
 	Device DeviceOutcome
 	// Trust is whom to believe to be the dtauthd. It outlives a logout, as
@@ -56,14 +54,15 @@ const profileVersion = 1
 
 // profileFile is a Profile as stored.
 type profileFile struct {
-	Version         int           `json:"version"`
-	Proxy           string        `json:"proxy"`
-	Cluster         string        `json:"cluster,omitempty"`
-	User            string        `json:"user,omitempty"`
-	DeviceTrustMode string        `json:"device_trust_mode,omitempty"`
-	Device          DeviceOutcome `json:"device,omitzero"`
-	TrustSystem     bool          `json:"trust_system,omitempty"`
-	Authorities     string        `json:"authorities,omitempty"` // PEM
+	Version     int           `json:"version"`
+	Proxy       string        `json:"proxy"`
+	Cluster     string        `json:"cluster,omitempty"`
+	User        string        `json:"user,omitempty"`
+	Device      DeviceOutcome `json:"device,omitzero"`
+	TrustSystem bool          `json:"trust_system,omitempty"`
+	Authorities string        `json:"authorities,omitempty"` // PEM
+	// Unused is in the files of older programs.
+	Unused string `json:"device_trust_mode,omitempty"`
 }
 
 // ErrNotLoggedIn is why there is no profile to work with.
@@ -174,8 +173,8 @@ func parseProfile(data []byte) (*Profile, error) {
 	}
 	return &Profile{
 		Proxy: f.Proxy, Cluster: f.Cluster, User: f.User,
-		DeviceTrustMode: f.DeviceTrustMode, Device: f.Device,
-		Trust: Trust{Roots: roots, System: f.TrustSystem},
+		Device: f.Device,
+		Trust:  Trust{Roots: roots, System: f.TrustSystem},
 	}, nil
 }
 
@@ -193,7 +192,7 @@ func checkFileUser(user string) error {
 	if err := identity.CheckUser(user); err != nil {
 		return err
 	}
-	if user == authoritiesFile || user == knownHostsFile {
+	if user == knownHostsFile {
 		return fmt.Errorf("the name %q is taken by a file of the profile", user)
 	}
 	return nil
@@ -204,7 +203,7 @@ func (p *Profile) save() error {
 	f := profileFile{
 		Version: profileVersion,
 		Proxy:   p.Proxy, Cluster: p.Cluster, User: p.User,
-		DeviceTrustMode: p.DeviceTrustMode, Device: p.Device,
+		Device:      p.Device,
 		TrustSystem: p.Trust.System,
 		Authorities: string(p.Trust.pem()),
 	}

@@ -144,7 +144,7 @@ func TestWhatALoginKeepsIsForItsOwnerAlone(t *testing.T) {
 	}
 	want := []string{
 		"current-profile", "keys/PROXY/alice", "keys/PROXY/alice-cert.pub", "keys/PROXY/alice.tls.crt",
-		"keys/PROXY/alice.tls.key", "keys/PROXY/ca.pem", "keys/PROXY/known_hosts", "lock", "profiles/PROXY.json",
+		"keys/PROXY/alice.tls.key", "keys/PROXY/known_hosts", "lock", "profiles/PROXY.json",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {
 		t.Error(diff)
@@ -209,7 +209,7 @@ func TestAProfileThatIsNotUnderstoodIsRefused(t *testing.T) {
 		"another address":       {c.Proxy, "elsewhere:3080"},
 		"an address for ever":   {c.Proxy, "../../x"},
 		"a user that is a path": {`"user": "alice"`, `"user": "../alice"`},
-		"a user that is a file": {`"user": "alice"`, `"user": "ca.pem"`},
+		"a user that is a file": {`"user": "alice"`, `"user": "known_hosts"`},
 		"no JSON":               {"{", "["},
 	} {
 		text := strings.Replace(string(good), change[0], change[1], 1)
@@ -231,6 +231,23 @@ func TestAProfileThatIsNotUnderstoodIsRefused(t *testing.T) {
 		if _, err := h.Profile(""); err == nil || errors.Is(err, ErrNotLoggedIn) {
 			t.Errorf("current profile %q: %v", name, err)
 		}
+	}
+}
+
+func TestAProfileOfAnOlderProgramIsUnderstood(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	loggedIn(t, c, h, nil)
+	file := h.path("profiles", fileName(c.Proxy)+".json")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := strings.Replace(string(data), `"version": 1,`, `"version": 1, "device_trust_mode": "optional",`, 1)
+	if err := os.WriteFile(file, []byte(older), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := h.Profile(c.Proxy); err != nil || p.User != "alice" {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 

@@ -21,9 +21,6 @@ func (e *Env) Log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(e.Stderr, opts))
 }
 
-// Debug tells whether --debug was given.
-func (e *Env) Debug() bool { return e.debug }
-
 // choice is a flag that takes one of a few words.
 type choice struct {
 	value   string
