@@ -79,6 +79,8 @@ const (
 	// back with a full spool (64 MiB) is rid of it in a quarter of an hour. A
 	// hostile one writes 6 GB a day, and the log says which it is.
 	maxReported = 4 << 20
+	// recordCost is what a call of a node that is itself a record counts as.
+	recordCost = 1 << 10
 
 	// maxRoles and maxLogins of a user: far above what people use, and all of
 	// them fit into certificates.

@@ -3,7 +3,9 @@ package authd
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"connectrpc.com/connect"
@@ -98,6 +100,9 @@ func (s *Server) joinWith(ctx context.Context, id string, token joinToken, m *dt
 // Renew certifies the same node again, with the labels that its token fixed.
 func (h nodeService) Renew(ctx context.Context, req *connect.Request[dtv1.RenewRequest]) (*connect.Response[dtv1.JoinResponse], error) {
 	s, m, id := h.s, req.Msg, callerOf(ctx).nodeID
+	if err := s.takeReport(id, recordCost); err != nil {
+		return nil, err
+	}
 	var fixed map[string]string
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
 		fixed, err = s.nodes.fixedLabels(tx, id)
@@ -138,7 +143,10 @@ func (s *Server) certifyNode(ctx context.Context, id string, info *dtv1.NodeInfo
 		if err := s.nodes.checkFree(tx, id, info); err != nil {
 			return err
 		}
-		return s.nodes.put(tx, id, info, fixed)
+		if err := s.nodes.put(tx, id, info, fixed); err != nil {
+			return err
+		}
+		return s.nodes.certified(tx, id, info)
 	})
 	if err != nil {
 		return nil, err
@@ -168,12 +176,42 @@ func (h nodeService) Heartbeat(ctx context.Context, req *connect.Request[dtv1.He
 		if err := s.nodes.checkFree(tx, id, info); err != nil {
 			return err
 		}
+		if err := s.recordNodeChange(ctx, tx, id, info, fixed); err != nil {
+			return err
+		}
 		return s.nodes.put(tx, id, info, fixed)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&dtv1.HeartbeatResponse{}), nil
+}
+
+// recordNodeChange records that a node changed what it is called, or the
+// labels that decide who may enter it.
+func (s *Server) recordNodeChange(ctx context.Context, tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) error {
+	old, err := s.nodes.get(tx, id)
+	if err != nil {
+		return err
+	}
+	var changes []string
+	if old.Spec.Hostname != info.GetName() {
+		changes = append(changes, fmt.Sprintf("name: %s → %s", old.Spec.Hostname, info.GetName()))
+	}
+	if !maps.Equal(old.Metadata.Labels, mergeLabels(info.GetLabels(), fixed)) {
+		changes = append(changes, "labels")
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := s.takeReport(id, recordCost); err != nil {
+		return err
+	}
+	_, err = s.audit.Record(tx, event.Event{
+		Type: event.NodeUpdate, Success: true, User: callerOf(ctx).actor, Kind: resource.KindNode, Name: id,
+		NodeID: id, NodeName: info.GetName(), RemoteAddr: callerOf(ctx).remote(), Reasons: changes,
+	})
+	return err
 }
 
 // Follow sends the whole state at once, after each change, and every
@@ -237,7 +275,11 @@ func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1
 	if n := len(req.Msg.GetEvents()); n > maxEventsPerCall {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "at most %d events a call, got %d", maxEventsPerCall, n)
 	}
-	if err := s.takeReport(id, req.Msg.GetEvents()); err != nil {
+	var size int64
+	for _, raw := range req.Msg.GetEvents() {
+		size += int64(len(raw))
+	}
+	if err := s.takeReport(id, size); err != nil {
 		return nil, err
 	}
 	events := make([]event.Event, 0, len(req.Msg.GetEvents()))
@@ -275,11 +317,7 @@ func (h nodeService) RecordEvents(ctx context.Context, req *connect.Request[dtv1
 
 // takeReport counts what a node reports. What is refused here stays in the
 // node's spool, and comes again.
-func (s *Server) takeReport(id string, events [][]byte) error {
-	var size int64
-	for _, e := range events {
-		size += int64(len(e))
-	}
+func (s *Server) takeReport(id string, size int64) error {
 	ok, first := s.reported.add(id, size, s.now())
 	if ok {
 		return nil

@@ -141,9 +141,11 @@ func (n nodes) removeToken(tx *store.Tx, name string) error {
 	return err
 }
 
-func (n nodes) pruneTokens(tx *store.Tx) error {
-	_, err := tx.Exec(`DELETE FROM join_tokens WHERE expires_at <= $1`, store.Micros(n.now()))
-	return err
+func (n nodes) prune(tx *store.Tx) error {
+	if _, err := tx.Exec(`DELETE FROM join_tokens WHERE expires_at <= $1`, store.Micros(n.now())); err != nil {
+		return err
+	}
+	return n.pruneNames(tx)
 }
 
 // document is a node as it describes itself; fixed labels stand over its own.
@@ -266,7 +268,7 @@ func (n nodes) remove(tx *store.Tx, id string) error {
 	return err
 }
 
-// checkFree refuses names that another node goes by: clients verify a server
+// checkFree refuses names that another node goes by, or may still prove: clients verify a server
 // by its name, in whatever case (ca writes principals in lower case), and
 // administrators call it by its name or its ID. Addresses may be shared: by
 // several nodes on one machine, or behind one gateway.
@@ -275,9 +277,12 @@ func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 	if err != nil {
 		return err
 	}
+	if err := n.checkUncertified(tx, id, info); err != nil {
+		return err
+	}
 	mine := map[string]bool{}
-	for _, p := range principalsOf(info.GetName(), info.GetHostname(), info.GetAddresses()) {
-		mine[strings.ToLower(p)] = true
+	for _, p := range lowered(info) {
+		mine[p] = true
 	}
 	for _, other := range all {
 		if other.Metadata.Name == id {

@@ -404,8 +404,8 @@ func (s *Server) deleteToken(ctx context.Context, token string) error {
 	})
 }
 
-func (s *Server) pruneJoinTokens(ctx context.Context) error {
-	return s.db.Write(ctx, s.nodes.pruneTokens)
+func (s *Server) pruneNodes(ctx context.Context) error {
+	return s.db.Write(ctx, s.nodes.prune)
 }
 
 func (s *Server) listNodes(ctx context.Context) (out []resource.Resource, err error) {

@@ -317,7 +317,7 @@ func (s *Server) prune(ctx context.Context) {
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
 	for {
-		for _, p := range []func(context.Context) error{s.ca.Prune, s.catalog.Prune, s.pruneJoinTokens} {
+		for _, p := range []func(context.Context) error{s.ca.Prune, s.catalog.Prune, s.pruneNodes} {
 			if err := p(ctx); err != nil && ctx.Err() == nil {
 				s.log.Error("expired records could not be dropped", "error", err)
 			}

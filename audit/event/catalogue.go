@@ -38,6 +38,7 @@ const (
 	JoinTokenDelete Type = "join_token.delete"
 	JoinTokenSpent  Type = "join_token.spent"
 	NodeJoin        Type = "instance.join"
+	NodeUpdate      Type = "instance.update"
 	NodeDelete      Type = "instance.delete"
 
 	SessionStart    Type = "session.start"
@@ -87,6 +88,7 @@ var catalogue = map[Type]entry{
 	JoinTokenDelete: {"DT104I", "DT104E", "Join Token Deleted"},
 	JoinTokenSpent:  {"DT108I", "DT108E", "Join Token Spent"},
 	NodeJoin:        {"TJ002I", "TJ002E", "Instance Joined"},
+	NodeUpdate:      {"DT109I", "DT109E", "Instance Updated"},
 	NodeDelete:      {"DT105I", "DT105E", "Instance Removed"},
 
 	SessionStart:    {"T2000I", "T2000E", "Session Started"},
