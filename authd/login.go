@@ -74,7 +74,20 @@ func (h loginService) ChangePassword(ctx context.Context, req *connect.Request[d
 	if err != nil {
 		return nil, err
 	}
-	err = h.s.login.ChangePassword(ctx, c.login.User, login.NewSecret(req.Msg.GetOldPassword()), login.NewSecret(req.Msg.GetNewPassword()), c.addr)
+	s := h.s
+	// Somebody may change it because it was stolen, and would believe that
+	// the thief is out.
+	endOthers := func(tx *store.Tx) error {
+		const why = "the password was changed"
+		ended, err := s.login.EndOthers(tx, c.login, why)
+		for _, id := range ended {
+			if err == nil {
+				_, err = s.ca.RevokeLogin(tx, id, why)
+			}
+		}
+		return err
+	}
+	err = s.login.ChangePassword(ctx, c.login.User, login.NewSecret(req.Msg.GetOldPassword()), login.NewSecret(req.Msg.GetNewPassword()), c.addr, endOthers)
 	if err != nil {
 		return nil, err
 	}

@@ -121,6 +121,35 @@ func (s *Service) End(tx *store.Tx, id string) error {
 	return err
 }
 
+// EndOthers ends all logins of l's user but l itself, and records how many
+// and why. It gives their IDs: the caller revokes their certificates in the
+// same transaction.
+func (s *Service) EndOthers(tx *store.Tx, l Login, why string) (ids []string, err error) {
+	rows, err := tx.Query(`DELETE FROM logins WHERE user_name = $1 AND id <> $2 RETURNING id`, l.User, l.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() //nolint:errcheck // Err is checked
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("login: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("login: %w", err)
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	_, err = s.log.Record(tx, event.Event{
+		Type: event.UserLogout, User: l.User, Success: true, Kind: resource.KindUser, Name: l.User,
+		Message: fmt.Sprintf("all others, %d: %s", len(ids), why),
+	})
+	return ids, err
+}
+
 // MarkDevice notes the device that proved itself in a login that stands
 // (CodeUnauthenticated where it does not).
 func (s *Service) MarkDevice(tx *store.Tx, id, deviceID string) error {

@@ -58,8 +58,9 @@ func (s *Service) CheckPassword(ctx context.Context, user string, password Secre
 
 // ChangePassword replaces a password by who knows the old one; an invite that
 // is still out is void. It refuses like CheckPassword, and a new password
-// that is too short, too long or the old one (CodeInvalidArgument).
-func (s *Service) ChangePassword(ctx context.Context, user string, old, replacement Secret, addr netip.Addr) error {
+// that is too short, too long or the old one (CodeInvalidArgument). inTx, where
+// not nil, runs in the same transaction: to end the user's other logins.
+func (s *Service) ChangePassword(ctx context.Context, user string, old, replacement Secret, addr netip.Addr, inTx func(tx *store.Tx) error) error {
 	if err := checkNew(replacement); err != nil {
 		return err
 	}
@@ -95,8 +96,10 @@ func (s *Service) ChangePassword(ctx context.Context, user string, old, replacem
 		if err := g.attempt.succeeded(tx, s.now()); err != nil {
 			return err
 		}
-		_, err := s.log.Record(tx, rec)
-		return err
+		if _, err := s.log.Record(tx, rec); err != nil {
+			return err
+		}
+		return also(tx, inTx)
 	})
 }
 

@@ -183,7 +183,7 @@ func TestChangePassword(t *testing.T) {
 		w.must(err)
 		replacement := NewSecret("tr0ub4dor&3")
 		change := func(old, replacement Secret) error {
-			return w.ChangePassword(t.Context(), "alice", old, replacement, home)
+			return w.ChangePassword(t.Context(), "alice", old, replacement, home, nil)
 		}
 		refused(t, change(wrong, replacement), connect.CodeUnauthenticated, "the old password is wrong")
 		refused(t, change(right, NewSecret("short")), connect.CodeInvalidArgument, "8 to 256 bytes")
@@ -208,7 +208,7 @@ func TestGuessingTheOldPasswordIsLimitedToo(t *testing.T) {
 		w.alice()
 		var err error
 		for range pairRate.free + 2 {
-			err = w.ChangePassword(t.Context(), "alice", wrong, NewSecret("another one"), home)
+			err = w.ChangePassword(t.Context(), "alice", wrong, NewSecret("another one"), home, nil)
 		}
 		refused(t, err, connect.CodeResourceExhausted, "too many failed attempts")
 	})

@@ -142,7 +142,7 @@ func TestNoActOnAUserWithoutItsRecord(t *testing.T) {
 			"invite":  invited(w.Invite(ctx, "admin", "alice", 0)),
 			"reset":   invited(w.Reset(ctx, "admin", "alice", 0, nil)),
 			"update":  w.UpdateUser(ctx, "admin", user("alice"), "", nil),
-			"change":  w.ChangePassword(ctx, "alice", right, wrong, home),
+			"change":  w.ChangePassword(ctx, "alice", right, wrong, home, nil),
 			"delete":  w.DeleteUser(ctx, "admin", "alice", nil),
 		} {
 			if err == nil {
