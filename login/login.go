@@ -46,10 +46,10 @@ func (s *Service) checkRoles(tx *store.Tx, u resource.User) error {
 
 // record writes the record of an administrator's act on a user, in the act's
 // transaction.
-func (s *Service) record(tx *store.Tx, t event.Type, actor string, u resource.User) error {
+func (s *Service) record(tx *store.Tx, t event.Type, actor string, u resource.User, reasons ...string) error {
 	_, err := s.log.Record(tx, event.Event{
 		Type: t, User: actor, Success: true,
-		Kind: resource.KindUser, Name: u.Metadata.Name, Roles: u.Spec.Roles,
+		Kind: resource.KindUser, Name: u.Metadata.Name, Roles: u.Spec.Roles, Reasons: reasons,
 	})
 	return err
 }

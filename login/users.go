@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,12 +157,39 @@ func (s *Service) UpdateUser(ctx context.Context, actor string, u resource.User,
 			return err
 		}
 		tx.Changed()
-		if err := s.record(tx, event.UserUpdate, actor, u); err != nil {
+		if err := s.record(tx, event.UserUpdate, actor, u, changesOf(old, u)...); err != nil {
 			return err
 		}
 		return also(tx, inTx)
 	})
 }
+
+// changesOf says what a person may do more or less from then on; of traits
+// that only roles give a meaning to, their names.
+func changesOf(old, u resource.User) (changes []string) {
+	list := func(name string, a, b []string) {
+		if !slices.Equal(a, b) {
+			changes = append(changes, fmt.Sprintf("%s: %s → %s", name, strings.Join(a, ","), strings.Join(b, ",")))
+		}
+	}
+	list("roles", old.Spec.Roles, u.Spec.Roles)
+	list(traitLogins, old.Spec.Traits[traitLogins], u.Spec.Traits[traitLogins])
+	others := map[string]bool{}
+	for _, traits := range []map[string][]string{old.Spec.Traits, u.Spec.Traits} {
+		for name := range traits {
+			others[name] = name != traitLogins && !slices.Equal(old.Spec.Traits[name], u.Spec.Traits[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(others)) {
+		if others[name] {
+			changes = append(changes, "trait "+name)
+		}
+	}
+	return changes
+}
+
+// traitLogins holds what accounts a person may use on servers.
+const traitLogins = "logins"
 
 // DeleteUser removes a user with password, invites and logins, or refuses
 // (CodeNotFound). inTx, where not nil, runs in the same transaction, after it.

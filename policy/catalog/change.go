@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
@@ -74,12 +75,12 @@ func (c *Catalog) Update(ctx context.Context, actor string, r resource.Resource,
 				WithHint("read it again and repeat the change: dtctl edit %s/%s", kind, name)
 		}
 		keepOrigin(r, old)
-		return c.update(tx, actor, r)
+		return c.update(tx, actor, r, old)
 	})
 }
 
-func (c *Catalog) update(tx *store.Tx, actor string, r resource.Resource) error {
-	if err := c.record(tx, eventsOf(r.Head().Kind).update, actor, r.Head()); err != nil {
+func (c *Catalog) update(tx *store.Tx, actor string, r, old resource.Resource) error {
+	if err := c.record(tx, eventsOf(r.Head().Kind).update, actor, r.Head(), changesOf(r, old)...); err != nil {
 		return err
 	}
 	revision, document, err := c.write(tx, r)
@@ -106,7 +107,7 @@ func (c *Catalog) Delete(ctx context.Context, actor, kind, name string, inTx fun
 			}
 		}
 		if kind == resource.KindPreference {
-			return c.update(tx, actor, defaultPreference())
+			return c.update(tx, actor, defaultPreference(), old)
 		}
 		if err := c.record(tx, eventsOf(kind).remove, actor, old.Head()); err != nil {
 			return err
@@ -211,7 +212,34 @@ func eventsOf(kind string) eventTypes {
 	}
 }
 
-func (c *Catalog) record(tx *store.Tx, t event.Type, actor string, head *resource.Header) error {
-	_, err := c.log.Record(tx, event.Event{Type: t, Success: true, User: actor, Kind: head.Kind, Name: head.Metadata.Name})
+// changesOf are what an investigator asks first of a change of the preference:
+// was device trust turned down?
+func changesOf(r, old resource.Resource) (changes []string) {
+	now, isPreference := r.(*resource.Preference)
+	was, wasPreference := old.(*resource.Preference)
+	if !isPreference || !wasPreference {
+		return nil
+	}
+	a, b := was.Spec.DeviceTrust, now.Spec.DeviceTrust
+	for _, field := range []struct {
+		name     string
+		old, new any
+	}{
+		{"mode", a.Mode, b.Mode},
+		{"auto_enroll", a.AutoEnroll, b.AutoEnroll},
+		{"ekcert_allowed_cas", len(a.EKCertAllowedCAs), len(b.EKCertAllowedCAs)},
+	} {
+		if field.old != field.new {
+			changes = append(changes, fmt.Sprintf("%s: %v → %v", field.name, field.old, field.new))
+		}
+	}
+	if len(a.EKCertAllowedCAs) == len(b.EKCertAllowedCAs) && !slices.Equal(a.EKCertAllowedCAs, b.EKCertAllowedCAs) {
+		changes = append(changes, "ekcert_allowed_cas: others, as many")
+	}
+	return changes
+}
+
+func (c *Catalog) record(tx *store.Tx, t event.Type, actor string, head *resource.Header, reasons ...string) error {
+	_, err := c.log.Record(tx, event.Event{Type: t, Success: true, User: actor, Kind: head.Kind, Name: head.Metadata.Name, Reasons: reasons})
 	return err
 }
