@@ -23,6 +23,11 @@ import (
 // could not be removed. A profile that cannot be read goes too: it would keep
 // the next login out.
 func (h *Home) LogoutAll(ctx context.Context, o Options) (problems []error, err error) {
+	unlock, err := h.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	profiles, damaged, err := h.profiles()
 	if err != nil {
 		return nil, err
