@@ -21,7 +21,7 @@ type answerKey struct{}
 // for as long as each of its messages is fetched (allowSend).
 func (s *Server) withBounds(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		limit, length := unaryTimeout, int64(maxBody)
+		limit, length := unaryLimit(r.URL.Path), int64(maxBody)
 		switch r.URL.Path {
 		case dtv1connect.DeviceServiceEnrollDeviceProcedure, dtv1connect.DeviceServiceAuthenticateDeviceProcedure:
 			limit, length = ceremonyTimeout, maxCeremonyBody
@@ -47,6 +47,14 @@ func (s *Server) withBounds(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, length)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// unaryLimit is how long a call that is not a stream may take.
+func unaryLimit(procedure string) time.Duration {
+	if procedure == dtv1connect.AdminServiceVerifyAuditProcedure {
+		return verifyTimeout
+	}
+	return unaryTimeout
 }
 
 func strangersLength(path string) int64 {

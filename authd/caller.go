@@ -103,7 +103,7 @@ var _ connect.Interceptor = (*gate)(nil)
 func (g *gate) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		start, procedure := g.s.now(), req.Spec().Procedure
-		ctx, cancel := context.WithTimeout(ctx, unaryTimeout)
+		ctx, cancel := context.WithTimeout(ctx, unaryLimit(procedure))
 		defer cancel()
 		kind := ""
 		if k, ok := req.Any().(interface{ GetKind() string }); ok {

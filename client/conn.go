@@ -46,13 +46,20 @@ func manners(address string) connect.UnaryInterceptorFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			if _, ok := ctx.Deadline(); !ok {
 				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, callTimeout)
+				ctx, cancel = context.WithTimeout(ctx, limitOf(req.Spec().Procedure))
 				defer cancel()
 			}
 			resp, err := next(ctx, req)
 			return resp, Explain(address, err)
 		}
 	}
+}
+
+func limitOf(procedure string) time.Duration {
+	if procedure == dtv1connect.AdminServiceVerifyAuditProcedure {
+		return verifyTimeout
+	}
+	return callTimeout
 }
 
 // Conn is a connection to one dtauthd. Close it.
@@ -113,7 +120,7 @@ func dial(proxy string, trust Trust, cert *tls.Certificate, o Options) (*Conn, e
 		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:       config,
 		TLSHandshakeTimeout:   handshakeTimeout,
-		ResponseHeaderTimeout: ceremonyTimeout,
+		ResponseHeaderTimeout: verifyTimeout, // calls and ceremonies have ends of their own
 		IdleConnTimeout:       ceremonyTimeout,
 		Protocols:             &protocols,
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: keepaliveInterval, PingTimeout: dialTimeout},

@@ -18,6 +18,10 @@ const (
 	// a login may wait; longer than this means that it is overloaded.
 	callTimeout = 30 * time.Second
 
+	// verifyTimeout bounds the one call that reads the whole audit record; the
+	// server ends it a little earlier and says so.
+	verifyTimeout = 11 * time.Minute
+
 	// ceremonyTimeout bounds a device ceremony. A discrete TPM takes seconds
 	// to create a key; the server's challenges live for 60 s.
 	ceremonyTimeout = 2 * time.Minute
