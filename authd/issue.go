@@ -133,11 +133,11 @@ func (s *Server) clusterInfo(ctx context.Context) (*dtv1.ClusterInfo, error) {
 		info.HostAuthorities = append(info.HostAuthorities, k.Marshal())
 	}
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		state, err := s.policyState(tx)
+		preference, err := s.catalog.Preference(tx)
 		if err != nil {
 			return err
 		}
-		trust := state.Preference.DeviceTrust
+		trust := preference.DeviceTrust
 		// A mode that is not set asks for nothing more than an optional one.
 		info.DeviceTrustMode, info.AutoEnroll = string(cmp.Or(trust.Mode, policy.ModeOptional)), trust.AutoEnroll
 		return nil

@@ -23,6 +23,24 @@ func (c *Catalog) State(tx *store.Tx, now time.Time) (*policy.State, error) {
 	return state, nil
 }
 
+// Preference is that of State, without the price of reading roles and locks:
+// for what anybody may ask.
+func (c *Catalog) Preference(tx *store.Tx) (policy.Preference, error) {
+	r, err := c.current(tx, resource.KindPreference, resource.PreferenceName)
+	if isNotFound(err) {
+		// Not the caller's doing, who named nothing.
+		return policy.Preference{}, fmt.Errorf("catalog: the %s is missing", resource.KindPreference)
+	}
+	if err != nil {
+		return policy.Preference{}, err
+	}
+	p, ok := r.(*resource.Preference)
+	if !ok {
+		return policy.Preference{}, fmt.Errorf("catalog: a %T is stored as the %s", r, resource.KindPreference)
+	}
+	return p.Spec.Preference, nil
+}
+
 // Documents are the same as JSON, for nodes: every role, the preference,
 // every lock that has not expired; in the order of their names.
 func (c *Catalog) Documents(tx *store.Tx) (roles [][]byte, preference []byte, locks [][]byte, err error) {
