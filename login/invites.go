@@ -133,8 +133,7 @@ func (s *Service) AcceptInvite(ctx context.Context, token, password Secret, addr
 		return "", fmt.Errorf("login: %w", err)
 	}
 	if n == 0 || len(token.text) != inviteTokenLen {
-		rec.Message = "the invite is unknown, spent or replaced"
-		if err := s.log.RecordAlone(ctx, rec); err != nil {
+		if err := s.recordUnknownInvite(ctx, rec); err != nil {
 			return "", err
 		}
 		return "", errInvite()
@@ -145,6 +144,21 @@ func (s *Service) AcceptInvite(ctx context.Context, token, password Secret, addr
 	}
 	return s.spend(ctx, g, token, hash)
 }
+
+// recordUnknownInvite records a guess, unless there were too many: anybody may
+// make them.
+func (s *Service) recordUnknownInvite(ctx context.Context, rec event.Event) error {
+	rec.Message = unknownInvite
+	switch n := s.countInviteGuess(s.now()); {
+	case n > maxInviteRecords:
+		return nil
+	case n == maxInviteRecords:
+		rec.Message += "; others within this minute are refused without a record"
+	}
+	return s.log.RecordAlone(ctx, rec)
+}
+
+const unknownInvite = "the invite is unknown, spent or replaced"
 
 // spend removes the invite before it looks at it, and commits that even where
 // it then refuses.
@@ -157,7 +171,7 @@ func (s *Service) spend(ctx context.Context, g guess, token Secret, hash string)
 			Scan(&rec.Name, &expires)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
-			rec.Message, refused = "the invite is unknown, spent or replaced", errInvite()
+			rec.Message, refused = unknownInvite, errInvite()
 		case err != nil:
 			return err
 		case !s.now().Before(store.Time(expires)):

@@ -38,6 +38,11 @@ const (
 	// How often expired rows are removed, at most; only to keep tables small.
 	pruneEvery = time.Minute
 
+	// Guesses at invites that are recorded within a minute, of all addresses
+	// together: each address has a limit of its own, but an IPv6 site has
+	// 65536 of them. A replica counts for itself what it writes.
+	maxInviteRecords = 60
+
 	// finishTimeout bounds what must be written after the caller left.
 	finishTimeout = 10 * time.Second
 )

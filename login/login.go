@@ -27,8 +27,11 @@ type Service struct {
 	// the service is used.
 	CheckRoles func(tx *store.Tx, roles []string) error
 
-	mu     sync.Mutex // guards pruned
+	mu     sync.Mutex // guards what follows
 	pruned time.Time
+	// guesses at invites within minute.
+	minute  time.Time
+	guesses int
 }
 
 // New returns the service on db; every act is recorded in log.
@@ -52,6 +55,18 @@ func (s *Service) record(tx *store.Tx, t event.Type, actor string, u resource.Us
 		Kind: resource.KindUser, Name: u.Metadata.Name, Roles: u.Spec.Roles, Reasons: reasons,
 	})
 	return err
+}
+
+// countInviteGuess counts a guess at an invite and tells how many there were in
+// this minute.
+func (s *Service) countInviteGuess(now time.Time) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if minute := now.Truncate(time.Minute); !minute.Equal(s.minute) {
+		s.minute, s.guesses = minute, 0
+	}
+	s.guesses++
+	return s.guesses
 }
 
 // detached outlives a caller who leaves: what follows a guess is written
