@@ -75,7 +75,7 @@ var errHelperGone = errors.New("the session's helper has ended")
 // ones. It returns when that runs, with what the person should know; or when
 // ctx ends. Where it fails the helper is gone, or will be.
 func (h *spare) become(ctx context.Context, r helper.Request, packet []byte, files [3]*os.File) (warning string, err error) {
-	defer h.conn.Close()
+	defer h.conn.Close() //nolint:errcheck // nothing is written any more
 	defer func() {
 		if err != nil {
 			h.discard()
@@ -127,7 +127,7 @@ func (h *spare) send(packet []byte, files [3]*os.File) error {
 // discard ends the helper. What does not even hear SIGKILL (its home is on a
 // server that is gone) is waited for by nobody else.
 func (h *spare) discard() {
-	h.conn.Close()
+	_ = h.conn.Close()
 	_ = unix.Kill(h.pid, unix.SIGKILL)
 	go func() {
 		<-h.ended

@@ -10,8 +10,6 @@ const (
 	listenProbe = 5 * time.Second
 	// listenAnswer is what it, and a new one, has to answer.
 	listenAnswer = 5 * time.Second
-	// listenRetry is between two tries to reach a server that is away.
-	listenRetry = 500 * time.Millisecond
 )
 
 // sessionParameters of PostgreSQL, in seconds, where the URL does not set them.

@@ -206,6 +206,7 @@ func (r Report) Err(of Request) error {
 		what = fmt.Sprintf("become user %d", of.UID)
 	case Exec:
 		what = "run " + of.Program
+	case Begun, Home: // no failures
 	}
 	return fmt.Errorf("cannot %s: %w", what, r.Errno)
 }
