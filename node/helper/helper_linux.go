@@ -85,8 +85,13 @@ func become(r Request, files [3]int) Report {
 	return Report{Exec, errno(syscall.Exec(r.Program, r.Argv, r.Env))}
 }
 
-// takeIdentity sets the ids of all threads; capabilities go with uid 0
-// (capabilities(7)).
+// These system calls take ids of 16 bits where a word has 32; dtnoded is not
+// built there.
+var _ [strconv.IntSize - 64]struct{}
+
+// takeIdentity sets the ids of this thread, which is locked, and which the
+// process has after execve(2); capabilities go with uid 0 (capabilities(7)).
+// Package syscall would stop and wake all threads for each of the three.
 func takeIdentity(r Request) error {
 	switch r.As {
 	case AsOurselves:
@@ -95,17 +100,17 @@ func takeIdentity(r Request) error {
 		}
 		return nil
 	case AsAccount:
-		groups := make([]int, len(r.Groups))
-		for i, g := range r.Groups {
-			groups[i] = int(g)
+		groups := unsafe.Pointer(unsafe.SliceData(r.Groups))
+		if _, _, no := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(r.Groups)), uintptr(groups), 0); no != 0 {
+			return no
 		}
-		if err := syscall.Setgroups(groups); err != nil {
-			return err
+		if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(r.GID), uintptr(r.GID), uintptr(r.GID)); no != 0 {
+			return no
 		}
-		if err := syscall.Setresgid(int(r.GID), int(r.GID), int(r.GID)); err != nil {
-			return err
+		if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(r.UID), uintptr(r.UID), uintptr(r.UID)); no != 0 {
+			return no
 		}
-		return syscall.Setresuid(int(r.UID), int(r.UID), int(r.UID))
+		return nil
 	default:
 		return syscall.EINVAL
 	}
