@@ -81,7 +81,7 @@ func (h adminService) ResetUser(ctx context.Context, req *connect.Request[dtv1.R
 func (h adminService) AddToken(ctx context.Context, req *connect.Request[dtv1.AddTokenRequest]) (*connect.Response[dtv1.JoinToken], error) {
 	s, m := h.s, req.Msg
 	if m.GetType() != "node" {
-		return nil, api.Refuse(connect.CodeInvalidArgument, "unknown type of token %.64q", m.GetType()).WithHint("the only type is node")
+		return nil, api.Refuse(connect.CodeInvalidArgument, "unknown type of token %.64q", m.GetType()).WithHint("The only type is node")
 	}
 	ttl, err := duration(m.GetTtl())
 	if err != nil {

@@ -213,7 +213,7 @@ func (s *Server) notRevoked(tx *store.Tx, v identity.Caller, hint string) error 
 	return err
 }
 
-const hintLogin = "log in again: dtsh login"
+const hintLogin = "Log in again: dtsh login"
 
 func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller, error) {
 	loginID, err := s.ca.LoginOf(tx, v.Serial())
@@ -259,7 +259,7 @@ func (s *Server) nameOS(tx *store.Tx, d *event.Device) error {
 }
 
 func (s *Server) identifyNode(tx *store.Tx, c caller, p peer, v identity.Caller) (caller, error) {
-	const hint = "join it again with a new token: dtctl tokens add --type=node"
+	const hint = "Join it again with a new token: dtctl tokens add --type=node"
 	switch _, err := s.nodes.get(tx, v.Name()); {
 	case isNotFound(err):
 		// The one answer by which a node learns that it has to stop.
@@ -311,7 +311,7 @@ func (s *Server) authorize(tx *store.Tx, c caller, access *dtv1.Access, kind str
 	if c.kind == callerNode {
 		return api.Refuse(connect.CodePermissionDenied, "a node may not call this")
 	}
-	return api.Refuse(connect.CodeUnauthenticated, "not logged in").WithHint("log in: dtsh login")
+	return api.Refuse(connect.CodeUnauthenticated, "not logged in").WithHint("Log in: dtsh login")
 }
 
 // decideCall asks policy whether c may do verb on kind; without a verb,

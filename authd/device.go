@@ -121,7 +121,7 @@ func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStr
 			}
 			if !slices.Equal(state.Preference.DeviceTrust.EKCertAllowedCAs, trust.EKCertAllowedCAs) {
 				return api.Refuse(connect.CodeAborted, "ekcert_allowed_cas was changed while the device was enrolled").
-					WithHint("enroll it again, with a new token")
+					WithHint("Enroll it again, with a new token")
 			}
 			with := c
 			with.subject.DeviceID, with.subject.DeviceAssetTag = d.Metadata.Name, d.Spec.AssetTag
@@ -143,7 +143,7 @@ func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.B
 	}
 	if trust.Mode == policy.ModeOff {
 		return api.Refuse(connect.CodeFailedPrecondition, "device trust is off in this cluster").
-			WithHint("an administrator turns it on: dtctl edit cluster_auth_preference")
+			WithHint("An administrator turns it on: dtctl edit cluster_auth_preference")
 	}
 	verified, err := h.s.devices.Authenticate(ctx, identity.LoginBinding{
 		Cluster: h.s.ca.Cluster(), User: c.login.User, SSHPublicKey: c.login.SSHKey, TLSPublicKey: c.login.TLSKey,

@@ -39,7 +39,7 @@ func (f *failures) check(who string, now time.Time) error {
 	if f.of[who] < maxFailures {
 		return nil
 	}
-	return api.Refuse(connect.CodeResourceExhausted, "too many failures within a minute").WithHint("try again in a minute")
+	return api.Refuse(connect.CodeResourceExhausted, "too many failures within a minute").WithHint("Try again in a minute")
 }
 
 func (f *failures) turn(now time.Time) {

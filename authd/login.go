@@ -117,7 +117,7 @@ func (h loginService) Logout(ctx context.Context, _ *connect.Request[dtv1.Logout
 func person(ctx context.Context) (caller, error) {
 	c := callerOf(ctx)
 	if c.kind != callerUser {
-		return c, api.Refuse(connect.CodeFailedPrecondition, "this needs a login of your own").WithHint("log in: dtsh login")
+		return c, api.Refuse(connect.CodeFailedPrecondition, "this needs a login of your own").WithHint("Log in: dtsh login")
 	}
 	return c, nil
 }

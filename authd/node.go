@@ -325,5 +325,5 @@ func (s *Server) takeReport(id string, size int64) error {
 	if first {
 		s.log.Warn("a node reports more than the record takes from one within a minute", "node", id, "bytes", maxReported)
 	}
-	return api.Refuse(connect.CodeResourceExhausted, "more than %d bytes of events within a minute", maxReported).WithHint("send them later")
+	return api.Refuse(connect.CodeResourceExhausted, "more than %d bytes of events within a minute", maxReported).WithHint("Send them later")
 }

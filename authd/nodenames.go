@@ -48,7 +48,7 @@ func (n nodes) checkUncertified(tx *store.Tx, id string, info *dtv1.NodeInfo) er
 			return fmt.Errorf("authd: %w", err)
 		}
 		return api.Refuse(connect.CodeAlreadyExists, "%q is certified for another node", name).
-			WithHint("choose another --nodename, wait until that certificate has expired (a day at most), or remove the node: dtctl rm node/%s", other)
+			WithHint("Choose another --nodename, wait until that certificate has expired (a day at most), or remove the node: dtctl rm node/%s", other)
 	}
 	return nil
 }

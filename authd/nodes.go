@@ -91,7 +91,7 @@ func (n nodes) takeToken(tx *store.Tx, secret string) (joinToken, error) {
 
 // check says whether a taken token lets a node join.
 func (t joinToken) check(now time.Time) error {
-	const hint = "make a new one: dtctl tokens add --type=node"
+	const hint = "Make a new one: dtctl tokens add --type=node"
 	if t.name == "" {
 		return api.Refuse(connect.CodePermissionDenied, "the join token is unknown or was used already").WithHint(hint)
 	}
@@ -290,7 +290,7 @@ func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 		}
 		if strings.EqualFold(other.Spec.Hostname, info.GetName()) {
 			return api.Refuse(connect.CodeAlreadyExists, "another node is named %q", other.Spec.Hostname).
-				WithHint("choose another --nodename, or remove the old node: dtctl rm node/%s", other.Metadata.Name)
+				WithHint("Choose another --nodename, or remove the old node: dtctl rm node/%s", other.Metadata.Name)
 		}
 		for _, taken := range []string{other.Spec.Hostname, other.Metadata.Name} {
 			if mine[strings.ToLower(taken)] {

@@ -311,7 +311,7 @@ func (s *Server) roleUnused(kind, name string) func(tx *store.Tx) error {
 			for _, r := range u.Spec.Roles {
 				if r == name {
 					return api.Refuse(connect.CodeFailedPrecondition, "role %q is held by user %q", name, u.Metadata.Name).
-						WithHint("take it away first: dtctl edit user/%s", u.Metadata.Name)
+						WithHint("Take it away first: dtctl edit user/%s", u.Metadata.Name)
 				}
 			}
 		}

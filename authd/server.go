@@ -300,7 +300,7 @@ func (s *Server) toWire(procedure string, err error) error {
 	if store.IsFull(err) {
 		s.log.Error("the store's disk is full", "procedure", procedure, "error", err)
 		err = api.Refuse(connect.CodeUnavailable, "nothing was done: the cluster cannot record it, its disk is full").
-			WithHint("make room on the disk of dtauthd's storage; nothing needs to be repaired")
+			WithHint("Make room on the disk of dtauthd's storage; nothing needs to be repaired")
 	}
 	if store.IsBadText(err) {
 		err = api.Refuse(connect.CodeInvalidArgument, "a text in the request holds a NUL, which no name does")

@@ -83,7 +83,7 @@ func (c *CA) create(tx *store.Tx, keeper *Keeper) error {
 		return err
 	case name != "" && name != c.cluster:
 		return api.Refuse(connect.CodeFailedPrecondition, "this store belongs to cluster %q and not to %q: a cluster's name cannot be changed", name, c.cluster).
-			WithHint("leave --cluster-name out, or give that name; a new cluster needs a --data-dir and a --storage of its own")
+			WithHint("Leave --cluster-name out, or give that name; a new cluster needs a --data-dir and a --storage of its own")
 	case name != "":
 		return nil
 	}
@@ -168,7 +168,7 @@ func (c *CA) Export(what string) (string, error) {
 	case kindTLS:
 		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.root.Raw})), nil
 	}
-	return "", api.Refuse(connect.CodeInvalidArgument, "there is no authority of type %.32q", what).WithHint("the types are user, host and tls")
+	return "", api.Refuse(connect.CodeInvalidArgument, "there is no authority of type %.32q", what).WithHint("The types are user, host and tls")
 }
 
 func (c *CA) keyLine(before string, s ssh.Signer) string {

@@ -167,7 +167,7 @@ func (c *CA) LoginOf(tx *store.Tx, serial uint64) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	stale := api.Refuse(connect.CodeUnauthenticated, "the certificate is not valid any more").WithHint("log in again: dtsh login")
+	stale := api.Refuse(connect.CodeUnauthenticated, "the certificate is not valid any more").WithHint("Log in again: dtsh login")
 	if revoked {
 		return "", stale
 	}

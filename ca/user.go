@@ -118,7 +118,7 @@ func prepareKeys(sshKey ssh.PublicKey, tlsDER []byte) (prepared, error) {
 func checkLife(now, until time.Time, most time.Duration) error {
 	switch {
 	case !until.Truncate(time.Second).After(now):
-		return api.Refuse(connect.CodeFailedPrecondition, "the certificate would have expired already").WithHint("log in again")
+		return api.Refuse(connect.CodeFailedPrecondition, "the certificate would have expired already").WithHint("Log in again")
 	case until.Sub(now) > most:
 		return api.Refuse(connect.CodeInvalidArgument, "no certificate lives longer than %s", most)
 	}

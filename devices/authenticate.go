@@ -132,7 +132,7 @@ func (a *authenticating) find(ctx context.Context, init *dtv1.AuthenticateInit) 
 	}
 	if len(found) != 1 {
 		return api.Refuse(connect.CodeNotFound, "this device is not enrolled in %s, or not any more", a.cluster).
-			WithHint("enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's")
+			WithHint("Enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's")
 	}
 	a.device = found[0]
 	return stands(a.device, a.verified())

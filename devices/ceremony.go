@@ -61,7 +61,7 @@ func receive[T any](ctx context.Context, next func() (T, error)) (T, error) {
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return none, api.Refuse(connect.CodeDeadlineExceeded, "the device did not answer within %v", ceremonyTimeout).
-				WithHint("try again; if it stays so, dtsh device status looks at the TPM")
+				WithHint("Try again; if it stays so, the TPM hangs: restart the machine")
 		}
 		return none, api.Refuse(connect.CodeCanceled, "the device left before the ceremony was over")
 	}
@@ -97,7 +97,7 @@ func (s *seats) take(user string) (leave func(), err error) {
 	defer s.mu.Unlock()
 	if s.total >= maxCeremonies || s.taken[user] >= maxPerUser {
 		return nil, api.Refuse(connect.CodeResourceExhausted, "too many device ceremonies at the same time").
-			WithHint("try again in a minute")
+			WithHint("Try again in a minute")
 	}
 	s.total++
 	s.taken[user]++

@@ -56,5 +56,5 @@ func enrolledByOther(d resource.Device, user string) error {
 		return nil
 	}
 	return api.Refuse(connect.CodePermissionDenied, "device %s is enrolled by another user", d.Spec.AssetTag).
-		WithHint("an administrator can unenroll it: dtctl edit device/%s, and set enroll_status to %s", d.Spec.AssetTag, resource.NotEnrolled)
+		WithHint("An administrator can unenroll it: dtctl edit device/%s, and set enroll_status to %s", d.Spec.AssetTag, resource.NotEnrolled)
 }

@@ -69,7 +69,7 @@ func matches(d resource.Device, data *dtv1.DeviceData) error {
 func sameOS(d resource.Device, data *dtv1.DeviceData) error {
 	if got := data.GetOsType(); got != d.Spec.OSType {
 		return api.Refuse(connect.CodeFailedPrecondition, "device %s is registered for %s, and this machine runs %.16q", d.Spec.AssetTag, d.Spec.OSType, got).
-			WithHint("register this machine as it is: dtctl devices add --os=%s --asset-tag=%s", got, data.GetAssetTag())
+			WithHint("Register this machine as it is: dtctl devices add --os=%s --asset-tag=%s", got, data.GetAssetTag())
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func ambiguous(tag string, found []resource.Device) error {
 		names = append(names, fmt.Sprintf("%s (%s)", label(d), d.Metadata.Name))
 	}
 	return api.Refuse(connect.CodeFailedPrecondition, "asset tag %q is that of %d devices: %s", tag, len(found), strings.Join(names, ", ")).
-		WithHint("name the device by its ID")
+		WithHint("Name the device by its ID")
 }
 
 // Find is Get in a transaction of its own.

@@ -92,7 +92,7 @@ func checkEndorsement(e *dtv1.TPMEnroll, trust Trust, now time.Time) (endorsemen
 	switch {
 	case allowed != nil && cert == nil:
 		return endorsement{}, api.Refuse(connect.CodePermissionDenied, "the TPM has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas").
-			WithHint("only an administrator can let it in: by taking ekcert_allowed_cas out of cluster_auth_preference")
+			WithHint("Only an administrator can let it in: by taking ekcert_allowed_cas out of cluster_auth_preference")
 	case allowed != nil:
 		checked.attestation = attestedTrusted
 		err = verifyChain(cert, allowed, now)
@@ -177,7 +177,7 @@ func parseAllowed(allowed []string) (*x509.CertPool, error) {
 	}
 	unusable := func(n int, format string, args ...any) error {
 		return withDetail(api.Refuse(connect.CodeFailedPrecondition, "no device can be enrolled: entry %d of the cluster's ekcert_allowed_cas is not usable", n+1).
-			WithHint("an administrator corrects it: dtctl edit cluster_auth_preference"), fmt.Errorf(format, args...))
+			WithHint("An administrator corrects it: dtctl edit cluster_auth_preference"), fmt.Errorf(format, args...))
 	}
 	pool := x509.NewCertPool()
 	for n, text := range allowed {

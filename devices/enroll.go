@@ -235,7 +235,7 @@ func enrolledWithOther(d resource.Device, p proposal) error {
 		return nil
 	}
 	return api.Refuse(connect.CodeFailedPrecondition, "device %s is enrolled with another TPM", label(d)).
-		WithHint("if its TPM or mainboard was replaced, an administrator unenrolls it first: dtctl edit device/%s, and set enroll_status to %s",
+		WithHint("If its TPM or mainboard was replaced, an administrator unenrolls it first: dtctl edit device/%s, and set enroll_status to %s",
 			d.Metadata.Name, resource.NotEnrolled)
 }
 
@@ -252,7 +252,7 @@ func notElsewhere(tx *store.Tx, d resource.Device, p proposal) error {
 		sameKey := other.Spec.Credential != nil && other.Spec.Credential.ID == p.key.credentialID
 		if other.Spec.AssetTag != d.Spec.AssetTag || sameKey {
 			return api.Refuse(connect.CodeFailedPrecondition, "this TPM is enrolled already, as device %s", label(other)).
-				WithHint("an administrator removes or unenrolls that one first: dtctl devices rm --device-id=%s", other.Metadata.Name)
+				WithHint("An administrator removes or unenrolls that one first: dtctl devices rm --device-id=%s", other.Metadata.Name)
 		}
 	}
 	return nil

@@ -23,7 +23,7 @@ const pcrCount = 24
 const generated = 0xff544347
 
 var errQuote = api.Refuse(connect.CodePermissionDenied, "the TPM's quote does not hold").
-	WithHint("try again; if it stays so, enroll the device again")
+	WithHint("Try again; if it stays so, enroll the device again")
 
 // measured is what a quote that holds says of the machine.
 type measured struct {

@@ -99,7 +99,7 @@ func (i *Inventory) spendToken(ctx context.Context, user, remoteAddr, token stri
 		return resource.Device{}, err
 	}
 	if refused != nil {
-		return resource.Device{}, refused.WithHint("ask an administrator for a new token: dtctl devices enroll --asset-tag=TAG")
+		return resource.Device{}, refused.WithHint("Ask an administrator for a new token: dtctl devices enroll --asset-tag=TAG")
 	}
 	return device, nil
 }

@@ -34,7 +34,7 @@ func (i *Inventory) Create(ctx context.Context, actor string, d resource.Device)
 		id = uuid.NewString()
 	} else if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
 		return resource.Device{}, api.Refuse(connect.CodeInvalidArgument, "metadata.name %.64q is not a device's ID, a UUID in lower case", id).
-			WithHint("leave it out, and the device is given one")
+			WithHint("Leave it out, and the device is given one")
 	}
 	n := NewDevice{OSType: d.Spec.OSType, AssetTag: d.Spec.AssetTag}
 	device = i.blank(n)
@@ -74,7 +74,7 @@ func (i *Inventory) Update(ctx context.Context, actor string, d resource.Device,
 		}
 		if revision != "" && revision != current.Metadata.Revision {
 			return api.Refuse(connect.CodeAborted, "device %s was changed in the meantime", label(current)).
-				WithHint("get it again and repeat the change")
+				WithHint("Get it again and repeat the change")
 		}
 		if err := onlyEditable(d, current); err != nil {
 			return err
@@ -108,7 +108,7 @@ func (i *Inventory) change(tx *store.Tx, actor string, current, wanted resource.
 
 func errEnrollStatus(status string) error {
 	return api.Refuse(connect.CodeInvalidArgument, "spec.enroll_status cannot be set to %.32q: only the enrollment ceremony enrolls a device", status).
-		WithHint("give the device a token: dtctl devices enroll --asset-tag=TAG")
+		WithHint("Give the device a token: dtctl devices enroll --asset-tag=TAG")
 }
 
 // unenroll takes away what the ceremony gave.
@@ -189,7 +189,7 @@ func onlyEditable(d, current resource.Device) error {
 		}
 		if !reflect.ValueOf(field.got).IsZero() && !same {
 			return api.Refuse(connect.CodeInvalidArgument, "%s is set by the server and cannot be changed", field.name).
-				WithHint("leave it as it is, or out")
+				WithHint("Leave it as it is, or out")
 		}
 	}
 	return nil

@@ -187,5 +187,5 @@ func (a attempt) succeeded(tx *store.Tx, now time.Time) error {
 func tooMany(wait time.Duration) *api.Refusal {
 	wait = (wait + time.Second - 1).Truncate(time.Second)
 	return api.Refuse(connect.CodeResourceExhausted, "too many failed attempts").
-		WithHint("try again in %s", wait)
+		WithHint("Try again in %s", wait)
 }

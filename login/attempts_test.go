@@ -52,7 +52,7 @@ func TestTheWaitDoublesUpToItsCap(t *testing.T) {
 			wait := w.waits("alice", home)
 			got = append(got, wait)
 			w.clock.forward(wait - time.Millisecond)
-			refused(t, w.check("alice", right, home), connect.CodeResourceExhausted, "try again in 1s")
+			refused(t, w.check("alice", right, home), connect.CodeResourceExhausted, "Try again in 1s")
 			w.clock.forward(time.Millisecond)
 		}
 		s := time.Second
@@ -96,8 +96,8 @@ func TestAnAddressThatTriesManyAccountsWaits(t *testing.T) {
 		for i := range int(addrRate.free) + 1 {
 			refused(t, w.check(fmt.Sprintf("user%d", i), wrong, stranger), connect.CodeUnauthenticated, "wrong")
 		}
-		refused(t, w.check("another", wrong, stranger), connect.CodeResourceExhausted, "try again in 1s")
-		refused(t, w.check("alice", right, stranger), connect.CodeResourceExhausted, "try again in 1s")
+		refused(t, w.check("another", wrong, stranger), connect.CodeResourceExhausted, "Try again in 1s")
+		refused(t, w.check("alice", right, stranger), connect.CodeResourceExhausted, "Try again in 1s")
 		w.must(w.check("alice", right, home))
 	})
 }

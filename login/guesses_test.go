@@ -18,7 +18,7 @@ func TestARightPasswordMakesNobodyWait(t *testing.T) {
 		}
 		w.must(w.check("alice", right, stranger))
 		refused(t, w.check("another", wrong, stranger), connect.CodeUnauthenticated, "wrong")
-		refused(t, w.check("another", wrong, stranger), connect.CodeResourceExhausted, "try again in 1s") // its own doing
+		refused(t, w.check("another", wrong, stranger), connect.CodeResourceExhausted, "Try again in 1s") // its own doing
 	})
 }
 

@@ -101,7 +101,7 @@ func (h *hasher) run(ctx context.Context, password string, like hash) ([]byte, e
 		defer func() { <-h.queue }()
 	default:
 		return nil, api.Refuse(connect.CodeResourceExhausted, "too many people are logging in at once").
-			WithHint("try again in a few seconds")
+			WithHint("Try again in a few seconds")
 	}
 	select {
 	case h.slots <- struct{}{}:

@@ -102,7 +102,7 @@ func TestHashesAtOnceAreBounded(t *testing.T) {
 	for range callers {
 		wg.Go(func() {
 			if _, err := h.matches(t.Context(), "", right); err != nil {
-				refused(t, err, connect.CodeResourceExhausted, "try again in a few seconds")
+				refused(t, err, connect.CodeResourceExhausted, "Try again in a few seconds")
 				if sentAway.Add(1) == 20 {
 					close(release)
 				}

@@ -107,7 +107,7 @@ func tokenHash(token Secret) []byte {
 // errInvite is all that a person hears; the record has the reason.
 func errInvite() *api.Refusal {
 	return api.Refuse(connect.CodeUnauthenticated, "this invite is not valid: it was used, replaced, or has expired").
-		WithHint("ask an administrator for a new one: dtctl users reset")
+		WithHint("Ask an administrator for a new one: dtctl users reset")
 }
 
 // AcceptInvite spends an invite and sets the password; it returns whose. A

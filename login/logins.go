@@ -73,7 +73,7 @@ func (s *Service) Begin(tx *store.Tx, v Verified, l Login) (Login, error) {
 }
 
 func errEnded() *api.Refusal {
-	return api.Refuse(connect.CodeUnauthenticated, "this login has ended").WithHint("log in again: dtsh login")
+	return api.Refuse(connect.CodeUnauthenticated, "this login has ended").WithHint("Log in again: dtsh login")
 }
 
 // Find returns a login that stands, or refuses (CodeUnauthenticated): it has

@@ -31,7 +31,7 @@ func (v Verified) User() string { return v.user }
 // errWrong is all that a person hears; the record has the reason.
 func errWrong() *api.Refusal {
 	return api.Refuse(connect.CodeUnauthenticated, "the user name or the password is wrong").
-		WithHint("an administrator gives a new password with: dtctl users reset NAME")
+		WithHint("An administrator gives a new password with: dtctl users reset NAME")
 }
 
 // CheckPassword proves who somebody is. Whether the user does not exist, has
@@ -244,7 +244,7 @@ func (s *Service) replaceHash(tx *store.Tx, g guess, hash string, changed time.T
 	n, err := tx.Exec(`UPDATE passwords SET hash = $1, changed_at = $2 WHERE user_name = $3 AND hash = $4`,
 		hash, store.Micros(changed), g.user, g.stored)
 	if err == nil && n == 0 {
-		err = api.Refuse(connect.CodeAborted, "the password was changed at the same moment").WithHint("try again")
+		err = api.Refuse(connect.CodeAborted, "the password was changed at the same moment").WithHint("Try again")
 	}
 	return err
 }

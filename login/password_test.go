@@ -111,7 +111,7 @@ func TestGuessesMadeTogetherAreCounted(t *testing.T) {
 		if n := len(one.hashed()) + len(two.hashed()); n != int(pairRate.free)+1 {
 			t.Errorf("%d guesses were looked at, want %d", n, pairRate.free+1)
 		}
-		refused(t, two.check("alice", right, home), connect.CodeResourceExhausted, "try again in 1s")
+		refused(t, two.check("alice", right, home), connect.CodeResourceExhausted, "Try again in 1s")
 	})
 }
 
@@ -133,7 +133,7 @@ func TestWhatWasNotComparedIsNotCounted(t *testing.T) {
 		for range cap(w.hasher.queue) {
 			w.hasher.queue <- struct{}{}
 		}
-		refused(t, w.check("alice", right, home), connect.CodeResourceExhausted, "try again in a few seconds")
+		refused(t, w.check("alice", right, home), connect.CodeResourceExhausted, "Try again in a few seconds")
 		for range cap(w.hasher.queue) {
 			<-w.hasher.queue
 		}

@@ -142,7 +142,7 @@ func (s *Service) UpdateUser(ctx context.Context, actor string, u resource.User,
 		}
 		if revision != "" && revision != old.Metadata.Revision {
 			return api.Refuse(connect.CodeAborted, "user %q was changed by somebody else meanwhile", u.Metadata.Name).
-				WithHint("read it again and repeat your change")
+				WithHint("Read it again and repeat your change")
 		}
 		if err := s.checkRoles(tx, u); err != nil {
 			return err

@@ -83,7 +83,7 @@ func (s *server) decide(st *state, id identity.Identity, login string, now time.
 }
 
 // enrollHint is the second line of a denial for want of a trusted device.
-const enrollHint = "enroll this device with: dtsh device enroll --current-device, then log in again"
+const enrollHint = "Enroll this device with: dtsh device enroll --current-device, then log in again"
 
 // subject is id as policy knows it. Principals are never nil: that would say
 // that there is no certificate.
@@ -172,7 +172,7 @@ func (s *server) expired(a *admission) bool { return !s.now().Before(a.identity.
 // ours: what is in it may be anybody's as long as it is not verified.
 func certificateRefusal(err error, key gossh.PublicKey) *refusal {
 	r := &refusal{reason: "the certificate is not acceptable", details: []string{err.Error()}}
-	const again = "log in again with: dtsh login"
+	const again = "Log in again with: dtsh login"
 	switch identity.ReasonOf(err) {
 	case identity.ReasonExpired:
 		r.reason, r.hint = "the certificate has expired", again

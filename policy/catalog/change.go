@@ -30,7 +30,7 @@ func (c *Catalog) Create(ctx context.Context, actor string, r resource.Resource)
 		switch _, err := c.current(tx, kind, name); {
 		case err == nil:
 			return api.Refuse(connect.CodeAlreadyExists, "%s %q already exists", kind, name).
-				WithHint("replace it: dtctl create -f")
+				WithHint("Replace it: dtctl create -f")
 		case !isNotFound(err):
 			return err
 		}
@@ -72,7 +72,7 @@ func (c *Catalog) Update(ctx context.Context, actor string, r resource.Resource,
 		}
 		if revision != "" && revision != old.Head().Metadata.Revision {
 			return api.Refuse(connect.CodeAborted, "%s %q was changed by someone else", kind, name).
-				WithHint("read it again and repeat the change: dtctl edit %s/%s", kind, name)
+				WithHint("Read it again and repeat the change: dtctl edit %s/%s", kind, name)
 		}
 		keepOrigin(r, old)
 		return c.update(tx, actor, r, old)
