@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"devicetrust/audit/event"
 )
@@ -71,13 +72,48 @@ func (s *session) supervise(p *process) {
 }
 
 // abandon ends a session whose client is gone and whose process is not. It
-// holds up nothing any more, a stop of the node neither.
+// holds up nothing any more, a stop of the node neither; but it has to be
+// waited for, and of those an account may leave so many.
 func (s *session) abandon(p *process, sent int64) {
 	s.mu.Lock()
 	reason := s.reason
 	s.mu.Unlock()
-	s.recordEnd(event.Event{Success: true, Message: reason + "; its process goes on", Bytes: &sent})
-	go func() { _, _ = p.wait() }()
+	after := "; its process goes on"
+	abandoned, uid := &s.conn.server.abandoned, s.admit.account.uid
+	if !abandoned.add(uid, s.conn.server.limits.abandoned) {
+		after = "; its process is killed: the account has left too many behind"
+		p.signal(unix.SIGKILL)
+	}
+	s.recordEnd(event.Event{Success: true, Message: reason + after, Bytes: &sent})
+	go func() {
+		defer abandoned.remove(uid)
+		_, _ = p.wait()
+	}()
+}
+
+// abandoned counts the processes that clients have left, by their accounts.
+type abandoned struct {
+	mu sync.Mutex
+	of map[uint32]int
+}
+
+// add tells whether the account has at most so many with this one.
+func (a *abandoned) add(uid uint32, most int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.of == nil {
+		a.of = map[uint32]int{}
+	}
+	a.of[uid]++
+	return a.of[uid] <= most
+}
+
+func (a *abandoned) remove(uid uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.of[uid]--; a.of[uid] == 0 {
+		delete(a.of, uid)
+	}
 }
 
 // pump copies one output until it is at its end or the peer takes no more.

@@ -118,6 +118,51 @@ func TestWhatIgnoresItsClientsEndGoesOn(t *testing.T) {
 	}
 }
 
+func TestAnAccountLeavesABoundedNumberBehind(t *testing.T) {
+	n, c := enterNode(t, func(c *serverConfig) { c.limits.abandoned, c.limits.hangup = 2, 50*time.Millisecond })
+	var left []int
+	for range 4 {
+		s := newSession(t, c)
+		var out syncBuffer
+		s.Stdout = &out
+		if err := s.Start("trap '' HUP PIPE; echo $$; exec sleep 1000"); err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, pids(t, &out, 1)...)
+		s.Close()
+		eventually(t, "the session's end", func() bool {
+			ends := 0
+			for _, e := range n.records() {
+				if e.Type == event.SessionEnd {
+					ends++
+				}
+			}
+			return ends == len(left)
+		})
+		if len(left) == 3 { // the third is killed, and the second makes room
+			eventually(t, "the third's end", func() bool { return gone(left[2]) })
+			syscall.Kill(left[1], syscall.SIGKILL)
+			eventually(t, "the second is waited for", func() bool { return syscall.Kill(left[1], 0) != nil })
+			eventually(t, "the count", func() bool {
+				n.abandoned.mu.Lock()
+				defer n.abandoned.mu.Unlock()
+				for _, count := range n.abandoned.of {
+					return count == 1
+				}
+				return false
+			})
+		}
+	}
+	for i, want := range []bool{false, true, true, false} {
+		if gone(left[i]) != want {
+			t.Errorf("process %d of %d: gone %v", i, len(left), !want)
+		}
+		if !want {
+			syscall.Kill(left[i], syscall.SIGKILL)
+		}
+	}
+}
+
 func TestPolicyEndsEverythingOfASession(t *testing.T) {
 	n, c := enterNode(t)
 	s := newSession(t, c)

@@ -48,6 +48,10 @@ type limits struct {
 	// gone; policyHangup, between the signals when policy ends it, which has to
 	// be done within a second.
 	hangup, policyHangup time.Duration
+	// abandoned processes of one account: what has outlived its client is no
+	// session's any more, and takes a goroutine and two files of ours. More
+	// than people have use for, and far from all files that there are.
+	abandoned int
 	// start is how long a session's process may take to begin: a home on a
 	// network share that wakes up does in this time.
 	start time.Duration
@@ -76,6 +80,7 @@ func defaultLimits() limits {
 		silence:                   5 * time.Minute,
 		hangup:                    5 * time.Second,
 		policyHangup:              500 * time.Millisecond,
+		abandoned:                 256,
 		start:                     30 * time.Second,
 		lastWords:                 750 * time.Millisecond,
 		shutdown:                  5 * time.Second,

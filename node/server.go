@@ -31,6 +31,7 @@ type server struct {
 	spool           *spool
 	sweeper         *sweeper
 	helpers         *helpers
+	abandoned       abandoned
 	guard           *guard
 	// buffers of copyBuffer bytes, which outputs and inputs take turns with.
 	buffers  sync.Pool
