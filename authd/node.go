@@ -112,8 +112,7 @@ func (h nodeService) Renew(ctx context.Context, req *connect.Request[dtv1.RenewR
 		return nil, err
 	}
 	stillThere := func(tx *store.Tx) error {
-		_, err := s.nodes.get(tx, id)
-		return err
+		return s.recordNodeChange(ctx, tx, id, m.GetNode(), fixed)
 	}
 	res, err := s.certifyNode(ctx, id, m.GetNode(), m.GetSshPublicKey(), m.GetTlsPublicKey(), fixed, stillThere)
 	if err != nil {

@@ -23,9 +23,14 @@ import (
 func (n nodes) certified(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 	until := store.Micros(n.now().Add(ca.NodeLife))
 	for _, name := range lowered(info) {
-		_, err := tx.Exec(`INSERT INTO node_names (node_id, name, own, valid_before) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (node_id, name) DO UPDATE SET own = (node_names.own OR excluded.own), valid_before = excluded.valid_before`,
-			id, name, strings.EqualFold(name, info.GetName()), until)
+		var own int64
+		if strings.EqualFold(name, info.GetName()) {
+			own = until
+		}
+		_, err := tx.Exec(`INSERT INTO node_names (node_id, name, own_until, valid_before) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (node_id, name) DO UPDATE SET valid_before = excluded.valid_before,
+			own_until = CASE WHEN excluded.own_until > 0 THEN excluded.own_until ELSE node_names.own_until END`,
+			id, name, own, until)
 		if err != nil {
 			return err
 		}
@@ -39,7 +44,7 @@ func (n nodes) checkUncertified(tx *store.Tx, id string, info *dtv1.NodeInfo) er
 	now := store.Micros(n.now())
 	for _, name := range lowered(info) {
 		var other string
-		err := tx.QueryRow(`SELECT node_id FROM node_names WHERE name = $1 AND node_id <> $2 AND valid_before > $3 AND (own OR $4) LIMIT 1`,
+		err := tx.QueryRow(`SELECT node_id FROM node_names WHERE name = $1 AND node_id <> $2 AND valid_before > $3 AND (own_until > $3 OR $4) LIMIT 1`,
 			name, id, now, strings.EqualFold(name, info.GetName())).Scan(&other)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue

@@ -20,7 +20,12 @@ func (s *session) supervise(p *process) {
 	drains := []*drain{out}
 	var sent atomic.Int64
 	var outputs sync.WaitGroup
-	outputs.Go(func() { s.pump(s.channel, out, &sent) })
+	outputs.Go(func() {
+		if p.warning != "" { // here, because the peer may not read
+			s.stderr.line(p.warning)
+		}
+		s.pump(s.channel, out, &sent)
+	})
 	if p.stderr != nil {
 		err := &drain{p.stderr}
 		drains = append(drains, err)

@@ -175,18 +175,28 @@ func (s *sweeper) round(pending map[*sweep]struct{}, closing bool) {
 			_ = unix.Kill(m.pid, unix.SIGCONT)
 		}
 		w.told = true
+		if !kill {
+			continue
+		}
+		// By group, which fork(2) does not get away from: one that hands itself
+		// on from process to process is another by now. A group lies in one
+		// session.
+		groups := map[int]struct{}{}
 		for _, m := range left {
-			if kill {
-				_ = unix.Kill(m.pid, unix.SIGKILL)
-			}
+			groups[m.group] = struct{}{}
+		}
+		for group := range groups {
+			_ = unix.Kill(-group, unix.SIGKILL)
 		}
 	}
 }
 
-// over lets the process be reaped.
+// over lets the process be reaped. What forks faster than /proc can be read
+// was not seen; while the process is not reaped its group is nobody else's.
 func (w *sweep) over() {
 	w.late.timer.Stop()
 	w.hopeless.timer.Stop()
+	_ = unix.Kill(-w.process.pid, unix.SIGKILL)
 	close(w.process.swept)
 }
 
@@ -240,5 +250,11 @@ func parseStat(stat []byte) (group, session int, alive bool) {
 	}
 	group, err1 := strconv.Atoi(string(f[2]))
 	session, err2 := strconv.Atoi(string(f[3]))
-	return group, session, err1 == nil && err2 == nil && f[0][0] != 'Z' && f[0][0] != 'X'
+	return group, session, err1 == nil && err2 == nil && !dead(f)
+}
+
+// dead: a zombie that has threads is a process that lives without its first.
+func dead(f [][]byte) bool {
+	const threads = 17 // num_threads, counted from the state
+	return f[0][0] == 'X' || f[0][0] == 'Z' && (len(f) <= threads || string(f[threads]) <= "1")
 }

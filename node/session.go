@@ -184,9 +184,6 @@ func (s *session) start(line *string) bool {
 		s.beginning = func() { s.fail(err) }
 		return true
 	}
-	if p.warning != "" {
-		s.stderr.line(p.warning)
-	}
 	s.mu.Lock()
 	s.process = p
 	ended, by := s.ended, s.by
@@ -228,8 +225,10 @@ func (s *session) close(status syscall.WaitStatus, err error) {
 	s.ended = true
 	s.mu.Unlock()
 	s.lastWords.Wait()
-	_ = s.channel.CloseWrite()
+	// The status goes first: a client that has no more to say answers the end
+	// of the output by closing the channel, and would not hear it then.
 	s.reportExit(status, err)
+	_ = s.channel.CloseWrite()
 	_ = s.channel.Close()
 }
 
