@@ -23,41 +23,61 @@ import (
 // could not be removed. A profile that cannot be read goes too: it would keep
 // the next login out.
 func (h *Home) LogoutAll(ctx context.Context, o Options) (problems []error, err error) {
+	leaving, problems, err := h.forgetLogins(ctx)
+	for _, l := range leaving {
+		if err := goodbye(ctx, l.profile, l.creds, o); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return problems, err
+}
+
+// leaver is a login that is forgotten here, and not yet ended at its server.
+type leaver struct {
+	profile *Profile
+	creds   Credentials
+}
+
+// forgetLogins does what LogoutAll does here, while nobody else changes the
+// home. Servers are not asked meanwhile: one that does not answer would keep a
+// login beside from being stored.
+func (h *Home) forgetLogins(ctx context.Context) (leaving []leaver, problems []error, err error) {
 	unlock, err := h.Lock(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unlock()
 	profiles, damaged, err := h.profiles()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, path := range damaged {
 		problems = append(problems, fmt.Errorf("the profile %s cannot be read", path))
 		if err := os.Remove(path); err != nil {
-			return problems, unwritable(path, err)
+			return nil, problems, unwritable(path, err)
 		}
 	}
 	for _, p := range profiles {
 		if p.User == "" {
 			continue
 		}
-		if creds, err := p.Credentials(); err != nil {
+		creds, err := p.Credentials()
+		if err != nil {
 			problems = append(problems, err)
-		} else if err := goodbye(ctx, p, creds, o); err != nil {
-			problems = append(problems, err)
+			continue
 		}
+		leaving = append(leaving, leaver{p, creds})
 	}
 	if err := os.RemoveAll(h.path("keys")); err != nil {
-		return problems, unwritable(h.path("keys"), err)
+		return leaving, problems, unwritable(h.path("keys"), err)
 	}
 	for _, p := range profiles {
 		p.User, p.Device = "", DeviceOutcome{}
 		if err := p.save(); err != nil {
-			return problems, err
+			return leaving, problems, err
 		}
 	}
-	return problems, nil
+	return leaving, problems, nil
 }
 
 // goodbye ends the login of creds at the server. Expired ones have ended.
