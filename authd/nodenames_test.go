@@ -74,3 +74,52 @@ func TestANameIsANodesUntilItsCertificateEnds(t *testing.T) {
 		t.Errorf("its certificate has ended: %v", err)
 	}
 }
+
+// renew asks for new certificates as what info says.
+func (r *running) renew(k *keys, info *dtv1.NodeInfo) {
+	r.t.Helper()
+	res, err := dtv1connect.NewNodeServiceClient(r.https(k), r.url()).Renew(r.t.Context(), connect.NewRequest(&dtv1.RenewRequest{
+		Node: info, SshPublicKey: k.ssh.PublicKey().Marshal(), TlsPublicKey: k.der,
+	}))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	k.take(r.t, res.Msg.GetHostCertificate(), res.Msg.GetTlsCertificate())
+}
+
+func TestARenewalThatChangesANodeIsRecorded(t *testing.T) {
+	r := start(t)
+	node := r.join("db")
+	changed := nodeInfo("db-renamed")
+	changed.Labels = map[string]string{"env": "secret"}
+	r.renew(node, changed)
+	r.renew(node, changed)
+	told := column(t, r.database(), `SELECT record FROM audit_log WHERE event = 'instance.update'`)
+	if len(told) != 1 || !strings.Contains(told[0], "name: db → db-renamed") || !strings.Contains(told[0], `"labels"`) {
+		t.Errorf("the records of the change: %v", told)
+	}
+}
+
+// A machine's host name stays in each of its node's certificates: as the
+// node's own name it is reserved no longer than the one that said so.
+func TestAFirstNameIsNotReservedForEver(t *testing.T) {
+	r, c := startWithClock(t)
+	first := nodeInfo("vm")
+	first.Hostname = "vm"
+	node, err := r.joinAs(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renamed := nodeInfo("web-1")
+	renamed.Hostname = "vm"
+	c.forward(13 * time.Hour)
+	r.renew(node, renamed)
+	second := nodeInfo("web-9")
+	second.Hostname = "vm"
+	_, err = r.joinAs(second)
+	wantCode(t, err, connect.CodeAlreadyExists)
+	c.forward(13 * time.Hour)
+	if _, err := r.joinAs(second); err != nil {
+		t.Errorf("the certificate that named it vm has ended: %v", err)
+	}
+}
