@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/devices"
 )
@@ -33,7 +36,11 @@ func (s *Server) withBounds(next http.Handler) http.Handler {
 			length, toRead = strangersLength(r.URL.Path), strangersReadTimeout
 			leave, ok := s.admitStranger(r, length)
 			if !ok {
-				http.Error(w, "too many callers at this moment", http.StatusServiceUnavailable)
+				wire, _ := api.ToWire(api.Refuse(connect.CodeResourceExhausted, "too many callers from here at this moment").
+					WithHint("Try again in a minute."))
+				if err := connect.NewErrorWriter().Write(w, r, wire); err != nil {
+					s.log.Debug("a refusal was not taken", "error", err)
+				}
 				return
 			}
 			defer leave()

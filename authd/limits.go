@@ -80,10 +80,11 @@ const (
 
 	// maxReported is what one node may report within a minute, in bytes: what a
 	// node says is kept for ever, and where the disk is full nothing happens
-	// any more. It is a hundred commands a second, all day; a node that comes
-	// back with a full spool (64 MiB) is rid of it in a quarter of an hour. A
-	// hostile one writes 6 GB a day, and the log says which it is.
-	maxReported = 4 << 20
+	// any more. It is more than one person's longest commands, as fast as they
+	// can be started (14 MiB were seen), so that nobody fills a server's spool
+	// by them; a node that comes back with a full spool (64 MiB) is rid of it in
+	// minutes. A hostile one writes 23 GB a day, and the log says which it is.
+	maxReported = 16 << 20
 	// recordCost is what a call of a node that is itself a record counts as.
 	recordCost = 1 << 10
 

@@ -94,7 +94,7 @@ func TestStrangersWhoSendSlowlyHoldNoMoreThanTheirShare(t *testing.T) {
 	}
 	select {
 	case got := <-stranger(t, h, strings.NewReader("whole")):
-		if got != http.StatusServiceUnavailable {
+		if got != http.StatusTooManyRequests {
 			t.Fatalf("beyond the share: %d", got)
 		}
 	case <-read:

@@ -101,6 +101,10 @@ func anchorOf(cert tls.Certificate) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--tls-cert: %w", err)
 	}
+	if len(chain) == 1 && last.CheckSignatureFrom(last) == nil {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "the certificate of --tls-cert is signed by itself: servers believe an authority, and no certificate of a server's own").
+			WithHint("Leave --tls-cert out, and the cluster's own CA makes one; or have an authority sign it.")
+	}
 	if len(chain) < 2 || !last.IsCA || !last.BasicConstraintsValid {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "the file of --tls-cert does not end in the certificate of an authority, by which servers know this one").
 			WithHint("Append the certificate that signed it, and those above it, to the file.")

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
@@ -62,8 +63,8 @@ func operatorChain(t *testing.T, keyFile string) (leaf, root []byte, authority *
 func TestTheOperatorsCertificateComesWithItsAuthority(t *testing.T) {
 	dir := t.TempDir()
 	var own ca.CA
-	tls := &serverTLS{ca: &own, certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key"), now: time.Now}
-	leaf, root, authority := operatorChain(t, tls.keyFile)
+	server := &serverTLS{ca: &own, certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key"), now: time.Now}
+	leaf, root, authority := operatorChain(t, server.keyFile)
 	for name, c := range map[string]struct {
 		chain []byte
 		want  string
@@ -73,18 +74,21 @@ func TestTheOperatorsCertificateComesWithItsAuthority(t *testing.T) {
 		"with another's":        {slices.Concat(leaf, leaf), "does not end in the certificate of an authority"},
 		"no certificate at all": {[]byte("x"), "cannot use --tls-cert"},
 	} {
-		if err := os.WriteFile(tls.certFile, c.chain, 0o600); err != nil {
+		if err := os.WriteFile(server.certFile, c.chain, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := tls.reload()
+		err := server.reload()
 		if c.want == "" {
-			if err != nil || !slices.Equal(tls.pins(), []string{identity.PinOf(authority)}) {
-				t.Errorf("%s: %v, pins %v", name, err, tls.pins())
+			if err != nil || !slices.Equal(server.pins(), []string{identity.PinOf(authority)}) {
+				t.Errorf("%s: %v, pins %v", name, err, server.pins())
 			}
 			continue
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
+	}
+	if _, err := anchorOf(tls.Certificate{Certificate: [][]byte{authority.Raw}}); err == nil || !strings.Contains(err.Error(), "signed by itself") {
+		t.Errorf("signed by itself: %v", err)
 	}
 }

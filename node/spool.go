@@ -61,7 +61,7 @@ type pending struct {
 }
 
 var (
-	errSpoolFull   = errors.New("the audit spool is full: the control plane has not taken records for a long time")
+	errSpoolFull   = errors.New("the audit spool is full: the control plane does not take this node's records, or not as fast as they come")
 	errSpoolClosed = errors.New("the node is stopping")
 )
 
