@@ -52,8 +52,8 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 
 // Record appends e inside tx, so that the act in the same transaction happens
 // only with its record. It fills in UID, Time, Cluster and Code, and what the
-// context says of the caller, cuts what is too long, and returns the event as it is stored. A type that the catalogue
-// does not have is an error.
+// context says of the caller, cuts what is too long, and returns the event as
+// it is stored. A type that the catalogue does not have is an error.
 func (l *Log) Record(tx *store.Tx, e event.Event) (event.Event, error) {
 	id, err := uuid.NewRandom()
 	if err != nil {
