@@ -21,7 +21,10 @@ import (
 )
 
 // deviceService answers "which machine?".
-type deviceService struct{ s *Server }
+type deviceService struct {
+	s *Server
+	dtv1connect.UnimplementedDeviceServiceHandler
+}
 
 var _ dtv1connect.DeviceServiceHandler = deviceService{}
 

@@ -25,13 +25,17 @@ type AuthenticateStream interface {
 // Verified is a device that has just proved itself for one login. Only
 // Authenticate makes one; the zero value is no device.
 type Verified struct {
-	device identity.Device
-	osType string
-	owner  string
+	device   identity.Device
+	evidence identity.Evidence
+	osType   string
+	owner    string
 }
 
 // Device is what a certificate says of it.
 func (v Verified) Device() identity.Device { return v.device }
+
+// Evidence is what it proved of itself in this ceremony.
+func (v Verified) Evidence() identity.Evidence { return v.evidence }
 
 // OSType is linux, macos or windows.
 func (v Verified) OSType() string { return v.osType }

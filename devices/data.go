@@ -84,6 +84,8 @@ func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) {
 		SerialNumber: data.GetSerialNumber(), ReportedAssetTag: data.GetReportedAssetTag(),
 		SystemSerialNumber: data.GetSystemSerialNumber(), BaseBoardSerialNumber: data.GetBaseBoardSerialNumber(),
 		TPMManufacturer: data.GetTpmManufacturer(), TPMFirmware: data.GetTpmFirmware(),
+		OSUsername: data.GetOsUsername(), JamfBinaryVersion: data.GetJamfBinaryVersion(),
+		MacOSEnrollmentProfiles: data.GetMacosEnrollmentProfiles(),
 	}
 	if t := data.GetCollectTime(); t != nil {
 		c.CollectTime = t.AsTime().Truncate(time.Microsecond)

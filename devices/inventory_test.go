@@ -241,13 +241,13 @@ func TestAPersonRegistersTheMachineInFrontOfThem(t *testing.T) {
 func TestADocumentRegistersADevice(t *testing.T) {
 	storetest.Run(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
-		doc := resource.Device{Spec: resource.DeviceSpec{OSType: "linux", AssetTag: testTag, Profile: map[string]string{"model": "X1"}}}
+		doc := resource.Device{Spec: resource.DeviceSpec{OSType: "linux", AssetTag: testTag, Profile: &resource.DeviceProfile{ModelIdentifier: "X1"}}}
 		doc.Metadata.Labels = map[string]string{"site": "berlin"}
 		d, err := w.Create(t.Context(), admin, doc)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.Spec.Profile["model"] != "X1" || d.Metadata.Labels["site"] != "berlin" || d.Metadata.Name == "" {
+		if d.Spec.Profile.ModelIdentifier != "X1" || d.Metadata.Labels["site"] != "berlin" || d.Metadata.Name == "" {
 			t.Errorf("got %+v", d)
 		}
 		if diff := cmp.Diff(d, w.device(t, testTag)); diff != "" {
@@ -276,7 +276,7 @@ func TestADocumentRegistersADevice(t *testing.T) {
 			"spec.update_time":    func(d *resource.Device) { d.Spec.UpdateTime = w.clock },
 			"spec.last_seen_time": func(d *resource.Device) { d.Spec.LastSeenTime = w.clock },
 			"spec.enroll_status":  func(d *resource.Device) { d.Spec.EnrollStatus = resource.Enrolled },
-			"spec.profile":        func(d *resource.Device) { d.Spec.Profile = map[string]string{"": "x"} },
+			"spec.profile":        func(d *resource.Device) { d.Spec.Profile = &resource.DeviceProfile{OSVersion: "a\nb"} },
 			"placeholder":         func(d *resource.Device) { d.Spec.AssetTag = "None" },
 			"operating system":    func(d *resource.Device) { d.Spec.OSType = "" },
 		} {
@@ -296,12 +296,12 @@ func TestAnAdministratorEditsADevice(t *testing.T) {
 		w.pass(time.Minute)
 
 		edited := before
-		edited.Metadata.Description, edited.Spec.Profile = "the reception's", map[string]string{"os_build": "1"}
+		edited.Metadata.Description, edited.Spec.Profile = "the reception's", &resource.DeviceProfile{OSBuild: "1"}
 		after, err := w.Update(t.Context(), admin, edited, before.Metadata.Revision, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if after.Metadata.Description != "the reception's" || after.Spec.Profile["os_build"] != "1" || after.Spec.Owner != alice || !after.Spec.UpdateTime.Equal(w.clock) {
+		if after.Metadata.Description != "the reception's" || after.Spec.Profile.OSBuild != "1" || after.Spec.Owner != alice || !after.Spec.UpdateTime.Equal(w.clock) {
 			t.Errorf("got %+v", after)
 		}
 		if diff := cmp.Diff(after, w.device(t, testTag)); diff != "" {

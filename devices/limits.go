@@ -48,7 +48,7 @@ const (
 	maxField = 256
 	// maxCollected is how many reports of a device are kept.
 	maxCollected = 10
-	// maxProfile and maxLabels bound what an administrator may note.
-	maxProfile = 64
-	maxLabels  = 64
+	// maxUsernames and maxLabels bound what an administrator may note.
+	maxUsernames = 64
+	maxLabels    = 64
 )

@@ -150,14 +150,27 @@ func checkNotes(d resource.Device) error {
 	if len(d.Metadata.Labels) > maxLabels {
 		return refuse("metadata.labels has %d entries, at most %d can be", len(d.Metadata.Labels), maxLabels)
 	}
-	if len(d.Spec.Profile) > maxProfile {
-		return refuse("spec.profile has %d entries, at most %d can be", len(d.Spec.Profile), maxProfile)
+	for key, value := range d.Metadata.Labels {
+		if key == "" || !isLine(key) || !isLine(value) {
+			return refuse("metadata.labels: %.64q: %.64q are not lines of at most %d bytes", key, value, maxField)
+		}
 	}
-	for where, entries := range map[string]map[string]string{"metadata.labels": d.Metadata.Labels, "spec.profile": d.Spec.Profile} {
-		for key, value := range entries {
-			if key == "" || !isLine(key) || !isLine(value) {
-				return refuse("%s: %.64q: %.64q are not lines of at most %d bytes", where, key, value, maxField)
-			}
+	return checkProfile(d.Spec.Profile)
+}
+
+func checkProfile(p *resource.DeviceProfile) error {
+	if p == nil {
+		return nil
+	}
+	if len(p.OSUsernames) > maxUsernames {
+		return api.Refuse(connect.CodeInvalidArgument, "spec.profile.os_usernames has %d entries, at most %d can be", len(p.OSUsernames), maxUsernames)
+	}
+	for _, text := range append([]string{
+		p.ExternalID, p.OSID, p.OSVersion, p.OSBuild, p.KernelVersion, p.Hostname, p.ModelIdentifier,
+		p.SerialNumber, p.AssetTag, p.JamfBinaryVersion,
+	}, p.OSUsernames...) {
+		if !isLine(text) {
+			return api.Refuse(connect.CodeInvalidArgument, "spec.profile: %.64q is not a line of at most %d bytes", text, maxField)
 		}
 	}
 	return nil
@@ -178,6 +191,9 @@ func onlyEditable(d, current resource.Device) error {
 		{"spec.owner", d.Spec.Owner, current.Spec.Owner},
 		{"spec.source", d.Spec.Source, current.Spec.Source},
 		{"spec.credential", d.Spec.Credential, current.Spec.Credential},
+		{"spec.frozen", d.Spec.Frozen, current.Spec.Frozen},
+		{"spec.baseline", d.Spec.Baseline, current.Spec.Baseline},
+		{"spec.evidence", d.Spec.Evidence, current.Spec.Evidence},
 		{"spec.collected_data", d.Spec.CollectedData, current.Spec.CollectedData},
 		{"spec.create_time", d.Spec.CreateTime, current.Spec.CreateTime},
 		{"spec.update_time", d.Spec.UpdateTime, current.Spec.UpdateTime},

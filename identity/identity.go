@@ -25,7 +25,10 @@ type Identity struct {
 	Traits map[string][]string
 	// Device is set only by a device authentication ceremony.
 	Device Device
-	Permit Permit
+	// Evidence is what that ceremony proved of the device; the zero value is
+	// nothing. X.509 certificates do not carry it.
+	Evidence Evidence
+	Permit   Permit
 	// LoginIP is where the login came from; informational.
 	LoginIP netip.Addr
 	// PinSourceIP makes LoginIP the only source address (critical option
@@ -47,6 +50,16 @@ type Permit struct {
 // Device is the device in a certificate.
 type Device struct {
 	ID, AssetTag, CredentialID string
+}
+
+// Evidence is what a device proved of itself beyond being itself. Policy says
+// what the words mean.
+type Evidence struct {
+	// Level is key, quote, event_log or secure_boot.
+	Level string
+	// TPMManufacturer is a vendor ID of the TCG's registry, TPMFirmware a
+	// dotted version; empty where nobody vouches for them.
+	TPMManufacturer, TPMFirmware string
 }
 
 // Trusted tells whether d is a device: all three fields present. Fewer count

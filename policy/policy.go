@@ -42,6 +42,9 @@ type Subject struct {
 	Principals []string
 	// Device: all three present, or there is none.
 	DeviceID, DeviceAssetTag, DeviceCredentialID string
+	// DeviceEvidence is what the device proved of itself; it counts for
+	// nothing without a device.
+	DeviceEvidence Evidence
 	// Bot is a machine's account, which mode required-for-humans exempts.
 	// The zero value is a human.
 	Bot bool
@@ -119,6 +122,7 @@ const (
 	CausePrincipal     Cause = "not-a-principal"
 	CauseTrustedDevice Cause = "trusted-device-required"
 	CauseUnknownMode   Cause = "unknown-mode"
+	CauseEvidence      Cause = "device-evidence-required"
 )
 
 // ReasonTrustedDevice is the sentence that users of Teleport know.

@@ -58,7 +58,23 @@ type DeviceTrust struct {
 	Mode             Mode     `yaml:"mode,omitempty" json:"mode,omitempty"`
 	AutoEnroll       bool     `yaml:"auto_enroll,omitempty" json:"auto_enroll,omitempty"`
 	EKCertAllowedCAs []string `yaml:"ekcert_allowed_cas,omitempty" json:"ekcert_allowed_cas,omitempty"`
+	// PCRPolicy says what becomes of a device whose PCRs are not those of its
+	// baseline. An unset one is off.
+	PCRPolicy PCRPolicy `yaml:"pcr_policy,omitempty" json:"pcr_policy,omitempty"`
+	// PCRs are those that are compared; empty is 0 to 7, which the firmware
+	// and the boot loader extend.
+	PCRs []int64 `yaml:"pcrs,omitempty" json:"pcrs,omitempty"`
 }
+
+// PCRPolicy is what a change of PCRs leads to.
+type PCRPolicy string
+
+const (
+	PCRPolicyUnset   PCRPolicy = ""
+	PCRPolicyOff     PCRPolicy = "off"
+	PCRPolicyWarn    PCRPolicy = "warn"
+	PCRPolicyEnforce PCRPolicy = "enforce"
+)
 
 // Lock keeps its target out until it expires; zero Expires is never.
 type Lock struct {

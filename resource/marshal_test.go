@@ -49,7 +49,7 @@ func everything() []Resource {
 		}},
 		&Device{Header: NewHeader(KindDevice, "9cdfc0ad-64b7-4d9c-8e2f-0123456789ab"), Spec: DeviceSpec{
 			OSType: "linux", AssetTag: "C00AA0AAAA0A", EnrollStatus: Enrolled, Owner: "alice@example.com",
-			Source: &DeviceSource{Name: "manual", Origin: "api"}, Profile: map[string]string{"os_version": "12"},
+			Source: &DeviceSource{Name: "manual", Origin: "api"}, Profile: &DeviceProfile{OSVersion: "12"},
 			Credential:    &Credential{ID: "ab", PublicKeyDER: Bytes{0, 1, 255}, DeviceAttestationType: "tpm_ekcert", TPMSerial: "1", TPMEKKeyDigest: "cd", TPMAKPublic: Bytes("x")},
 			CollectedData: []CollectedData{{CollectTime: at, RecordTime: at, OSType: "linux", AssetTag: "C00AA0AAAA0A", Hostname: "laptop", TPMFirmware: "1.2"}},
 			CreateTime:    at, UpdateTime: at, LastSeenTime: at,
@@ -140,7 +140,7 @@ func FuzzTexts(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		d := &Device{Header: NewHeader(KindDevice, ""), Spec: DeviceSpec{
-			OSType: "linux", AssetTag: "x", Profile: map[string]string{s: s, "a" + s: s + "a"}, Source: &DeviceSource{Name: s, Origin: s + "\n"},
+			OSType: "linux", AssetTag: "x", Profile: &DeviceProfile{OSVersion: s, OSUsernames: []string{s, s + "a"}}, Source: &DeviceSource{Name: s, Origin: s + "\n"},
 		}}
 		d.Metadata.Description = s
 		inJSON, err := MarshalJSON(d)

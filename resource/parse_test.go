@@ -77,7 +77,7 @@ spec:
 		},
 		"{kind: device, spec: {os_type: linux, asset_tag: '0042', profile: {os_version: 12}, credential: {id: x, public_key_der: AQID, device_attestation_type: tpm_ekpub}}}": &Device{
 			Header: Header{Kind: "device", Version: "v1"},
-			Spec: DeviceSpec{OSType: "linux", AssetTag: "0042", Profile: map[string]string{"os_version": "12"},
+			Spec: DeviceSpec{OSType: "linux", AssetTag: "0042", Profile: &DeviceProfile{OSVersion: "12"},
 				Credential: &Credential{ID: "x", PublicKeyDER: Bytes{1, 2, 3}, DeviceAttestationType: "tpm_ekpub"}},
 		},
 		`[{"kind":"user","version":"v2","metadata":{"name":"bob"},"spec":{"traits":{"logins":["root"],"kubernetes_groups":null}}}]`: &User{

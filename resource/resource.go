@@ -137,17 +137,81 @@ const (
 
 // DeviceSpec: product.md section 3.
 type DeviceSpec struct {
-	OSType        string            `yaml:"os_type" json:"os_type"`
-	AssetTag      string            `yaml:"asset_tag" json:"asset_tag"`
-	EnrollStatus  string            `yaml:"enroll_status,omitempty" json:"enroll_status,omitempty"`
-	Owner         string            `yaml:"owner,omitempty" json:"owner,omitempty"`
-	Source        *DeviceSource     `yaml:"source,omitempty" json:"source,omitempty"`
-	Profile       map[string]string `yaml:"profile,omitempty" json:"profile,omitempty"`
-	Credential    *Credential       `yaml:"credential,omitempty" json:"credential,omitempty"`
-	CollectedData []CollectedData   `yaml:"collected_data,omitempty" json:"collected_data,omitempty"`
-	CreateTime    time.Time         `yaml:"create_time,omitempty" json:"create_time,omitzero"`
-	UpdateTime    time.Time         `yaml:"update_time,omitempty" json:"update_time,omitzero"`
-	LastSeenTime  time.Time         `yaml:"last_seen_time,omitempty" json:"last_seen_time,omitzero"`
+	OSType       string `yaml:"os_type" json:"os_type"`
+	AssetTag     string `yaml:"asset_tag" json:"asset_tag"`
+	EnrollStatus string `yaml:"enroll_status,omitempty" json:"enroll_status,omitempty"`
+	// Owner is who enrolled it; the server's.
+	Owner string `yaml:"owner,omitempty" json:"owner,omitempty"`
+	// Owners are the others whose logins it may authenticate, as an
+	// administrator says.
+	Owners     []string       `yaml:"owners,omitempty" json:"owners,omitempty"`
+	Source     *DeviceSource  `yaml:"source,omitempty" json:"source,omitempty"`
+	Profile    *DeviceProfile `yaml:"profile,omitempty" json:"profile,omitempty"`
+	Credential *Credential    `yaml:"credential,omitempty" json:"credential,omitempty"`
+	// Frozen: its TPM went back in time. It is enrolled, and trusted no more
+	// until an administrator accepts it.
+	Frozen *DeviceFreeze `yaml:"frozen,omitempty" json:"frozen,omitempty"`
+	// Baseline is what it should show; Evidence what it last showed.
+	Baseline      *DeviceBaseline `yaml:"baseline,omitempty" json:"baseline,omitempty"`
+	Evidence      *DeviceEvidence `yaml:"evidence,omitempty" json:"evidence,omitempty"`
+	CollectedData []CollectedData `yaml:"collected_data,omitempty" json:"collected_data,omitempty"`
+	CreateTime    time.Time       `yaml:"create_time,omitempty" json:"create_time,omitzero"`
+	UpdateTime    time.Time       `yaml:"update_time,omitempty" json:"update_time,omitzero"`
+	LastSeenTime  time.Time       `yaml:"last_seen_time,omitempty" json:"last_seen_time,omitzero"`
+}
+
+// DeviceProfile is what a device management system, or an administrator, knows
+// of a device. Auto-enrollment wants the device to report the same; fields
+// that it does not report (external_id, update_time) are for people.
+type DeviceProfile struct {
+	ExternalID        string    `yaml:"external_id,omitempty" json:"external_id,omitempty"`
+	UpdateTime        time.Time `yaml:"update_time,omitempty" json:"update_time,omitzero"`
+	OSID              string    `yaml:"os_id,omitempty" json:"os_id,omitempty"`
+	OSVersion         string    `yaml:"os_version,omitempty" json:"os_version,omitempty"`
+	OSBuild           string    `yaml:"os_build,omitempty" json:"os_build,omitempty"`
+	KernelVersion     string    `yaml:"kernel_version,omitempty" json:"kernel_version,omitempty"`
+	Hostname          string    `yaml:"hostname,omitempty" json:"hostname,omitempty"`
+	ModelIdentifier   string    `yaml:"model_identifier,omitempty" json:"model_identifier,omitempty"`
+	SerialNumber      string    `yaml:"serial_number,omitempty" json:"serial_number,omitempty"`
+	AssetTag          string    `yaml:"asset_tag,omitempty" json:"asset_tag,omitempty"`
+	JamfBinaryVersion string    `yaml:"jamf_binary_version,omitempty" json:"jamf_binary_version,omitempty"`
+	// OSUsernames: the account that reports must be one of them.
+	OSUsernames []string `yaml:"os_usernames,omitempty" json:"os_usernames,omitempty"`
+}
+
+// DeviceFreeze says since when, and why.
+type DeviceFreeze struct {
+	Time   time.Time `yaml:"time" json:"time"`
+	Reason string    `yaml:"reason" json:"reason"`
+}
+
+// DeviceBaseline is what a device should show: its PCRs as they were accepted,
+// and the counters of its TPM as they last were (TPMS_CLOCK_INFO, TPM 2.0 Part
+// 2, section 10.11.1), which only grow.
+type DeviceBaseline struct {
+	Time time.Time `yaml:"time,omitempty" json:"time,omitzero"`
+	// PCRs are hex of the SHA-256 bank's values, by "0" to "23".
+	PCRs         map[string]string `yaml:"pcrs,omitempty" json:"pcrs,omitempty"`
+	ResetCount   int64             `yaml:"reset_count" json:"reset_count"`
+	RestartCount int64             `yaml:"restart_count" json:"restart_count"`
+	// ClockMillis is the time, in milliseconds, that the TPM has been on.
+	ClockMillis int64  `yaml:"clock_millis" json:"clock_millis"`
+	Firmware    string `yaml:"firmware,omitempty" json:"firmware,omitempty"`
+}
+
+// DeviceEvidence is what a device last proved of itself.
+type DeviceEvidence struct {
+	Time time.Time `yaml:"time,omitempty" json:"time,omitzero"`
+	// Level is key, quote, event_log or secure_boot.
+	Level string `yaml:"level" json:"level"`
+	// TPMManufacturer is the vendor ID in an endorsement key certificate that
+	// chains to a listed CA; TPMFirmware is what the TPM signed.
+	TPMManufacturer string `yaml:"tpm_manufacturer,omitempty" json:"tpm_manufacturer,omitempty"`
+	TPMFirmware     string `yaml:"tpm_firmware,omitempty" json:"tpm_firmware,omitempty"`
+	// ChangedPCRs differ from the baseline.
+	ChangedPCRs []int64 `yaml:"changed_pcrs,omitempty" json:"changed_pcrs,omitempty"`
+	// Reasons say why the level is no higher; one line each.
+	Reasons []string `yaml:"reasons,omitempty" json:"reasons,omitempty"`
 }
 
 // DeviceSource is where a registration came from.
@@ -162,7 +226,8 @@ type Credential struct {
 	ID string `yaml:"id" json:"id"`
 	// PublicKeyDER is the AK's public key, PKIX DER, base64 in YAML and JSON.
 	PublicKeyDER Bytes `yaml:"public_key_der" json:"public_key_der"`
-	// DeviceAttestationType: tpm_ekpub, tpm_ekcert, tpm_ekcert_trusted.
+	// DeviceAttestationType: tpm_ekpub, tpm_ekcert, tpm_ekcert_trusted;
+	// macos_key.
 	DeviceAttestationType string `yaml:"device_attestation_type" json:"device_attestation_type"`
 	TPMSerial             string `yaml:"tpm_serial,omitempty" json:"tpm_serial,omitempty"`
 	// TPMEKKeyDigest is hex of the SHA-256 of the EK public key (PKIX DER).
@@ -189,6 +254,10 @@ type CollectedData struct {
 	BaseBoardSerialNumber string    `yaml:"base_board_serial_number,omitempty" json:"base_board_serial_number,omitempty"`
 	TPMManufacturer       string    `yaml:"tpm_manufacturer,omitempty" json:"tpm_manufacturer,omitempty"`
 	TPMFirmware           string    `yaml:"tpm_firmware,omitempty" json:"tpm_firmware,omitempty"`
+	OSUsername            string    `yaml:"os_username,omitempty" json:"os_username,omitempty"`
+	// macOS only.
+	JamfBinaryVersion       string `yaml:"jamf_binary_version,omitempty" json:"jamf_binary_version,omitempty"`
+	MacOSEnrollmentProfiles string `yaml:"macos_enrollment_profiles,omitempty" json:"macos_enrollment_profiles,omitempty"`
 }
 
 // Token is kind token, version v2: a join token without its secret;

@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Finding_State int32
+
+const (
+	Finding_STATE_UNSPECIFIED Finding_State = 0
+	Finding_STATE_OK          Finding_State = 1
+	Finding_STATE_FAULT       Finding_State = 2
+	// Neither good nor bad, or not looked at for a fault before it.
+	Finding_STATE_NOTE Finding_State = 3
+)
+
+// Enum value maps for Finding_State.
+var (
+	Finding_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_OK",
+		2: "STATE_FAULT",
+		3: "STATE_NOTE",
+	}
+	Finding_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_OK":          1,
+		"STATE_FAULT":       2,
+		"STATE_NOTE":        3,
+	}
+)
+
+func (x Finding_State) Enum() *Finding_State {
+	p := new(Finding_State)
+	*p = x
+	return p
+}
+
+func (x Finding_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Finding_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_dt_v1_device_proto_enumTypes[0].Descriptor()
+}
+
+func (Finding_State) Type() protoreflect.EnumType {
+	return &file_dt_v1_device_proto_enumTypes[0]
+}
+
+func (x Finding_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Finding_State.Descriptor instead.
+func (Finding_State) EnumDescriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{12, 0}
+}
+
 // DeviceData is what a machine reports of itself. It is a claim: the
 // endorsement key identifies the machine, these fields describe it.
 type DeviceData struct {
@@ -43,8 +96,13 @@ type DeviceData struct {
 	BaseBoardSerialNumber string                 `protobuf:"bytes,13,opt,name=base_board_serial_number,json=baseBoardSerialNumber,proto3" json:"base_board_serial_number,omitempty"`
 	TpmManufacturer       string                 `protobuf:"bytes,14,opt,name=tpm_manufacturer,json=tpmManufacturer,proto3" json:"tpm_manufacturer,omitempty"`
 	TpmFirmware           string                 `protobuf:"bytes,15,opt,name=tpm_firmware,json=tpmFirmware,proto3" json:"tpm_firmware,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// The account that reports.
+	OsUsername string `protobuf:"bytes,16,opt,name=os_username,json=osUsername,proto3" json:"os_username,omitempty"`
+	// macOS: what the management agent and the system say of its management.
+	JamfBinaryVersion       string `protobuf:"bytes,17,opt,name=jamf_binary_version,json=jamfBinaryVersion,proto3" json:"jamf_binary_version,omitempty"`
+	MacosEnrollmentProfiles string `protobuf:"bytes,18,opt,name=macos_enrollment_profiles,json=macosEnrollmentProfiles,proto3" json:"macos_enrollment_profiles,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *DeviceData) Reset() {
@@ -178,6 +236,27 @@ func (x *DeviceData) GetTpmManufacturer() string {
 func (x *DeviceData) GetTpmFirmware() string {
 	if x != nil {
 		return x.TpmFirmware
+	}
+	return ""
+}
+
+func (x *DeviceData) GetOsUsername() string {
+	if x != nil {
+		return x.OsUsername
+	}
+	return ""
+}
+
+func (x *DeviceData) GetJamfBinaryVersion() string {
+	if x != nil {
+		return x.JamfBinaryVersion
+	}
+	return ""
+}
+
+func (x *DeviceData) GetMacosEnrollmentProfiles() string {
+	if x != nil {
+		return x.MacosEnrollmentProfiles
 	}
 	return ""
 }
@@ -601,12 +680,1069 @@ func (x *RegisterCurrentDeviceRequest) GetDevice() *DeviceData {
 	return nil
 }
 
+type CreateAutoEnrollTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        *DeviceData            `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAutoEnrollTokenRequest) Reset() {
+	*x = CreateAutoEnrollTokenRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAutoEnrollTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAutoEnrollTokenRequest) ProtoMessage() {}
+
+func (x *CreateAutoEnrollTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAutoEnrollTokenRequest.ProtoReflect.Descriptor instead.
+func (*CreateAutoEnrollTokenRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CreateAutoEnrollTokenRequest) GetDevice() *DeviceData {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+type DiagnoseDeviceRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device *DeviceData            `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// That of the machine's enrollment; empty where it remembers none.
+	CredentialId  string `protobuf:"bytes,2,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseDeviceRequest) Reset() {
+	*x = DiagnoseDeviceRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseDeviceRequest) ProtoMessage() {}
+
+func (x *DiagnoseDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseDeviceRequest.ProtoReflect.Descriptor instead.
+func (*DiagnoseDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DiagnoseDeviceRequest) GetDevice() *DeviceData {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *DiagnoseDeviceRequest) GetCredentialId() string {
+	if x != nil {
+		return x.CredentialId
+	}
+	return ""
+}
+
+type DiagnoseDeviceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each thing that a trusted login needs, in the order in which it is needed.
+	Findings      []*Finding `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseDeviceResponse) Reset() {
+	*x = DiagnoseDeviceResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseDeviceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseDeviceResponse) ProtoMessage() {}
+
+func (x *DiagnoseDeviceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseDeviceResponse.ProtoReflect.Descriptor instead.
+func (*DiagnoseDeviceResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DiagnoseDeviceResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was looked at: registered, enrolled, owner, …
+	Name  string        `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State Finding_State `protobuf:"varint,2,opt,name=state,proto3,enum=dt.v1.Finding_State" json:"state,omitempty"`
+	// One line each: what was found, and what to do about a fault.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Remedy        string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_dt_v1_device_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Finding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Finding) GetState() Finding_State {
+	if x != nil {
+		return x.State
+	}
+	return Finding_STATE_UNSPECIFIED
+}
+
+func (x *Finding) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+type ListDevicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty fields do not filter.
+	OsType string `protobuf:"bytes,1,opt,name=os_type,json=osType,proto3" json:"os_type,omitempty"`
+	// enrolled, not_enrolled
+	EnrollStatus string `protobuf:"bytes,2,opt,name=enroll_status,json=enrollStatus,proto3" json:"enroll_status,omitempty"`
+	Owner        string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Name of the source.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	// What the asset tag begins with.
+	AssetTagPrefix string `protobuf:"bytes,5,opt,name=asset_tag_prefix,json=assetTagPrefix,proto3" json:"asset_tag_prefix,omitempty"`
+	// tpm_ekpub, tpm_ekcert, tpm_ekcert_trusted, …
+	Attestation string `protobuf:"bytes,6,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	// Only devices that have not been seen since; those never seen are among
+	// them.
+	NotSeenSince *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=not_seen_since,json=notSeenSince,proto3" json:"not_seen_since,omitempty"`
+	FrozenOnly   bool                   `protobuf:"varint,8,opt,name=frozen_only,json=frozenOnly,proto3" json:"frozen_only,omitempty"`
+	// How many at most; 0 is a number of the server's.
+	PageSize int32 `protobuf:"varint,9,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDevicesRequest) Reset() {
+	*x = ListDevicesRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDevicesRequest) ProtoMessage() {}
+
+func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
+func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListDevicesRequest) GetOsType() string {
+	if x != nil {
+		return x.OsType
+	}
+	return ""
+}
+
+func (x *ListDevicesRequest) GetEnrollStatus() string {
+	if x != nil {
+		return x.EnrollStatus
+	}
+	return ""
+}
+
+func (x *ListDevicesRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ListDevicesRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ListDevicesRequest) GetAssetTagPrefix() string {
+	if x != nil {
+		return x.AssetTagPrefix
+	}
+	return ""
+}
+
+func (x *ListDevicesRequest) GetAttestation() string {
+	if x != nil {
+		return x.Attestation
+	}
+	return ""
+}
+
+func (x *ListDevicesRequest) GetNotSeenSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotSeenSince
+	}
+	return nil
+}
+
+func (x *ListDevicesRequest) GetFrozenOnly() bool {
+	if x != nil {
+		return x.FrozenOnly
+	}
+	return false
+}
+
+func (x *ListDevicesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDevicesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListDevicesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// JSON resources.
+	Devices [][]byte `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	// Empty after the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDevicesResponse) Reset() {
+	*x = ListDevicesResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDevicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDevicesResponse) ProtoMessage() {}
+
+func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
+func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListDevicesResponse) GetDevices() [][]byte {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *ListDevicesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type CreateDevicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// JSON resources, some in each message.
+	Devices [][]byte `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	// Replace what exists.
+	Replace       bool `protobuf:"varint,2,opt,name=replace,proto3" json:"replace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDevicesRequest) Reset() {
+	*x = CreateDevicesRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDevicesRequest) ProtoMessage() {}
+
+func (x *CreateDevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDevicesRequest.ProtoReflect.Descriptor instead.
+func (*CreateDevicesRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CreateDevicesRequest) GetDevices() [][]byte {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *CreateDevicesRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+type CreateDevicesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many have been written so far, of those that were sent; nothing
+	// stands before done.
+	Written       int64 `protobuf:"varint,1,opt,name=written,proto3" json:"written,omitempty"`
+	Done          bool  `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	Created       int64 `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
+	Updated       int64 `protobuf:"varint,4,opt,name=updated,proto3" json:"updated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDevicesResponse) Reset() {
+	*x = CreateDevicesResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDevicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDevicesResponse) ProtoMessage() {}
+
+func (x *CreateDevicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDevicesResponse.ProtoReflect.Descriptor instead.
+func (*CreateDevicesResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CreateDevicesResponse) GetWritten() int64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
+func (x *CreateDevicesResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *CreateDevicesResponse) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *CreateDevicesResponse) GetUpdated() int64 {
+	if x != nil {
+		return x.Updated
+	}
+	return 0
+}
+
+type AcceptDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        *DeviceRef             `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptDeviceRequest) Reset() {
+	*x = AcceptDeviceRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptDeviceRequest) ProtoMessage() {}
+
+func (x *AcceptDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptDeviceRequest.ProtoReflect.Descriptor instead.
+func (*AcceptDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AcceptDeviceRequest) GetDevice() *DeviceRef {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+type AcceptDeviceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device as a JSON resource.
+	Device []byte `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// What is different from the baseline before, one line each.
+	Changes       []string `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptDeviceResponse) Reset() {
+	*x = AcceptDeviceResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptDeviceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptDeviceResponse) ProtoMessage() {}
+
+func (x *AcceptDeviceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptDeviceResponse.ProtoReflect.Descriptor instead.
+func (*AcceptDeviceResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AcceptDeviceResponse) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *AcceptDeviceResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type EvaluateDevicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not set: all enrolled devices.
+	Device *DeviceRef `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// A cluster_auth_preference (JSON) to hold them against in place of the one
+	// in force.
+	Preference    []byte `protobuf:"bytes,2,opt,name=preference,proto3" json:"preference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluateDevicesRequest) Reset() {
+	*x = EvaluateDevicesRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluateDevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluateDevicesRequest) ProtoMessage() {}
+
+func (x *EvaluateDevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluateDevicesRequest.ProtoReflect.Descriptor instead.
+func (*EvaluateDevicesRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *EvaluateDevicesRequest) GetDevice() *DeviceRef {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *EvaluateDevicesRequest) GetPreference() []byte {
+	if x != nil {
+		return x.Preference
+	}
+	return nil
+}
+
+type EvaluateDevicesResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	AssetTag string                 `protobuf:"bytes,2,opt,name=asset_tag,json=assetTag,proto3" json:"asset_tag,omitempty"`
+	OsType   string                 `protobuf:"bytes,3,opt,name=os_type,json=osType,proto3" json:"os_type,omitempty"`
+	Owner    string                 `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	Passes   bool                   `protobuf:"varint,5,opt,name=passes,proto3" json:"passes,omitempty"`
+	// Evidence level that the last evidence proves.
+	EvidenceLevel string `protobuf:"bytes,6,opt,name=evidence_level,json=evidenceLevel,proto3" json:"evidence_level,omitempty"`
+	// Why it does not pass, or what is worth knowing; one line each.
+	Reasons       []string `protobuf:"bytes,7,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluateDevicesResponse) Reset() {
+	*x = EvaluateDevicesResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluateDevicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluateDevicesResponse) ProtoMessage() {}
+
+func (x *EvaluateDevicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluateDevicesResponse.ProtoReflect.Descriptor instead.
+func (*EvaluateDevicesResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *EvaluateDevicesResponse) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *EvaluateDevicesResponse) GetAssetTag() string {
+	if x != nil {
+		return x.AssetTag
+	}
+	return ""
+}
+
+func (x *EvaluateDevicesResponse) GetOsType() string {
+	if x != nil {
+		return x.OsType
+	}
+	return ""
+}
+
+func (x *EvaluateDevicesResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *EvaluateDevicesResponse) GetPasses() bool {
+	if x != nil {
+		return x.Passes
+	}
+	return false
+}
+
+func (x *EvaluateDevicesResponse) GetEvidenceLevel() string {
+	if x != nil {
+		return x.EvidenceLevel
+	}
+	return ""
+}
+
+func (x *EvaluateDevicesResponse) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+type ExplainAutoEnrollRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device *DeviceRef             `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	User   string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	// What the machine reports; not set: what it last reported.
+	Reported      *DeviceData `protobuf:"bytes,3,opt,name=reported,proto3" json:"reported,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAutoEnrollRequest) Reset() {
+	*x = ExplainAutoEnrollRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAutoEnrollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAutoEnrollRequest) ProtoMessage() {}
+
+func (x *ExplainAutoEnrollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAutoEnrollRequest.ProtoReflect.Descriptor instead.
+func (*ExplainAutoEnrollRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExplainAutoEnrollRequest) GetDevice() *DeviceRef {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *ExplainAutoEnrollRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ExplainAutoEnrollRequest) GetReported() *DeviceData {
+	if x != nil {
+		return x.Reported
+	}
+	return nil
+}
+
+type ExplainAutoEnrollResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WouldEnroll   bool                   `protobuf:"varint,1,opt,name=would_enroll,json=wouldEnroll,proto3" json:"would_enroll,omitempty"`
+	Findings      []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAutoEnrollResponse) Reset() {
+	*x = ExplainAutoEnrollResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAutoEnrollResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAutoEnrollResponse) ProtoMessage() {}
+
+func (x *ExplainAutoEnrollResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAutoEnrollResponse.ProtoReflect.Descriptor instead.
+func (*ExplainAutoEnrollResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ExplainAutoEnrollResponse) GetWouldEnroll() bool {
+	if x != nil {
+		return x.WouldEnroll
+	}
+	return false
+}
+
+func (x *ExplainAutoEnrollResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+type SyncDevicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a source in dtauthd's configuration; empty: all.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Everything, with what is missing; else what changed since the last one.
+	Full          bool `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncDevicesRequest) Reset() {
+	*x = SyncDevicesRequest{}
+	mi := &file_dt_v1_device_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncDevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncDevicesRequest) ProtoMessage() {}
+
+func (x *SyncDevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncDevicesRequest.ProtoReflect.Descriptor instead.
+func (*SyncDevicesRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SyncDevicesRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SyncDevicesRequest) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+type SyncDevicesResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Source    string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Full      bool                   `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
+	Seen      int64                  `protobuf:"varint,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	Created   int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	Updated   int64                  `protobuf:"varint,5,opt,name=updated,proto3" json:"updated,omitempty"`
+	Unchanged int64                  `protobuf:"varint,6,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	Deleted   int64                  `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// Records that could not be used, and the first of them, one line each.
+	Skipped  int64    `protobuf:"varint,8,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	Problems []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
+	// The last message about this source.
+	Done bool `protobuf:"varint,10,opt,name=done,proto3" json:"done,omitempty"`
+	// Why the sync failed; what it had read is kept, and nothing is deleted.
+	Failure       string `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncDevicesResponse) Reset() {
+	*x = SyncDevicesResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncDevicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncDevicesResponse) ProtoMessage() {}
+
+func (x *SyncDevicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncDevicesResponse.ProtoReflect.Descriptor instead.
+func (*SyncDevicesResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SyncDevicesResponse) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SyncDevicesResponse) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *SyncDevicesResponse) GetSeen() int64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *SyncDevicesResponse) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *SyncDevicesResponse) GetUpdated() int64 {
+	if x != nil {
+		return x.Updated
+	}
+	return 0
+}
+
+func (x *SyncDevicesResponse) GetUnchanged() int64 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+func (x *SyncDevicesResponse) GetDeleted() int64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *SyncDevicesResponse) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *SyncDevicesResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *SyncDevicesResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *SyncDevicesResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
 type EnrollDeviceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Payload:
 	//
 	//	*EnrollDeviceRequest_Init
 	//	*EnrollDeviceRequest_TpmChallengeResponse
+	//	*EnrollDeviceRequest_MacosChallengeResponse
 	Payload       isEnrollDeviceRequest_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -614,7 +1750,7 @@ type EnrollDeviceRequest struct {
 
 func (x *EnrollDeviceRequest) Reset() {
 	*x = EnrollDeviceRequest{}
-	mi := &file_dt_v1_device_proto_msgTypes[9]
+	mi := &file_dt_v1_device_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +1762,7 @@ func (x *EnrollDeviceRequest) String() string {
 func (*EnrollDeviceRequest) ProtoMessage() {}
 
 func (x *EnrollDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[9]
+	mi := &file_dt_v1_device_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +1775,7 @@ func (x *EnrollDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollDeviceRequest.ProtoReflect.Descriptor instead.
 func (*EnrollDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EnrollDeviceRequest) GetPayload() isEnrollDeviceRequest_Payload {
@@ -667,6 +1803,15 @@ func (x *EnrollDeviceRequest) GetTpmChallengeResponse() *TPMEnrollChallengeRespo
 	return nil
 }
 
+func (x *EnrollDeviceRequest) GetMacosChallengeResponse() *MacOSEnrollChallengeResponse {
+	if x != nil {
+		if x, ok := x.Payload.(*EnrollDeviceRequest_MacosChallengeResponse); ok {
+			return x.MacosChallengeResponse
+		}
+	}
+	return nil
+}
+
 type isEnrollDeviceRequest_Payload interface {
 	isEnrollDeviceRequest_Payload()
 }
@@ -679,9 +1824,15 @@ type EnrollDeviceRequest_TpmChallengeResponse struct {
 	TpmChallengeResponse *TPMEnrollChallengeResponse `protobuf:"bytes,2,opt,name=tpm_challenge_response,json=tpmChallengeResponse,proto3,oneof"`
 }
 
+type EnrollDeviceRequest_MacosChallengeResponse struct {
+	MacosChallengeResponse *MacOSEnrollChallengeResponse `protobuf:"bytes,3,opt,name=macos_challenge_response,json=macosChallengeResponse,proto3,oneof"`
+}
+
 func (*EnrollDeviceRequest_Init) isEnrollDeviceRequest_Payload() {}
 
 func (*EnrollDeviceRequest_TpmChallengeResponse) isEnrollDeviceRequest_Payload() {}
+
+func (*EnrollDeviceRequest_MacosChallengeResponse) isEnrollDeviceRequest_Payload() {}
 
 type EnrollDeviceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -689,6 +1840,7 @@ type EnrollDeviceResponse struct {
 	//
 	//	*EnrollDeviceResponse_TpmChallenge
 	//	*EnrollDeviceResponse_Success
+	//	*EnrollDeviceResponse_MacosChallenge
 	Payload       isEnrollDeviceResponse_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -696,7 +1848,7 @@ type EnrollDeviceResponse struct {
 
 func (x *EnrollDeviceResponse) Reset() {
 	*x = EnrollDeviceResponse{}
-	mi := &file_dt_v1_device_proto_msgTypes[10]
+	mi := &file_dt_v1_device_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1860,7 @@ func (x *EnrollDeviceResponse) String() string {
 func (*EnrollDeviceResponse) ProtoMessage() {}
 
 func (x *EnrollDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[10]
+	mi := &file_dt_v1_device_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1873,7 @@ func (x *EnrollDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollDeviceResponse.ProtoReflect.Descriptor instead.
 func (*EnrollDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{10}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *EnrollDeviceResponse) GetPayload() isEnrollDeviceResponse_Payload {
@@ -749,6 +1901,15 @@ func (x *EnrollDeviceResponse) GetSuccess() *EnrollSuccess {
 	return nil
 }
 
+func (x *EnrollDeviceResponse) GetMacosChallenge() *MacOSEnrollChallenge {
+	if x != nil {
+		if x, ok := x.Payload.(*EnrollDeviceResponse_MacosChallenge); ok {
+			return x.MacosChallenge
+		}
+	}
+	return nil
+}
+
 type isEnrollDeviceResponse_Payload interface {
 	isEnrollDeviceResponse_Payload()
 }
@@ -761,24 +1922,32 @@ type EnrollDeviceResponse_Success struct {
 	Success *EnrollSuccess `protobuf:"bytes,2,opt,name=success,proto3,oneof"`
 }
 
+type EnrollDeviceResponse_MacosChallenge struct {
+	MacosChallenge *MacOSEnrollChallenge `protobuf:"bytes,3,opt,name=macos_challenge,json=macosChallenge,proto3,oneof"`
+}
+
 func (*EnrollDeviceResponse_TpmChallenge) isEnrollDeviceResponse_Payload() {}
 
 func (*EnrollDeviceResponse_Success) isEnrollDeviceResponse_Payload() {}
+
+func (*EnrollDeviceResponse_MacosChallenge) isEnrollDeviceResponse_Payload() {}
 
 type EnrollInit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// Hex of the SHA-256 of the AK's TPMT_PUBLIC (TPM 2.0 Part 2, 12.2.4).
-	CredentialId  string      `protobuf:"bytes,2,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
-	DeviceData    *DeviceData `protobuf:"bytes,3,opt,name=device_data,json=deviceData,proto3" json:"device_data,omitempty"`
-	Tpm           *TPMEnroll  `protobuf:"bytes,4,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	CredentialId string      `protobuf:"bytes,2,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	DeviceData   *DeviceData `protobuf:"bytes,3,opt,name=device_data,json=deviceData,proto3" json:"device_data,omitempty"`
+	Tpm          *TPMEnroll  `protobuf:"bytes,4,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	// In place of tpm on macOS.
+	Macos         *MacOSEnroll `protobuf:"bytes,5,opt,name=macos,proto3" json:"macos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrollInit) Reset() {
 	*x = EnrollInit{}
-	mi := &file_dt_v1_device_proto_msgTypes[11]
+	mi := &file_dt_v1_device_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1959,7 @@ func (x *EnrollInit) String() string {
 func (*EnrollInit) ProtoMessage() {}
 
 func (x *EnrollInit) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[11]
+	mi := &file_dt_v1_device_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1972,7 @@ func (x *EnrollInit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollInit.ProtoReflect.Descriptor instead.
 func (*EnrollInit) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{11}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EnrollInit) GetToken() string {
@@ -834,6 +2003,148 @@ func (x *EnrollInit) GetTpm() *TPMEnroll {
 	return nil
 }
 
+func (x *EnrollInit) GetMacos() *MacOSEnroll {
+	if x != nil {
+		return x.Macos
+	}
+	return nil
+}
+
+type MacOSEnroll struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ECDSA P-256, PKIX DER. The credential ID is hex of its SHA-256.
+	PublicKeyDer  []byte `protobuf:"bytes,1,opt,name=public_key_der,json=publicKeyDer,proto3" json:"public_key_der,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MacOSEnroll) Reset() {
+	*x = MacOSEnroll{}
+	mi := &file_dt_v1_device_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MacOSEnroll) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MacOSEnroll) ProtoMessage() {}
+
+func (x *MacOSEnroll) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MacOSEnroll.ProtoReflect.Descriptor instead.
+func (*MacOSEnroll) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *MacOSEnroll) GetPublicKeyDer() []byte {
+	if x != nil {
+		return x.PublicKeyDer
+	}
+	return nil
+}
+
+type MacOSEnrollChallenge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 random bytes.
+	Challenge     []byte `protobuf:"bytes,1,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MacOSEnrollChallenge) Reset() {
+	*x = MacOSEnrollChallenge{}
+	mi := &file_dt_v1_device_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MacOSEnrollChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MacOSEnrollChallenge) ProtoMessage() {}
+
+func (x *MacOSEnrollChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MacOSEnrollChallenge.ProtoReflect.Descriptor instead.
+func (*MacOSEnrollChallenge) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MacOSEnrollChallenge) GetChallenge() []byte {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+type MacOSEnrollChallengeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ECDSA with SHA-256 over identity.EnrollNonce, ASN.1 DER.
+	Signature     []byte `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MacOSEnrollChallengeResponse) Reset() {
+	*x = MacOSEnrollChallengeResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MacOSEnrollChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MacOSEnrollChallengeResponse) ProtoMessage() {}
+
+func (x *MacOSEnrollChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MacOSEnrollChallengeResponse.ProtoReflect.Descriptor instead.
+func (*MacOSEnrollChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *MacOSEnrollChallengeResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type TPMEnroll struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// EK certificate, DER; empty where the TPM has none.
@@ -847,7 +2158,7 @@ type TPMEnroll struct {
 
 func (x *TPMEnroll) Reset() {
 	*x = TPMEnroll{}
-	mi := &file_dt_v1_device_proto_msgTypes[12]
+	mi := &file_dt_v1_device_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +2170,7 @@ func (x *TPMEnroll) String() string {
 func (*TPMEnroll) ProtoMessage() {}
 
 func (x *TPMEnroll) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[12]
+	mi := &file_dt_v1_device_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +2183,7 @@ func (x *TPMEnroll) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMEnroll.ProtoReflect.Descriptor instead.
 func (*TPMEnroll) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{12}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TPMEnroll) GetEkCert() []byte {
@@ -910,7 +2221,7 @@ type TPMAttestationParameters struct {
 
 func (x *TPMAttestationParameters) Reset() {
 	*x = TPMAttestationParameters{}
-	mi := &file_dt_v1_device_proto_msgTypes[13]
+	mi := &file_dt_v1_device_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +2233,7 @@ func (x *TPMAttestationParameters) String() string {
 func (*TPMAttestationParameters) ProtoMessage() {}
 
 func (x *TPMAttestationParameters) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[13]
+	mi := &file_dt_v1_device_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +2246,7 @@ func (x *TPMAttestationParameters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMAttestationParameters.ProtoReflect.Descriptor instead.
 func (*TPMAttestationParameters) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{13}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TPMAttestationParameters) GetPublic() []byte {
@@ -977,7 +2288,7 @@ type TPMEncryptedCredential struct {
 
 func (x *TPMEncryptedCredential) Reset() {
 	*x = TPMEncryptedCredential{}
-	mi := &file_dt_v1_device_proto_msgTypes[14]
+	mi := &file_dt_v1_device_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +2300,7 @@ func (x *TPMEncryptedCredential) String() string {
 func (*TPMEncryptedCredential) ProtoMessage() {}
 
 func (x *TPMEncryptedCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[14]
+	mi := &file_dt_v1_device_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +2313,7 @@ func (x *TPMEncryptedCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMEncryptedCredential.ProtoReflect.Descriptor instead.
 func (*TPMEncryptedCredential) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{14}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TPMEncryptedCredential) GetCredential() []byte {
@@ -1030,7 +2341,7 @@ type TPMEnrollChallenge struct {
 
 func (x *TPMEnrollChallenge) Reset() {
 	*x = TPMEnrollChallenge{}
-	mi := &file_dt_v1_device_proto_msgTypes[15]
+	mi := &file_dt_v1_device_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +2353,7 @@ func (x *TPMEnrollChallenge) String() string {
 func (*TPMEnrollChallenge) ProtoMessage() {}
 
 func (x *TPMEnrollChallenge) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[15]
+	mi := &file_dt_v1_device_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +2366,7 @@ func (x *TPMEnrollChallenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMEnrollChallenge.ProtoReflect.Descriptor instead.
 func (*TPMEnrollChallenge) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{15}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TPMEnrollChallenge) GetEncryptedCredential() *TPMEncryptedCredential {
@@ -1082,7 +2393,7 @@ type TPMEnrollChallengeResponse struct {
 
 func (x *TPMEnrollChallengeResponse) Reset() {
 	*x = TPMEnrollChallengeResponse{}
-	mi := &file_dt_v1_device_proto_msgTypes[16]
+	mi := &file_dt_v1_device_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +2405,7 @@ func (x *TPMEnrollChallengeResponse) String() string {
 func (*TPMEnrollChallengeResponse) ProtoMessage() {}
 
 func (x *TPMEnrollChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[16]
+	mi := &file_dt_v1_device_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +2418,7 @@ func (x *TPMEnrollChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMEnrollChallengeResponse.ProtoReflect.Descriptor instead.
 func (*TPMEnrollChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{16}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TPMEnrollChallengeResponse) GetActivatedSecret() []byte {
@@ -1137,7 +2448,7 @@ type TPMPlatform struct {
 
 func (x *TPMPlatform) Reset() {
 	*x = TPMPlatform{}
-	mi := &file_dt_v1_device_proto_msgTypes[17]
+	mi := &file_dt_v1_device_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +2460,7 @@ func (x *TPMPlatform) String() string {
 func (*TPMPlatform) ProtoMessage() {}
 
 func (x *TPMPlatform) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[17]
+	mi := &file_dt_v1_device_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +2473,7 @@ func (x *TPMPlatform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMPlatform.ProtoReflect.Descriptor instead.
 func (*TPMPlatform) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{17}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TPMPlatform) GetQuotes() []*TPMQuote {
@@ -1196,7 +2507,7 @@ type TPMQuote struct {
 
 func (x *TPMQuote) Reset() {
 	*x = TPMQuote{}
-	mi := &file_dt_v1_device_proto_msgTypes[18]
+	mi := &file_dt_v1_device_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +2519,7 @@ func (x *TPMQuote) String() string {
 func (*TPMQuote) ProtoMessage() {}
 
 func (x *TPMQuote) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[18]
+	mi := &file_dt_v1_device_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +2532,7 @@ func (x *TPMQuote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMQuote.ProtoReflect.Descriptor instead.
 func (*TPMQuote) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{18}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TPMQuote) GetQuote() []byte {
@@ -1250,7 +2561,7 @@ type TPMPCR struct {
 
 func (x *TPMPCR) Reset() {
 	*x = TPMPCR{}
-	mi := &file_dt_v1_device_proto_msgTypes[19]
+	mi := &file_dt_v1_device_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +2573,7 @@ func (x *TPMPCR) String() string {
 func (*TPMPCR) ProtoMessage() {}
 
 func (x *TPMPCR) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[19]
+	mi := &file_dt_v1_device_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +2586,7 @@ func (x *TPMPCR) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMPCR.ProtoReflect.Descriptor instead.
 func (*TPMPCR) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{19}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TPMPCR) GetIndex() int32 {
@@ -1309,7 +2620,7 @@ type EnrollSuccess struct {
 
 func (x *EnrollSuccess) Reset() {
 	*x = EnrollSuccess{}
-	mi := &file_dt_v1_device_proto_msgTypes[20]
+	mi := &file_dt_v1_device_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +2632,7 @@ func (x *EnrollSuccess) String() string {
 func (*EnrollSuccess) ProtoMessage() {}
 
 func (x *EnrollSuccess) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[20]
+	mi := &file_dt_v1_device_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +2645,7 @@ func (x *EnrollSuccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollSuccess.ProtoReflect.Descriptor instead.
 func (*EnrollSuccess) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{20}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EnrollSuccess) GetDevice() []byte {
@@ -1350,6 +2661,7 @@ type AuthenticateDeviceRequest struct {
 	//
 	//	*AuthenticateDeviceRequest_Init
 	//	*AuthenticateDeviceRequest_TpmChallengeResponse
+	//	*AuthenticateDeviceRequest_MacosChallengeResponse
 	Payload       isAuthenticateDeviceRequest_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1357,7 +2669,7 @@ type AuthenticateDeviceRequest struct {
 
 func (x *AuthenticateDeviceRequest) Reset() {
 	*x = AuthenticateDeviceRequest{}
-	mi := &file_dt_v1_device_proto_msgTypes[21]
+	mi := &file_dt_v1_device_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +2681,7 @@ func (x *AuthenticateDeviceRequest) String() string {
 func (*AuthenticateDeviceRequest) ProtoMessage() {}
 
 func (x *AuthenticateDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[21]
+	mi := &file_dt_v1_device_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +2694,7 @@ func (x *AuthenticateDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateDeviceRequest.ProtoReflect.Descriptor instead.
 func (*AuthenticateDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{21}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AuthenticateDeviceRequest) GetPayload() isAuthenticateDeviceRequest_Payload {
@@ -1410,6 +2722,15 @@ func (x *AuthenticateDeviceRequest) GetTpmChallengeResponse() *TPMAuthenticateCh
 	return nil
 }
 
+func (x *AuthenticateDeviceRequest) GetMacosChallengeResponse() *MacOSAuthenticateChallengeResponse {
+	if x != nil {
+		if x, ok := x.Payload.(*AuthenticateDeviceRequest_MacosChallengeResponse); ok {
+			return x.MacosChallengeResponse
+		}
+	}
+	return nil
+}
+
 type isAuthenticateDeviceRequest_Payload interface {
 	isAuthenticateDeviceRequest_Payload()
 }
@@ -1422,9 +2743,15 @@ type AuthenticateDeviceRequest_TpmChallengeResponse struct {
 	TpmChallengeResponse *TPMAuthenticateChallengeResponse `protobuf:"bytes,2,opt,name=tpm_challenge_response,json=tpmChallengeResponse,proto3,oneof"`
 }
 
+type AuthenticateDeviceRequest_MacosChallengeResponse struct {
+	MacosChallengeResponse *MacOSAuthenticateChallengeResponse `protobuf:"bytes,3,opt,name=macos_challenge_response,json=macosChallengeResponse,proto3,oneof"`
+}
+
 func (*AuthenticateDeviceRequest_Init) isAuthenticateDeviceRequest_Payload() {}
 
 func (*AuthenticateDeviceRequest_TpmChallengeResponse) isAuthenticateDeviceRequest_Payload() {}
+
+func (*AuthenticateDeviceRequest_MacosChallengeResponse) isAuthenticateDeviceRequest_Payload() {}
 
 type AuthenticateDeviceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1439,7 +2766,7 @@ type AuthenticateDeviceResponse struct {
 
 func (x *AuthenticateDeviceResponse) Reset() {
 	*x = AuthenticateDeviceResponse{}
-	mi := &file_dt_v1_device_proto_msgTypes[22]
+	mi := &file_dt_v1_device_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +2778,7 @@ func (x *AuthenticateDeviceResponse) String() string {
 func (*AuthenticateDeviceResponse) ProtoMessage() {}
 
 func (x *AuthenticateDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[22]
+	mi := &file_dt_v1_device_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +2791,7 @@ func (x *AuthenticateDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateDeviceResponse.ProtoReflect.Descriptor instead.
 func (*AuthenticateDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{22}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AuthenticateDeviceResponse) GetPayload() isAuthenticateDeviceResponse_Payload {
@@ -1518,7 +2845,7 @@ type AuthenticateInit struct {
 
 func (x *AuthenticateInit) Reset() {
 	*x = AuthenticateInit{}
-	mi := &file_dt_v1_device_proto_msgTypes[23]
+	mi := &file_dt_v1_device_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +2857,7 @@ func (x *AuthenticateInit) String() string {
 func (*AuthenticateInit) ProtoMessage() {}
 
 func (x *AuthenticateInit) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[23]
+	mi := &file_dt_v1_device_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +2870,7 @@ func (x *AuthenticateInit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateInit.ProtoReflect.Descriptor instead.
 func (*AuthenticateInit) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{23}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AuthenticateInit) GetCredentialId() string {
@@ -1571,7 +2898,7 @@ type AuthenticateChallenge struct {
 
 func (x *AuthenticateChallenge) Reset() {
 	*x = AuthenticateChallenge{}
-	mi := &file_dt_v1_device_proto_msgTypes[24]
+	mi := &file_dt_v1_device_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +2910,7 @@ func (x *AuthenticateChallenge) String() string {
 func (*AuthenticateChallenge) ProtoMessage() {}
 
 func (x *AuthenticateChallenge) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[24]
+	mi := &file_dt_v1_device_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +2923,7 @@ func (x *AuthenticateChallenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateChallenge.ProtoReflect.Descriptor instead.
 func (*AuthenticateChallenge) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{24}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AuthenticateChallenge) GetChallenge() []byte {
@@ -1615,7 +2942,7 @@ type TPMAuthenticateChallengeResponse struct {
 
 func (x *TPMAuthenticateChallengeResponse) Reset() {
 	*x = TPMAuthenticateChallengeResponse{}
-	mi := &file_dt_v1_device_proto_msgTypes[25]
+	mi := &file_dt_v1_device_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +2954,7 @@ func (x *TPMAuthenticateChallengeResponse) String() string {
 func (*TPMAuthenticateChallengeResponse) ProtoMessage() {}
 
 func (x *TPMAuthenticateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[25]
+	mi := &file_dt_v1_device_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +2967,7 @@ func (x *TPMAuthenticateChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMAuthenticateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*TPMAuthenticateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{25}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TPMAuthenticateChallengeResponse) GetPlatform() *TPMPlatform {
@@ -1650,18 +2977,67 @@ func (x *TPMAuthenticateChallengeResponse) GetPlatform() *TPMPlatform {
 	return nil
 }
 
+type MacOSAuthenticateChallengeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ECDSA with SHA-256 over identity.LoginNonce, ASN.1 DER.
+	Signature     []byte `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MacOSAuthenticateChallengeResponse) Reset() {
+	*x = MacOSAuthenticateChallengeResponse{}
+	mi := &file_dt_v1_device_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MacOSAuthenticateChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MacOSAuthenticateChallengeResponse) ProtoMessage() {}
+
+func (x *MacOSAuthenticateChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MacOSAuthenticateChallengeResponse.ProtoReflect.Descriptor instead.
+func (*MacOSAuthenticateChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *MacOSAuthenticateChallengeResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type AuthenticateSuccess struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificates  *Certificates          `protobuf:"bytes,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
-	DeviceId      string                 `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
-	AssetTag      string                 `protobuf:"bytes,3,opt,name=asset_tag,json=assetTag,proto3" json:"asset_tag,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Certificates *Certificates          `protobuf:"bytes,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	DeviceId     string                 `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	AssetTag     string                 `protobuf:"bytes,3,opt,name=asset_tag,json=assetTag,proto3" json:"asset_tag,omitempty"`
+	// What was proved of the machine: key, quote, event_log, secure_boot.
+	EvidenceLevel string `protobuf:"bytes,4,opt,name=evidence_level,json=evidenceLevel,proto3" json:"evidence_level,omitempty"`
+	// What the person should know, one line each: PCRs that changed.
+	Warnings      []string `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuthenticateSuccess) Reset() {
 	*x = AuthenticateSuccess{}
-	mi := &file_dt_v1_device_proto_msgTypes[26]
+	mi := &file_dt_v1_device_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +3049,7 @@ func (x *AuthenticateSuccess) String() string {
 func (*AuthenticateSuccess) ProtoMessage() {}
 
 func (x *AuthenticateSuccess) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[26]
+	mi := &file_dt_v1_device_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +3062,7 @@ func (x *AuthenticateSuccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateSuccess.ProtoReflect.Descriptor instead.
 func (*AuthenticateSuccess) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{26}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AuthenticateSuccess) GetCertificates() *Certificates {
@@ -1710,11 +3086,25 @@ func (x *AuthenticateSuccess) GetAssetTag() string {
 	return ""
 }
 
+func (x *AuthenticateSuccess) GetEvidenceLevel() string {
+	if x != nil {
+		return x.EvidenceLevel
+	}
+	return ""
+}
+
+func (x *AuthenticateSuccess) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_dt_v1_device_proto protoreflect.FileDescriptor
 
 const file_dt_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x12dt/v1/device.proto\x12\x05dt.v1\x1a\x12dt/v1/access.proto\x1a\x11dt/v1/login.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x04\n" +
+	"\x12dt/v1/device.proto\x12\x05dt.v1\x1a\x12dt/v1/access.proto\x1a\x11dt/v1/login.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x05\n" +
 	"\n" +
 	"DeviceData\x12\x17\n" +
 	"\aos_type\x18\x01 \x01(\tR\x06osType\x12\x1b\n" +
@@ -1733,7 +3123,11 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\x14system_serial_number\x18\f \x01(\tR\x12systemSerialNumber\x127\n" +
 	"\x18base_board_serial_number\x18\r \x01(\tR\x15baseBoardSerialNumber\x12)\n" +
 	"\x10tpm_manufacturer\x18\x0e \x01(\tR\x0ftpmManufacturer\x12!\n" +
-	"\ftpm_firmware\x18\x0f \x01(\tR\vtpmFirmware\"\x9a\x01\n" +
+	"\ftpm_firmware\x18\x0f \x01(\tR\vtpmFirmware\x12\x1f\n" +
+	"\vos_username\x18\x10 \x01(\tR\n" +
+	"osUsername\x12.\n" +
+	"\x13jamf_binary_version\x18\x11 \x01(\tR\x11jamfBinaryVersion\x12:\n" +
+	"\x19macos_enrollment_profiles\x18\x12 \x01(\tR\x17macosEnrollmentProfiles\"\x9a\x01\n" +
 	"\x10AddDeviceRequest\x12\x17\n" +
 	"\aos_type\x18\x01 \x01(\tR\x06osType\x12\x1b\n" +
 	"\tasset_tag\x18\x02 \x01(\tR\bassetTag\x12\x16\n" +
@@ -1758,22 +3152,115 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\tdevice_id\x18\x03 \x01(\tR\bdeviceId\x124\n" +
 	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"I\n" +
 	"\x1cRegisterCurrentDeviceRequest\x12)\n" +
-	"\x06device\x18\x01 \x01(\v2\x11.dt.v1.DeviceDataR\x06device\"\xa4\x01\n" +
+	"\x06device\x18\x01 \x01(\v2\x11.dt.v1.DeviceDataR\x06device\"I\n" +
+	"\x1cCreateAutoEnrollTokenRequest\x12)\n" +
+	"\x06device\x18\x01 \x01(\v2\x11.dt.v1.DeviceDataR\x06device\"g\n" +
+	"\x15DiagnoseDeviceRequest\x12)\n" +
+	"\x06device\x18\x01 \x01(\v2\x11.dt.v1.DeviceDataR\x06device\x12#\n" +
+	"\rcredential_id\x18\x02 \x01(\tR\fcredentialId\"D\n" +
+	"\x16DiagnoseDeviceResponse\x12*\n" +
+	"\bfindings\x18\x01 \x03(\v2\x0e.dt.v1.FindingR\bfindings\"\xc8\x01\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x14.dt.v1.Finding.StateR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"M\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bSTATE_OK\x10\x01\x12\x0f\n" +
+	"\vSTATE_FAULT\x10\x02\x12\x0e\n" +
+	"\n" +
+	"STATE_NOTE\x10\x03\"\xeb\x02\n" +
+	"\x12ListDevicesRequest\x12\x17\n" +
+	"\aos_type\x18\x01 \x01(\tR\x06osType\x12#\n" +
+	"\renroll_status\x18\x02 \x01(\tR\fenrollStatus\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12(\n" +
+	"\x10asset_tag_prefix\x18\x05 \x01(\tR\x0eassetTagPrefix\x12 \n" +
+	"\vattestation\x18\x06 \x01(\tR\vattestation\x12@\n" +
+	"\x0enot_seen_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fnotSeenSince\x12\x1f\n" +
+	"\vfrozen_only\x18\b \x01(\bR\n" +
+	"frozenOnly\x12\x1b\n" +
+	"\tpage_size\x18\t \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tR\tpageToken\"W\n" +
+	"\x13ListDevicesResponse\x12\x18\n" +
+	"\adevices\x18\x01 \x03(\fR\adevices\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"J\n" +
+	"\x14CreateDevicesRequest\x12\x18\n" +
+	"\adevices\x18\x01 \x03(\fR\adevices\x12\x18\n" +
+	"\areplace\x18\x02 \x01(\bR\areplace\"y\n" +
+	"\x15CreateDevicesResponse\x12\x18\n" +
+	"\awritten\x18\x01 \x01(\x03R\awritten\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\x12\x18\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\x12\x18\n" +
+	"\aupdated\x18\x04 \x01(\x03R\aupdated\"?\n" +
+	"\x13AcceptDeviceRequest\x12(\n" +
+	"\x06device\x18\x01 \x01(\v2\x10.dt.v1.DeviceRefR\x06device\"H\n" +
+	"\x14AcceptDeviceResponse\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"b\n" +
+	"\x16EvaluateDevicesRequest\x12(\n" +
+	"\x06device\x18\x01 \x01(\v2\x10.dt.v1.DeviceRefR\x06device\x12\x1e\n" +
+	"\n" +
+	"preference\x18\x02 \x01(\fR\n" +
+	"preference\"\xdb\x01\n" +
+	"\x17EvaluateDevicesResponse\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1b\n" +
+	"\tasset_tag\x18\x02 \x01(\tR\bassetTag\x12\x17\n" +
+	"\aos_type\x18\x03 \x01(\tR\x06osType\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12\x16\n" +
+	"\x06passes\x18\x05 \x01(\bR\x06passes\x12%\n" +
+	"\x0eevidence_level\x18\x06 \x01(\tR\revidenceLevel\x12\x18\n" +
+	"\areasons\x18\a \x03(\tR\areasons\"\x87\x01\n" +
+	"\x18ExplainAutoEnrollRequest\x12(\n" +
+	"\x06device\x18\x01 \x01(\v2\x10.dt.v1.DeviceRefR\x06device\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12-\n" +
+	"\breported\x18\x03 \x01(\v2\x11.dt.v1.DeviceDataR\breported\"j\n" +
+	"\x19ExplainAutoEnrollResponse\x12!\n" +
+	"\fwould_enroll\x18\x01 \x01(\bR\vwouldEnroll\x12*\n" +
+	"\bfindings\x18\x02 \x03(\v2\x0e.dt.v1.FindingR\bfindings\"@\n" +
+	"\x12SyncDevicesRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
+	"\x04full\x18\x02 \x01(\bR\x04full\"\xa5\x02\n" +
+	"\x13SyncDevicesResponse\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
+	"\x04full\x18\x02 \x01(\bR\x04full\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\x03R\x04seen\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\x03R\acreated\x12\x18\n" +
+	"\aupdated\x18\x05 \x01(\x03R\aupdated\x12\x1c\n" +
+	"\tunchanged\x18\x06 \x01(\x03R\tunchanged\x12\x18\n" +
+	"\adeleted\x18\a \x01(\x03R\adeleted\x12\x18\n" +
+	"\askipped\x18\b \x01(\x03R\askipped\x12\x1a\n" +
+	"\bproblems\x18\t \x03(\tR\bproblems\x12\x12\n" +
+	"\x04done\x18\n" +
+	" \x01(\bR\x04done\x12\x18\n" +
+	"\afailure\x18\v \x01(\tR\afailure\"\x85\x02\n" +
 	"\x13EnrollDeviceRequest\x12'\n" +
 	"\x04init\x18\x01 \x01(\v2\x11.dt.v1.EnrollInitH\x00R\x04init\x12Y\n" +
-	"\x16tpm_challenge_response\x18\x02 \x01(\v2!.dt.v1.TPMEnrollChallengeResponseH\x00R\x14tpmChallengeResponseB\t\n" +
-	"\apayload\"\x95\x01\n" +
+	"\x16tpm_challenge_response\x18\x02 \x01(\v2!.dt.v1.TPMEnrollChallengeResponseH\x00R\x14tpmChallengeResponse\x12_\n" +
+	"\x18macos_challenge_response\x18\x03 \x01(\v2#.dt.v1.MacOSEnrollChallengeResponseH\x00R\x16macosChallengeResponseB\t\n" +
+	"\apayload\"\xdd\x01\n" +
 	"\x14EnrollDeviceResponse\x12@\n" +
 	"\rtpm_challenge\x18\x01 \x01(\v2\x19.dt.v1.TPMEnrollChallengeH\x00R\ftpmChallenge\x120\n" +
-	"\asuccess\x18\x02 \x01(\v2\x14.dt.v1.EnrollSuccessH\x00R\asuccessB\t\n" +
-	"\apayload\"\x9f\x01\n" +
+	"\asuccess\x18\x02 \x01(\v2\x14.dt.v1.EnrollSuccessH\x00R\asuccess\x12F\n" +
+	"\x0fmacos_challenge\x18\x03 \x01(\v2\x1b.dt.v1.MacOSEnrollChallengeH\x00R\x0emacosChallengeB\t\n" +
+	"\apayload\"\xc9\x01\n" +
 	"\n" +
 	"EnrollInit\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12#\n" +
 	"\rcredential_id\x18\x02 \x01(\tR\fcredentialId\x122\n" +
 	"\vdevice_data\x18\x03 \x01(\v2\x11.dt.v1.DeviceDataR\n" +
 	"deviceData\x12\"\n" +
-	"\x03tpm\x18\x04 \x01(\v2\x10.dt.v1.TPMEnrollR\x03tpm\"\x93\x01\n" +
+	"\x03tpm\x18\x04 \x01(\v2\x10.dt.v1.TPMEnrollR\x03tpm\x12(\n" +
+	"\x05macos\x18\x05 \x01(\v2\x12.dt.v1.MacOSEnrollR\x05macos\"3\n" +
+	"\vMacOSEnroll\x12$\n" +
+	"\x0epublic_key_der\x18\x01 \x01(\fR\fpublicKeyDer\"4\n" +
+	"\x14MacOSEnrollChallenge\x12\x1c\n" +
+	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"<\n" +
+	"\x1cMacOSEnrollChallengeResponse\x12\x1c\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"\x93\x01\n" +
 	"\tTPMEnroll\x12\x17\n" +
 	"\aek_cert\x18\x01 \x01(\fR\x06ekCert\x12\x15\n" +
 	"\x06ek_key\x18\x02 \x01(\fR\x05ekKey\x12V\n" +
@@ -1808,10 +3295,11 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\n" +
 	"digest_alg\x18\x03 \x01(\rR\tdigestAlg\"'\n" +
 	"\rEnrollSuccess\x12\x16\n" +
-	"\x06device\x18\x01 \x01(\fR\x06device\"\xb6\x01\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\"\x9d\x02\n" +
 	"\x19AuthenticateDeviceRequest\x12-\n" +
 	"\x04init\x18\x01 \x01(\v2\x17.dt.v1.AuthenticateInitH\x00R\x04init\x12_\n" +
-	"\x16tpm_challenge_response\x18\x02 \x01(\v2'.dt.v1.TPMAuthenticateChallengeResponseH\x00R\x14tpmChallengeResponseB\t\n" +
+	"\x16tpm_challenge_response\x18\x02 \x01(\v2'.dt.v1.TPMAuthenticateChallengeResponseH\x00R\x14tpmChallengeResponse\x12e\n" +
+	"\x18macos_challenge_response\x18\x03 \x01(\v2).dt.v1.MacOSAuthenticateChallengeResponseH\x00R\x16macosChallengeResponseB\t\n" +
 	"\apayload\"\x9d\x01\n" +
 	"\x1aAuthenticateDeviceResponse\x12<\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x1c.dt.v1.AuthenticateChallengeH\x00R\tchallenge\x126\n" +
@@ -1824,16 +3312,29 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\x15AuthenticateChallenge\x12\x1c\n" +
 	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"R\n" +
 	" TPMAuthenticateChallengeResponse\x12.\n" +
-	"\bplatform\x18\x01 \x01(\v2\x12.dt.v1.TPMPlatformR\bplatform\"\x88\x01\n" +
+	"\bplatform\x18\x01 \x01(\v2\x12.dt.v1.TPMPlatformR\bplatform\"B\n" +
+	"\"MacOSAuthenticateChallengeResponse\x12\x1c\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"\xcb\x01\n" +
 	"\x13AuthenticateSuccess\x127\n" +
 	"\fcertificates\x18\x01 \x01(\v2\x13.dt.v1.CertificatesR\fcertificates\x12\x1b\n" +
 	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\x12\x1b\n" +
-	"\tasset_tag\x18\x03 \x01(\tR\bassetTag2\xd8\x04\n" +
+	"\tasset_tag\x18\x03 \x01(\tR\bassetTag\x12%\n" +
+	"\x0eevidence_level\x18\x04 \x01(\tR\revidenceLevel\x12\x1a\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings2\xfc\n" +
+	"\n" +
 	"\rDeviceService\x12V\n" +
 	"\tAddDevice\x12\x17.dt.v1.AddDeviceRequest\x1a\x18.dt.v1.AddDeviceResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06create\x12_\n" +
 	"\fRemoveDevice\x12\x1a.dt.v1.RemoveDeviceRequest\x1a\x1b.dt.v1.RemoveDeviceResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06delete\x12`\n" +
 	"\x11CreateEnrollToken\x12\x1f.dt.v1.CreateEnrollTokenRequest\x1a\x12.dt.v1.EnrollToken\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06enroll\x12p\n" +
-	"\x15RegisterCurrentDevice\x12#.dt.v1.RegisterCurrentDeviceRequest\x1a\x12.dt.v1.EnrollToken\"\x1e\xba\xc8\x18\x1a\b\x04\x12\x06device\x1a\x06create\x1a\x06enroll\x12S\n" +
+	"\x15RegisterCurrentDevice\x12#.dt.v1.RegisterCurrentDeviceRequest\x1a\x12.dt.v1.EnrollToken\"\x1e\xba\xc8\x18\x1a\b\x04\x12\x06device\x1a\x06create\x1a\x06enroll\x12X\n" +
+	"\x15CreateAutoEnrollToken\x12#.dt.v1.CreateAutoEnrollTokenRequest\x1a\x12.dt.v1.EnrollToken\"\x06\xba\xc8\x18\x02\b\x02\x12U\n" +
+	"\x0eDiagnoseDevice\x12\x1c.dt.v1.DiagnoseDeviceRequest\x1a\x1d.dt.v1.DiagnoseDeviceResponse\"\x06\xba\xc8\x18\x02\b\x02\x12Z\n" +
+	"\vListDevices\x12\x19.dt.v1.ListDevicesRequest\x1a\x1a.dt.v1.ListDevicesResponse\"\x14\xba\xc8\x18\x10\b\x04\x12\x06device\x1a\x04list\x12f\n" +
+	"\rCreateDevices\x12\x1b.dt.v1.CreateDevicesRequest\x1a\x1c.dt.v1.CreateDevicesResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06create(\x010\x01\x12_\n" +
+	"\fAcceptDevice\x12\x1a.dt.v1.AcceptDeviceRequest\x1a\x1b.dt.v1.AcceptDeviceResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06update\x12n\n" +
+	"\x0fEvaluateDevices\x12\x1d.dt.v1.EvaluateDevicesRequest\x1a\x1e.dt.v1.EvaluateDevicesResponse\"\x1a\xba\xc8\x18\x16\b\x04\x12\x06device\x1a\x04list\x1a\x04read0\x01\x12l\n" +
+	"\x11ExplainAutoEnroll\x12\x1f.dt.v1.ExplainAutoEnrollRequest\x1a .dt.v1.ExplainAutoEnrollResponse\"\x14\xba\xc8\x18\x10\b\x04\x12\x06device\x1a\x04read\x12n\n" +
+	"\vSyncDevices\x12\x19.dt.v1.SyncDevicesRequest\x1a\x1a.dt.v1.SyncDevicesResponse\"&\xba\xc8\x18\"\b\x04\x12\x06device\x1a\x06create\x1a\x06update\x1a\x06delete0\x01\x12S\n" +
 	"\fEnrollDevice\x12\x1a.dt.v1.EnrollDeviceRequest\x1a\x1b.dt.v1.EnrollDeviceResponse\"\x06\xba\xc8\x18\x02\b\x02(\x010\x01\x12e\n" +
 	"\x12AuthenticateDevice\x12 .dt.v1.AuthenticateDeviceRequest\x1a!.dt.v1.AuthenticateDeviceResponse\"\x06\xba\xc8\x18\x02\b\x02(\x010\x01B\x1bZ\x19devicetrust/api/dtv1;dtv1b\x06proto3"
 
@@ -1849,83 +3350,135 @@ func file_dt_v1_device_proto_rawDescGZIP() []byte {
 	return file_dt_v1_device_proto_rawDescData
 }
 
-var file_dt_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_dt_v1_device_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_dt_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_dt_v1_device_proto_goTypes = []any{
-	(*DeviceData)(nil),                       // 0: dt.v1.DeviceData
-	(*AddDeviceRequest)(nil),                 // 1: dt.v1.AddDeviceRequest
-	(*AddDeviceResponse)(nil),                // 2: dt.v1.AddDeviceResponse
-	(*DeviceRef)(nil),                        // 3: dt.v1.DeviceRef
-	(*RemoveDeviceRequest)(nil),              // 4: dt.v1.RemoveDeviceRequest
-	(*RemoveDeviceResponse)(nil),             // 5: dt.v1.RemoveDeviceResponse
-	(*CreateEnrollTokenRequest)(nil),         // 6: dt.v1.CreateEnrollTokenRequest
-	(*EnrollToken)(nil),                      // 7: dt.v1.EnrollToken
-	(*RegisterCurrentDeviceRequest)(nil),     // 8: dt.v1.RegisterCurrentDeviceRequest
-	(*EnrollDeviceRequest)(nil),              // 9: dt.v1.EnrollDeviceRequest
-	(*EnrollDeviceResponse)(nil),             // 10: dt.v1.EnrollDeviceResponse
-	(*EnrollInit)(nil),                       // 11: dt.v1.EnrollInit
-	(*TPMEnroll)(nil),                        // 12: dt.v1.TPMEnroll
-	(*TPMAttestationParameters)(nil),         // 13: dt.v1.TPMAttestationParameters
-	(*TPMEncryptedCredential)(nil),           // 14: dt.v1.TPMEncryptedCredential
-	(*TPMEnrollChallenge)(nil),               // 15: dt.v1.TPMEnrollChallenge
-	(*TPMEnrollChallengeResponse)(nil),       // 16: dt.v1.TPMEnrollChallengeResponse
-	(*TPMPlatform)(nil),                      // 17: dt.v1.TPMPlatform
-	(*TPMQuote)(nil),                         // 18: dt.v1.TPMQuote
-	(*TPMPCR)(nil),                           // 19: dt.v1.TPMPCR
-	(*EnrollSuccess)(nil),                    // 20: dt.v1.EnrollSuccess
-	(*AuthenticateDeviceRequest)(nil),        // 21: dt.v1.AuthenticateDeviceRequest
-	(*AuthenticateDeviceResponse)(nil),       // 22: dt.v1.AuthenticateDeviceResponse
-	(*AuthenticateInit)(nil),                 // 23: dt.v1.AuthenticateInit
-	(*AuthenticateChallenge)(nil),            // 24: dt.v1.AuthenticateChallenge
-	(*TPMAuthenticateChallengeResponse)(nil), // 25: dt.v1.TPMAuthenticateChallengeResponse
-	(*AuthenticateSuccess)(nil),              // 26: dt.v1.AuthenticateSuccess
-	(*timestamppb.Timestamp)(nil),            // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),              // 28: google.protobuf.Duration
-	(*Certificates)(nil),                     // 29: dt.v1.Certificates
+	(Finding_State)(0),                         // 0: dt.v1.Finding.State
+	(*DeviceData)(nil),                         // 1: dt.v1.DeviceData
+	(*AddDeviceRequest)(nil),                   // 2: dt.v1.AddDeviceRequest
+	(*AddDeviceResponse)(nil),                  // 3: dt.v1.AddDeviceResponse
+	(*DeviceRef)(nil),                          // 4: dt.v1.DeviceRef
+	(*RemoveDeviceRequest)(nil),                // 5: dt.v1.RemoveDeviceRequest
+	(*RemoveDeviceResponse)(nil),               // 6: dt.v1.RemoveDeviceResponse
+	(*CreateEnrollTokenRequest)(nil),           // 7: dt.v1.CreateEnrollTokenRequest
+	(*EnrollToken)(nil),                        // 8: dt.v1.EnrollToken
+	(*RegisterCurrentDeviceRequest)(nil),       // 9: dt.v1.RegisterCurrentDeviceRequest
+	(*CreateAutoEnrollTokenRequest)(nil),       // 10: dt.v1.CreateAutoEnrollTokenRequest
+	(*DiagnoseDeviceRequest)(nil),              // 11: dt.v1.DiagnoseDeviceRequest
+	(*DiagnoseDeviceResponse)(nil),             // 12: dt.v1.DiagnoseDeviceResponse
+	(*Finding)(nil),                            // 13: dt.v1.Finding
+	(*ListDevicesRequest)(nil),                 // 14: dt.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),                // 15: dt.v1.ListDevicesResponse
+	(*CreateDevicesRequest)(nil),               // 16: dt.v1.CreateDevicesRequest
+	(*CreateDevicesResponse)(nil),              // 17: dt.v1.CreateDevicesResponse
+	(*AcceptDeviceRequest)(nil),                // 18: dt.v1.AcceptDeviceRequest
+	(*AcceptDeviceResponse)(nil),               // 19: dt.v1.AcceptDeviceResponse
+	(*EvaluateDevicesRequest)(nil),             // 20: dt.v1.EvaluateDevicesRequest
+	(*EvaluateDevicesResponse)(nil),            // 21: dt.v1.EvaluateDevicesResponse
+	(*ExplainAutoEnrollRequest)(nil),           // 22: dt.v1.ExplainAutoEnrollRequest
+	(*ExplainAutoEnrollResponse)(nil),          // 23: dt.v1.ExplainAutoEnrollResponse
+	(*SyncDevicesRequest)(nil),                 // 24: dt.v1.SyncDevicesRequest
+	(*SyncDevicesResponse)(nil),                // 25: dt.v1.SyncDevicesResponse
+	(*EnrollDeviceRequest)(nil),                // 26: dt.v1.EnrollDeviceRequest
+	(*EnrollDeviceResponse)(nil),               // 27: dt.v1.EnrollDeviceResponse
+	(*EnrollInit)(nil),                         // 28: dt.v1.EnrollInit
+	(*MacOSEnroll)(nil),                        // 29: dt.v1.MacOSEnroll
+	(*MacOSEnrollChallenge)(nil),               // 30: dt.v1.MacOSEnrollChallenge
+	(*MacOSEnrollChallengeResponse)(nil),       // 31: dt.v1.MacOSEnrollChallengeResponse
+	(*TPMEnroll)(nil),                          // 32: dt.v1.TPMEnroll
+	(*TPMAttestationParameters)(nil),           // 33: dt.v1.TPMAttestationParameters
+	(*TPMEncryptedCredential)(nil),             // 34: dt.v1.TPMEncryptedCredential
+	(*TPMEnrollChallenge)(nil),                 // 35: dt.v1.TPMEnrollChallenge
+	(*TPMEnrollChallengeResponse)(nil),         // 36: dt.v1.TPMEnrollChallengeResponse
+	(*TPMPlatform)(nil),                        // 37: dt.v1.TPMPlatform
+	(*TPMQuote)(nil),                           // 38: dt.v1.TPMQuote
+	(*TPMPCR)(nil),                             // 39: dt.v1.TPMPCR
+	(*EnrollSuccess)(nil),                      // 40: dt.v1.EnrollSuccess
+	(*AuthenticateDeviceRequest)(nil),          // 41: dt.v1.AuthenticateDeviceRequest
+	(*AuthenticateDeviceResponse)(nil),         // 42: dt.v1.AuthenticateDeviceResponse
+	(*AuthenticateInit)(nil),                   // 43: dt.v1.AuthenticateInit
+	(*AuthenticateChallenge)(nil),              // 44: dt.v1.AuthenticateChallenge
+	(*TPMAuthenticateChallengeResponse)(nil),   // 45: dt.v1.TPMAuthenticateChallengeResponse
+	(*MacOSAuthenticateChallengeResponse)(nil), // 46: dt.v1.MacOSAuthenticateChallengeResponse
+	(*AuthenticateSuccess)(nil),                // 47: dt.v1.AuthenticateSuccess
+	(*timestamppb.Timestamp)(nil),              // 48: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),                // 49: google.protobuf.Duration
+	(*Certificates)(nil),                       // 50: dt.v1.Certificates
 }
 var file_dt_v1_device_proto_depIdxs = []int32{
-	27, // 0: dt.v1.DeviceData.collect_time:type_name -> google.protobuf.Timestamp
-	28, // 1: dt.v1.AddDeviceRequest.enroll_ttl:type_name -> google.protobuf.Duration
-	7,  // 2: dt.v1.AddDeviceResponse.token:type_name -> dt.v1.EnrollToken
-	3,  // 3: dt.v1.RemoveDeviceRequest.device:type_name -> dt.v1.DeviceRef
-	3,  // 4: dt.v1.CreateEnrollTokenRequest.device:type_name -> dt.v1.DeviceRef
-	28, // 5: dt.v1.CreateEnrollTokenRequest.ttl:type_name -> google.protobuf.Duration
-	27, // 6: dt.v1.EnrollToken.expires:type_name -> google.protobuf.Timestamp
-	0,  // 7: dt.v1.RegisterCurrentDeviceRequest.device:type_name -> dt.v1.DeviceData
-	11, // 8: dt.v1.EnrollDeviceRequest.init:type_name -> dt.v1.EnrollInit
-	16, // 9: dt.v1.EnrollDeviceRequest.tpm_challenge_response:type_name -> dt.v1.TPMEnrollChallengeResponse
-	15, // 10: dt.v1.EnrollDeviceResponse.tpm_challenge:type_name -> dt.v1.TPMEnrollChallenge
-	20, // 11: dt.v1.EnrollDeviceResponse.success:type_name -> dt.v1.EnrollSuccess
-	0,  // 12: dt.v1.EnrollInit.device_data:type_name -> dt.v1.DeviceData
-	12, // 13: dt.v1.EnrollInit.tpm:type_name -> dt.v1.TPMEnroll
-	13, // 14: dt.v1.TPMEnroll.attestation_parameters:type_name -> dt.v1.TPMAttestationParameters
-	14, // 15: dt.v1.TPMEnrollChallenge.encrypted_credential:type_name -> dt.v1.TPMEncryptedCredential
-	17, // 16: dt.v1.TPMEnrollChallengeResponse.platform:type_name -> dt.v1.TPMPlatform
-	18, // 17: dt.v1.TPMPlatform.quotes:type_name -> dt.v1.TPMQuote
-	19, // 18: dt.v1.TPMPlatform.pcrs:type_name -> dt.v1.TPMPCR
-	23, // 19: dt.v1.AuthenticateDeviceRequest.init:type_name -> dt.v1.AuthenticateInit
-	25, // 20: dt.v1.AuthenticateDeviceRequest.tpm_challenge_response:type_name -> dt.v1.TPMAuthenticateChallengeResponse
-	24, // 21: dt.v1.AuthenticateDeviceResponse.challenge:type_name -> dt.v1.AuthenticateChallenge
-	26, // 22: dt.v1.AuthenticateDeviceResponse.success:type_name -> dt.v1.AuthenticateSuccess
-	0,  // 23: dt.v1.AuthenticateInit.device_data:type_name -> dt.v1.DeviceData
-	17, // 24: dt.v1.TPMAuthenticateChallengeResponse.platform:type_name -> dt.v1.TPMPlatform
-	29, // 25: dt.v1.AuthenticateSuccess.certificates:type_name -> dt.v1.Certificates
-	1,  // 26: dt.v1.DeviceService.AddDevice:input_type -> dt.v1.AddDeviceRequest
-	4,  // 27: dt.v1.DeviceService.RemoveDevice:input_type -> dt.v1.RemoveDeviceRequest
-	6,  // 28: dt.v1.DeviceService.CreateEnrollToken:input_type -> dt.v1.CreateEnrollTokenRequest
-	8,  // 29: dt.v1.DeviceService.RegisterCurrentDevice:input_type -> dt.v1.RegisterCurrentDeviceRequest
-	9,  // 30: dt.v1.DeviceService.EnrollDevice:input_type -> dt.v1.EnrollDeviceRequest
-	21, // 31: dt.v1.DeviceService.AuthenticateDevice:input_type -> dt.v1.AuthenticateDeviceRequest
-	2,  // 32: dt.v1.DeviceService.AddDevice:output_type -> dt.v1.AddDeviceResponse
-	5,  // 33: dt.v1.DeviceService.RemoveDevice:output_type -> dt.v1.RemoveDeviceResponse
-	7,  // 34: dt.v1.DeviceService.CreateEnrollToken:output_type -> dt.v1.EnrollToken
-	7,  // 35: dt.v1.DeviceService.RegisterCurrentDevice:output_type -> dt.v1.EnrollToken
-	10, // 36: dt.v1.DeviceService.EnrollDevice:output_type -> dt.v1.EnrollDeviceResponse
-	22, // 37: dt.v1.DeviceService.AuthenticateDevice:output_type -> dt.v1.AuthenticateDeviceResponse
-	32, // [32:38] is the sub-list for method output_type
-	26, // [26:32] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	48, // 0: dt.v1.DeviceData.collect_time:type_name -> google.protobuf.Timestamp
+	49, // 1: dt.v1.AddDeviceRequest.enroll_ttl:type_name -> google.protobuf.Duration
+	8,  // 2: dt.v1.AddDeviceResponse.token:type_name -> dt.v1.EnrollToken
+	4,  // 3: dt.v1.RemoveDeviceRequest.device:type_name -> dt.v1.DeviceRef
+	4,  // 4: dt.v1.CreateEnrollTokenRequest.device:type_name -> dt.v1.DeviceRef
+	49, // 5: dt.v1.CreateEnrollTokenRequest.ttl:type_name -> google.protobuf.Duration
+	48, // 6: dt.v1.EnrollToken.expires:type_name -> google.protobuf.Timestamp
+	1,  // 7: dt.v1.RegisterCurrentDeviceRequest.device:type_name -> dt.v1.DeviceData
+	1,  // 8: dt.v1.CreateAutoEnrollTokenRequest.device:type_name -> dt.v1.DeviceData
+	1,  // 9: dt.v1.DiagnoseDeviceRequest.device:type_name -> dt.v1.DeviceData
+	13, // 10: dt.v1.DiagnoseDeviceResponse.findings:type_name -> dt.v1.Finding
+	0,  // 11: dt.v1.Finding.state:type_name -> dt.v1.Finding.State
+	48, // 12: dt.v1.ListDevicesRequest.not_seen_since:type_name -> google.protobuf.Timestamp
+	4,  // 13: dt.v1.AcceptDeviceRequest.device:type_name -> dt.v1.DeviceRef
+	4,  // 14: dt.v1.EvaluateDevicesRequest.device:type_name -> dt.v1.DeviceRef
+	4,  // 15: dt.v1.ExplainAutoEnrollRequest.device:type_name -> dt.v1.DeviceRef
+	1,  // 16: dt.v1.ExplainAutoEnrollRequest.reported:type_name -> dt.v1.DeviceData
+	13, // 17: dt.v1.ExplainAutoEnrollResponse.findings:type_name -> dt.v1.Finding
+	28, // 18: dt.v1.EnrollDeviceRequest.init:type_name -> dt.v1.EnrollInit
+	36, // 19: dt.v1.EnrollDeviceRequest.tpm_challenge_response:type_name -> dt.v1.TPMEnrollChallengeResponse
+	31, // 20: dt.v1.EnrollDeviceRequest.macos_challenge_response:type_name -> dt.v1.MacOSEnrollChallengeResponse
+	35, // 21: dt.v1.EnrollDeviceResponse.tpm_challenge:type_name -> dt.v1.TPMEnrollChallenge
+	40, // 22: dt.v1.EnrollDeviceResponse.success:type_name -> dt.v1.EnrollSuccess
+	30, // 23: dt.v1.EnrollDeviceResponse.macos_challenge:type_name -> dt.v1.MacOSEnrollChallenge
+	1,  // 24: dt.v1.EnrollInit.device_data:type_name -> dt.v1.DeviceData
+	32, // 25: dt.v1.EnrollInit.tpm:type_name -> dt.v1.TPMEnroll
+	29, // 26: dt.v1.EnrollInit.macos:type_name -> dt.v1.MacOSEnroll
+	33, // 27: dt.v1.TPMEnroll.attestation_parameters:type_name -> dt.v1.TPMAttestationParameters
+	34, // 28: dt.v1.TPMEnrollChallenge.encrypted_credential:type_name -> dt.v1.TPMEncryptedCredential
+	37, // 29: dt.v1.TPMEnrollChallengeResponse.platform:type_name -> dt.v1.TPMPlatform
+	38, // 30: dt.v1.TPMPlatform.quotes:type_name -> dt.v1.TPMQuote
+	39, // 31: dt.v1.TPMPlatform.pcrs:type_name -> dt.v1.TPMPCR
+	43, // 32: dt.v1.AuthenticateDeviceRequest.init:type_name -> dt.v1.AuthenticateInit
+	45, // 33: dt.v1.AuthenticateDeviceRequest.tpm_challenge_response:type_name -> dt.v1.TPMAuthenticateChallengeResponse
+	46, // 34: dt.v1.AuthenticateDeviceRequest.macos_challenge_response:type_name -> dt.v1.MacOSAuthenticateChallengeResponse
+	44, // 35: dt.v1.AuthenticateDeviceResponse.challenge:type_name -> dt.v1.AuthenticateChallenge
+	47, // 36: dt.v1.AuthenticateDeviceResponse.success:type_name -> dt.v1.AuthenticateSuccess
+	1,  // 37: dt.v1.AuthenticateInit.device_data:type_name -> dt.v1.DeviceData
+	37, // 38: dt.v1.TPMAuthenticateChallengeResponse.platform:type_name -> dt.v1.TPMPlatform
+	50, // 39: dt.v1.AuthenticateSuccess.certificates:type_name -> dt.v1.Certificates
+	2,  // 40: dt.v1.DeviceService.AddDevice:input_type -> dt.v1.AddDeviceRequest
+	5,  // 41: dt.v1.DeviceService.RemoveDevice:input_type -> dt.v1.RemoveDeviceRequest
+	7,  // 42: dt.v1.DeviceService.CreateEnrollToken:input_type -> dt.v1.CreateEnrollTokenRequest
+	9,  // 43: dt.v1.DeviceService.RegisterCurrentDevice:input_type -> dt.v1.RegisterCurrentDeviceRequest
+	10, // 44: dt.v1.DeviceService.CreateAutoEnrollToken:input_type -> dt.v1.CreateAutoEnrollTokenRequest
+	11, // 45: dt.v1.DeviceService.DiagnoseDevice:input_type -> dt.v1.DiagnoseDeviceRequest
+	14, // 46: dt.v1.DeviceService.ListDevices:input_type -> dt.v1.ListDevicesRequest
+	16, // 47: dt.v1.DeviceService.CreateDevices:input_type -> dt.v1.CreateDevicesRequest
+	18, // 48: dt.v1.DeviceService.AcceptDevice:input_type -> dt.v1.AcceptDeviceRequest
+	20, // 49: dt.v1.DeviceService.EvaluateDevices:input_type -> dt.v1.EvaluateDevicesRequest
+	22, // 50: dt.v1.DeviceService.ExplainAutoEnroll:input_type -> dt.v1.ExplainAutoEnrollRequest
+	24, // 51: dt.v1.DeviceService.SyncDevices:input_type -> dt.v1.SyncDevicesRequest
+	26, // 52: dt.v1.DeviceService.EnrollDevice:input_type -> dt.v1.EnrollDeviceRequest
+	41, // 53: dt.v1.DeviceService.AuthenticateDevice:input_type -> dt.v1.AuthenticateDeviceRequest
+	3,  // 54: dt.v1.DeviceService.AddDevice:output_type -> dt.v1.AddDeviceResponse
+	6,  // 55: dt.v1.DeviceService.RemoveDevice:output_type -> dt.v1.RemoveDeviceResponse
+	8,  // 56: dt.v1.DeviceService.CreateEnrollToken:output_type -> dt.v1.EnrollToken
+	8,  // 57: dt.v1.DeviceService.RegisterCurrentDevice:output_type -> dt.v1.EnrollToken
+	8,  // 58: dt.v1.DeviceService.CreateAutoEnrollToken:output_type -> dt.v1.EnrollToken
+	12, // 59: dt.v1.DeviceService.DiagnoseDevice:output_type -> dt.v1.DiagnoseDeviceResponse
+	15, // 60: dt.v1.DeviceService.ListDevices:output_type -> dt.v1.ListDevicesResponse
+	17, // 61: dt.v1.DeviceService.CreateDevices:output_type -> dt.v1.CreateDevicesResponse
+	19, // 62: dt.v1.DeviceService.AcceptDevice:output_type -> dt.v1.AcceptDeviceResponse
+	21, // 63: dt.v1.DeviceService.EvaluateDevices:output_type -> dt.v1.EvaluateDevicesResponse
+	23, // 64: dt.v1.DeviceService.ExplainAutoEnroll:output_type -> dt.v1.ExplainAutoEnrollResponse
+	25, // 65: dt.v1.DeviceService.SyncDevices:output_type -> dt.v1.SyncDevicesResponse
+	27, // 66: dt.v1.DeviceService.EnrollDevice:output_type -> dt.v1.EnrollDeviceResponse
+	42, // 67: dt.v1.DeviceService.AuthenticateDevice:output_type -> dt.v1.AuthenticateDeviceResponse
+	54, // [54:68] is the sub-list for method output_type
+	40, // [40:54] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_dt_v1_device_proto_init() }
@@ -1935,19 +3488,22 @@ func file_dt_v1_device_proto_init() {
 	}
 	file_dt_v1_access_proto_init()
 	file_dt_v1_login_proto_init()
-	file_dt_v1_device_proto_msgTypes[9].OneofWrappers = []any{
+	file_dt_v1_device_proto_msgTypes[25].OneofWrappers = []any{
 		(*EnrollDeviceRequest_Init)(nil),
 		(*EnrollDeviceRequest_TpmChallengeResponse)(nil),
+		(*EnrollDeviceRequest_MacosChallengeResponse)(nil),
 	}
-	file_dt_v1_device_proto_msgTypes[10].OneofWrappers = []any{
+	file_dt_v1_device_proto_msgTypes[26].OneofWrappers = []any{
 		(*EnrollDeviceResponse_TpmChallenge)(nil),
 		(*EnrollDeviceResponse_Success)(nil),
+		(*EnrollDeviceResponse_MacosChallenge)(nil),
 	}
-	file_dt_v1_device_proto_msgTypes[21].OneofWrappers = []any{
+	file_dt_v1_device_proto_msgTypes[40].OneofWrappers = []any{
 		(*AuthenticateDeviceRequest_Init)(nil),
 		(*AuthenticateDeviceRequest_TpmChallengeResponse)(nil),
+		(*AuthenticateDeviceRequest_MacosChallengeResponse)(nil),
 	}
-	file_dt_v1_device_proto_msgTypes[22].OneofWrappers = []any{
+	file_dt_v1_device_proto_msgTypes[41].OneofWrappers = []any{
 		(*AuthenticateDeviceResponse_Challenge)(nil),
 		(*AuthenticateDeviceResponse_Success)(nil),
 	}
@@ -1956,13 +3512,14 @@ func file_dt_v1_device_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_device_proto_rawDesc), len(file_dt_v1_device_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   27,
+			NumEnums:      1,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_dt_v1_device_proto_goTypes,
 		DependencyIndexes: file_dt_v1_device_proto_depIdxs,
+		EnumInfos:         file_dt_v1_device_proto_enumTypes,
 		MessageInfos:      file_dt_v1_device_proto_msgTypes,
 	}.Build()
 	File_dt_v1_device_proto = out.File

@@ -14,6 +14,9 @@ const (
 	DeviceEnroll       Type = "device.enroll"
 	DeviceAuthenticate Type = "device.authenticate"
 	DeviceUpdate       Type = "device.update"
+	DeviceFreeze       Type = "device.freeze"
+	DeviceAccept       Type = "device.accept"
+	DeviceSync         Type = "device.sync"
 
 	UserLogin          Type = "user.login"
 	UserLogout         Type = "user.logout"
@@ -64,6 +67,9 @@ var catalogue = map[Type]entry{
 	DeviceEnroll:       {"TV005I", "TV005I", "Device Enrolled"},
 	DeviceAuthenticate: {"TV006I", "TV006I", "Device Authenticated"},
 	DeviceUpdate:       {"TV007I", "TV007I", "Device Updated"},
+	DeviceFreeze:       {"DT110W", "DT110W", "Device Frozen"},
+	DeviceAccept:       {"DT111I", "DT111E", "Device Accepted"},
+	DeviceSync:         {"DT112I", "DT112E", "Device Inventory Synchronized"},
 
 	UserLogin:          {"T1000I", "T1000W", "Local Login"},
 	UserLogout:         {"DT100I", "DT100E", "Logged Out"},

@@ -149,5 +149,9 @@ func collected(d *dtv1.DeviceData) resource.CollectedData {
 		BaseBoardSerialNumber: d.GetBaseBoardSerialNumber(),
 		TPMManufacturer:       d.GetTpmManufacturer(),
 		TPMFirmware:           d.GetTpmFirmware(),
+		OSUsername:            d.GetOsUsername(),
+
+		JamfBinaryVersion:       d.GetJamfBinaryVersion(),
+		MacOSEnrollmentProfiles: d.GetMacosEnrollmentProfiles(),
 	}
 }

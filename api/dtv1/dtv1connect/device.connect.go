@@ -44,6 +44,30 @@ const (
 	// DeviceServiceRegisterCurrentDeviceProcedure is the fully-qualified name of the DeviceService's
 	// RegisterCurrentDevice RPC.
 	DeviceServiceRegisterCurrentDeviceProcedure = "/dt.v1.DeviceService/RegisterCurrentDevice"
+	// DeviceServiceCreateAutoEnrollTokenProcedure is the fully-qualified name of the DeviceService's
+	// CreateAutoEnrollToken RPC.
+	DeviceServiceCreateAutoEnrollTokenProcedure = "/dt.v1.DeviceService/CreateAutoEnrollToken"
+	// DeviceServiceDiagnoseDeviceProcedure is the fully-qualified name of the DeviceService's
+	// DiagnoseDevice RPC.
+	DeviceServiceDiagnoseDeviceProcedure = "/dt.v1.DeviceService/DiagnoseDevice"
+	// DeviceServiceListDevicesProcedure is the fully-qualified name of the DeviceService's ListDevices
+	// RPC.
+	DeviceServiceListDevicesProcedure = "/dt.v1.DeviceService/ListDevices"
+	// DeviceServiceCreateDevicesProcedure is the fully-qualified name of the DeviceService's
+	// CreateDevices RPC.
+	DeviceServiceCreateDevicesProcedure = "/dt.v1.DeviceService/CreateDevices"
+	// DeviceServiceAcceptDeviceProcedure is the fully-qualified name of the DeviceService's
+	// AcceptDevice RPC.
+	DeviceServiceAcceptDeviceProcedure = "/dt.v1.DeviceService/AcceptDevice"
+	// DeviceServiceEvaluateDevicesProcedure is the fully-qualified name of the DeviceService's
+	// EvaluateDevices RPC.
+	DeviceServiceEvaluateDevicesProcedure = "/dt.v1.DeviceService/EvaluateDevices"
+	// DeviceServiceExplainAutoEnrollProcedure is the fully-qualified name of the DeviceService's
+	// ExplainAutoEnroll RPC.
+	DeviceServiceExplainAutoEnrollProcedure = "/dt.v1.DeviceService/ExplainAutoEnroll"
+	// DeviceServiceSyncDevicesProcedure is the fully-qualified name of the DeviceService's SyncDevices
+	// RPC.
+	DeviceServiceSyncDevicesProcedure = "/dt.v1.DeviceService/SyncDevices"
 	// DeviceServiceEnrollDeviceProcedure is the fully-qualified name of the DeviceService's
 	// EnrollDevice RPC.
 	DeviceServiceEnrollDeviceProcedure = "/dt.v1.DeviceService/EnrollDevice"
@@ -60,6 +84,30 @@ type DeviceServiceClient interface {
 	// RegisterCurrentDevice registers the machine that the caller describes,
 	// where it is not registered yet, and gives an enrollment token for it.
 	RegisterCurrentDevice(context.Context, *connect.Request[dtv1.RegisterCurrentDeviceRequest]) (*connect.Response[dtv1.EnrollToken], error)
+	// CreateAutoEnrollToken gives a token for the machine that the caller
+	// describes, where the cluster enrolls machines by itself and this one may
+	// be (docs/attestation.md, "Auto-enrollment").
+	CreateAutoEnrollToken(context.Context, *connect.Request[dtv1.CreateAutoEnrollTokenRequest]) (*connect.Response[dtv1.EnrollToken], error)
+	// DiagnoseDevice says what the cluster makes of the machine that the caller
+	// describes, and changes nothing.
+	DiagnoseDevice(context.Context, *connect.Request[dtv1.DiagnoseDeviceRequest]) (*connect.Response[dtv1.DiagnoseDeviceResponse], error)
+	// ListDevices gives the inventory page by page, by asset tag and operating
+	// system.
+	ListDevices(context.Context, *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error)
+	// CreateDevices registers all devices of the stream, or none. The server
+	// answers with how far it is, and at last with all of them.
+	CreateDevices(context.Context) *connect.BidiStreamForClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]
+	// AcceptDevice takes what the device last showed as what it should be, and
+	// lets it in again where it was frozen.
+	AcceptDevice(context.Context, *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error)
+	// EvaluateDevices holds the evidence that is kept against the preference in
+	// force, or another one, and changes nothing.
+	EvaluateDevices(context.Context, *connect.Request[dtv1.EvaluateDevicesRequest]) (*connect.ServerStreamForClient[dtv1.EvaluateDevicesResponse], error)
+	// ExplainAutoEnroll says whether a user's next login would enroll a device,
+	// and why not.
+	ExplainAutoEnroll(context.Context, *connect.Request[dtv1.ExplainAutoEnrollRequest]) (*connect.Response[dtv1.ExplainAutoEnrollResponse], error)
+	// SyncDevices takes the inventory of a device management system over, now.
+	SyncDevices(context.Context, *connect.Request[dtv1.SyncDevicesRequest]) (*connect.ServerStreamForClient[dtv1.SyncDevicesResponse], error)
 	// EnrollDevice is the enrollment ceremony (docs/attestation.md):
 	// init, challenge, challenge_response, success.
 	EnrollDevice(context.Context) *connect.BidiStreamForClient[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]
@@ -103,6 +151,54 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(deviceServiceMethods.ByName("RegisterCurrentDevice")),
 			connect.WithClientOptions(opts...),
 		),
+		createAutoEnrollToken: connect.NewClient[dtv1.CreateAutoEnrollTokenRequest, dtv1.EnrollToken](
+			httpClient,
+			baseURL+DeviceServiceCreateAutoEnrollTokenProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("CreateAutoEnrollToken")),
+			connect.WithClientOptions(opts...),
+		),
+		diagnoseDevice: connect.NewClient[dtv1.DiagnoseDeviceRequest, dtv1.DiagnoseDeviceResponse](
+			httpClient,
+			baseURL+DeviceServiceDiagnoseDeviceProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("DiagnoseDevice")),
+			connect.WithClientOptions(opts...),
+		),
+		listDevices: connect.NewClient[dtv1.ListDevicesRequest, dtv1.ListDevicesResponse](
+			httpClient,
+			baseURL+DeviceServiceListDevicesProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ListDevices")),
+			connect.WithClientOptions(opts...),
+		),
+		createDevices: connect.NewClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse](
+			httpClient,
+			baseURL+DeviceServiceCreateDevicesProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("CreateDevices")),
+			connect.WithClientOptions(opts...),
+		),
+		acceptDevice: connect.NewClient[dtv1.AcceptDeviceRequest, dtv1.AcceptDeviceResponse](
+			httpClient,
+			baseURL+DeviceServiceAcceptDeviceProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("AcceptDevice")),
+			connect.WithClientOptions(opts...),
+		),
+		evaluateDevices: connect.NewClient[dtv1.EvaluateDevicesRequest, dtv1.EvaluateDevicesResponse](
+			httpClient,
+			baseURL+DeviceServiceEvaluateDevicesProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("EvaluateDevices")),
+			connect.WithClientOptions(opts...),
+		),
+		explainAutoEnroll: connect.NewClient[dtv1.ExplainAutoEnrollRequest, dtv1.ExplainAutoEnrollResponse](
+			httpClient,
+			baseURL+DeviceServiceExplainAutoEnrollProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ExplainAutoEnroll")),
+			connect.WithClientOptions(opts...),
+		),
+		syncDevices: connect.NewClient[dtv1.SyncDevicesRequest, dtv1.SyncDevicesResponse](
+			httpClient,
+			baseURL+DeviceServiceSyncDevicesProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("SyncDevices")),
+			connect.WithClientOptions(opts...),
+		),
 		enrollDevice: connect.NewClient[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse](
 			httpClient,
 			baseURL+DeviceServiceEnrollDeviceProcedure,
@@ -124,6 +220,14 @@ type deviceServiceClient struct {
 	removeDevice          *connect.Client[dtv1.RemoveDeviceRequest, dtv1.RemoveDeviceResponse]
 	createEnrollToken     *connect.Client[dtv1.CreateEnrollTokenRequest, dtv1.EnrollToken]
 	registerCurrentDevice *connect.Client[dtv1.RegisterCurrentDeviceRequest, dtv1.EnrollToken]
+	createAutoEnrollToken *connect.Client[dtv1.CreateAutoEnrollTokenRequest, dtv1.EnrollToken]
+	diagnoseDevice        *connect.Client[dtv1.DiagnoseDeviceRequest, dtv1.DiagnoseDeviceResponse]
+	listDevices           *connect.Client[dtv1.ListDevicesRequest, dtv1.ListDevicesResponse]
+	createDevices         *connect.Client[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]
+	acceptDevice          *connect.Client[dtv1.AcceptDeviceRequest, dtv1.AcceptDeviceResponse]
+	evaluateDevices       *connect.Client[dtv1.EvaluateDevicesRequest, dtv1.EvaluateDevicesResponse]
+	explainAutoEnroll     *connect.Client[dtv1.ExplainAutoEnrollRequest, dtv1.ExplainAutoEnrollResponse]
+	syncDevices           *connect.Client[dtv1.SyncDevicesRequest, dtv1.SyncDevicesResponse]
 	enrollDevice          *connect.Client[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]
 	authenticateDevice    *connect.Client[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]
 }
@@ -148,6 +252,46 @@ func (c *deviceServiceClient) RegisterCurrentDevice(ctx context.Context, req *co
 	return c.registerCurrentDevice.CallUnary(ctx, req)
 }
 
+// CreateAutoEnrollToken calls dt.v1.DeviceService.CreateAutoEnrollToken.
+func (c *deviceServiceClient) CreateAutoEnrollToken(ctx context.Context, req *connect.Request[dtv1.CreateAutoEnrollTokenRequest]) (*connect.Response[dtv1.EnrollToken], error) {
+	return c.createAutoEnrollToken.CallUnary(ctx, req)
+}
+
+// DiagnoseDevice calls dt.v1.DeviceService.DiagnoseDevice.
+func (c *deviceServiceClient) DiagnoseDevice(ctx context.Context, req *connect.Request[dtv1.DiagnoseDeviceRequest]) (*connect.Response[dtv1.DiagnoseDeviceResponse], error) {
+	return c.diagnoseDevice.CallUnary(ctx, req)
+}
+
+// ListDevices calls dt.v1.DeviceService.ListDevices.
+func (c *deviceServiceClient) ListDevices(ctx context.Context, req *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error) {
+	return c.listDevices.CallUnary(ctx, req)
+}
+
+// CreateDevices calls dt.v1.DeviceService.CreateDevices.
+func (c *deviceServiceClient) CreateDevices(ctx context.Context) *connect.BidiStreamForClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse] {
+	return c.createDevices.CallBidiStream(ctx)
+}
+
+// AcceptDevice calls dt.v1.DeviceService.AcceptDevice.
+func (c *deviceServiceClient) AcceptDevice(ctx context.Context, req *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error) {
+	return c.acceptDevice.CallUnary(ctx, req)
+}
+
+// EvaluateDevices calls dt.v1.DeviceService.EvaluateDevices.
+func (c *deviceServiceClient) EvaluateDevices(ctx context.Context, req *connect.Request[dtv1.EvaluateDevicesRequest]) (*connect.ServerStreamForClient[dtv1.EvaluateDevicesResponse], error) {
+	return c.evaluateDevices.CallServerStream(ctx, req)
+}
+
+// ExplainAutoEnroll calls dt.v1.DeviceService.ExplainAutoEnroll.
+func (c *deviceServiceClient) ExplainAutoEnroll(ctx context.Context, req *connect.Request[dtv1.ExplainAutoEnrollRequest]) (*connect.Response[dtv1.ExplainAutoEnrollResponse], error) {
+	return c.explainAutoEnroll.CallUnary(ctx, req)
+}
+
+// SyncDevices calls dt.v1.DeviceService.SyncDevices.
+func (c *deviceServiceClient) SyncDevices(ctx context.Context, req *connect.Request[dtv1.SyncDevicesRequest]) (*connect.ServerStreamForClient[dtv1.SyncDevicesResponse], error) {
+	return c.syncDevices.CallServerStream(ctx, req)
+}
+
 // EnrollDevice calls dt.v1.DeviceService.EnrollDevice.
 func (c *deviceServiceClient) EnrollDevice(ctx context.Context) *connect.BidiStreamForClient[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse] {
 	return c.enrollDevice.CallBidiStream(ctx)
@@ -166,6 +310,30 @@ type DeviceServiceHandler interface {
 	// RegisterCurrentDevice registers the machine that the caller describes,
 	// where it is not registered yet, and gives an enrollment token for it.
 	RegisterCurrentDevice(context.Context, *connect.Request[dtv1.RegisterCurrentDeviceRequest]) (*connect.Response[dtv1.EnrollToken], error)
+	// CreateAutoEnrollToken gives a token for the machine that the caller
+	// describes, where the cluster enrolls machines by itself and this one may
+	// be (docs/attestation.md, "Auto-enrollment").
+	CreateAutoEnrollToken(context.Context, *connect.Request[dtv1.CreateAutoEnrollTokenRequest]) (*connect.Response[dtv1.EnrollToken], error)
+	// DiagnoseDevice says what the cluster makes of the machine that the caller
+	// describes, and changes nothing.
+	DiagnoseDevice(context.Context, *connect.Request[dtv1.DiagnoseDeviceRequest]) (*connect.Response[dtv1.DiagnoseDeviceResponse], error)
+	// ListDevices gives the inventory page by page, by asset tag and operating
+	// system.
+	ListDevices(context.Context, *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error)
+	// CreateDevices registers all devices of the stream, or none. The server
+	// answers with how far it is, and at last with all of them.
+	CreateDevices(context.Context, *connect.BidiStream[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]) error
+	// AcceptDevice takes what the device last showed as what it should be, and
+	// lets it in again where it was frozen.
+	AcceptDevice(context.Context, *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error)
+	// EvaluateDevices holds the evidence that is kept against the preference in
+	// force, or another one, and changes nothing.
+	EvaluateDevices(context.Context, *connect.Request[dtv1.EvaluateDevicesRequest], *connect.ServerStream[dtv1.EvaluateDevicesResponse]) error
+	// ExplainAutoEnroll says whether a user's next login would enroll a device,
+	// and why not.
+	ExplainAutoEnroll(context.Context, *connect.Request[dtv1.ExplainAutoEnrollRequest]) (*connect.Response[dtv1.ExplainAutoEnrollResponse], error)
+	// SyncDevices takes the inventory of a device management system over, now.
+	SyncDevices(context.Context, *connect.Request[dtv1.SyncDevicesRequest], *connect.ServerStream[dtv1.SyncDevicesResponse]) error
 	// EnrollDevice is the enrollment ceremony (docs/attestation.md):
 	// init, challenge, challenge_response, success.
 	EnrollDevice(context.Context, *connect.BidiStream[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) error
@@ -205,6 +373,54 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(deviceServiceMethods.ByName("RegisterCurrentDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
+	deviceServiceCreateAutoEnrollTokenHandler := connect.NewUnaryHandler(
+		DeviceServiceCreateAutoEnrollTokenProcedure,
+		svc.CreateAutoEnrollToken,
+		connect.WithSchema(deviceServiceMethods.ByName("CreateAutoEnrollToken")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceDiagnoseDeviceHandler := connect.NewUnaryHandler(
+		DeviceServiceDiagnoseDeviceProcedure,
+		svc.DiagnoseDevice,
+		connect.WithSchema(deviceServiceMethods.ByName("DiagnoseDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceListDevicesHandler := connect.NewUnaryHandler(
+		DeviceServiceListDevicesProcedure,
+		svc.ListDevices,
+		connect.WithSchema(deviceServiceMethods.ByName("ListDevices")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceCreateDevicesHandler := connect.NewBidiStreamHandler(
+		DeviceServiceCreateDevicesProcedure,
+		svc.CreateDevices,
+		connect.WithSchema(deviceServiceMethods.ByName("CreateDevices")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceAcceptDeviceHandler := connect.NewUnaryHandler(
+		DeviceServiceAcceptDeviceProcedure,
+		svc.AcceptDevice,
+		connect.WithSchema(deviceServiceMethods.ByName("AcceptDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceEvaluateDevicesHandler := connect.NewServerStreamHandler(
+		DeviceServiceEvaluateDevicesProcedure,
+		svc.EvaluateDevices,
+		connect.WithSchema(deviceServiceMethods.ByName("EvaluateDevices")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceExplainAutoEnrollHandler := connect.NewUnaryHandler(
+		DeviceServiceExplainAutoEnrollProcedure,
+		svc.ExplainAutoEnroll,
+		connect.WithSchema(deviceServiceMethods.ByName("ExplainAutoEnroll")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceSyncDevicesHandler := connect.NewServerStreamHandler(
+		DeviceServiceSyncDevicesProcedure,
+		svc.SyncDevices,
+		connect.WithSchema(deviceServiceMethods.ByName("SyncDevices")),
+		connect.WithHandlerOptions(opts...),
+	)
 	deviceServiceEnrollDeviceHandler := connect.NewBidiStreamHandler(
 		DeviceServiceEnrollDeviceProcedure,
 		svc.EnrollDevice,
@@ -227,6 +443,22 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 			deviceServiceCreateEnrollTokenHandler.ServeHTTP(w, r)
 		case DeviceServiceRegisterCurrentDeviceProcedure:
 			deviceServiceRegisterCurrentDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceCreateAutoEnrollTokenProcedure:
+			deviceServiceCreateAutoEnrollTokenHandler.ServeHTTP(w, r)
+		case DeviceServiceDiagnoseDeviceProcedure:
+			deviceServiceDiagnoseDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceListDevicesProcedure:
+			deviceServiceListDevicesHandler.ServeHTTP(w, r)
+		case DeviceServiceCreateDevicesProcedure:
+			deviceServiceCreateDevicesHandler.ServeHTTP(w, r)
+		case DeviceServiceAcceptDeviceProcedure:
+			deviceServiceAcceptDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceEvaluateDevicesProcedure:
+			deviceServiceEvaluateDevicesHandler.ServeHTTP(w, r)
+		case DeviceServiceExplainAutoEnrollProcedure:
+			deviceServiceExplainAutoEnrollHandler.ServeHTTP(w, r)
+		case DeviceServiceSyncDevicesProcedure:
+			deviceServiceSyncDevicesHandler.ServeHTTP(w, r)
 		case DeviceServiceEnrollDeviceProcedure:
 			deviceServiceEnrollDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceAuthenticateDeviceProcedure:
@@ -254,6 +486,38 @@ func (UnimplementedDeviceServiceHandler) CreateEnrollToken(context.Context, *con
 
 func (UnimplementedDeviceServiceHandler) RegisterCurrentDevice(context.Context, *connect.Request[dtv1.RegisterCurrentDeviceRequest]) (*connect.Response[dtv1.EnrollToken], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.RegisterCurrentDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) CreateAutoEnrollToken(context.Context, *connect.Request[dtv1.CreateAutoEnrollTokenRequest]) (*connect.Response[dtv1.EnrollToken], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.CreateAutoEnrollToken is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) DiagnoseDevice(context.Context, *connect.Request[dtv1.DiagnoseDeviceRequest]) (*connect.Response[dtv1.DiagnoseDeviceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.DiagnoseDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ListDevices(context.Context, *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.ListDevices is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) CreateDevices(context.Context, *connect.BidiStream[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.CreateDevices is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) AcceptDevice(context.Context, *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.AcceptDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) EvaluateDevices(context.Context, *connect.Request[dtv1.EvaluateDevicesRequest], *connect.ServerStream[dtv1.EvaluateDevicesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.EvaluateDevices is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ExplainAutoEnroll(context.Context, *connect.Request[dtv1.ExplainAutoEnrollRequest]) (*connect.Response[dtv1.ExplainAutoEnrollResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.ExplainAutoEnroll is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) SyncDevices(context.Context, *connect.Request[dtv1.SyncDevicesRequest], *connect.ServerStream[dtv1.SyncDevicesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.SyncDevices is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) EnrollDevice(context.Context, *connect.BidiStream[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) error {
