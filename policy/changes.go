@@ -16,8 +16,8 @@ func changes(s *State, r Request, d Decision) []string {
 	w := ways{state: s, request: r}
 	user := strconv.Quote(r.Subject.User)
 	switch d.Cause {
-	case CauseTrustedDevice:
-		return []string{"log in from an enrolled device"}
+	case CauseTrustedDevice, CauseEvidence:
+		w.otherDevice()
 	case CauseRevoked, CausePrincipal:
 		w.try("log in again", s, renewed(r))
 	case CauseLocked:
@@ -44,18 +44,99 @@ type ways struct {
 	found   []string
 }
 
-// try names the change where s and r, which it leads to, would be allowed.
+// try names the change where s and r, which it leads to, would be allowed, if
+// need be from a device that meets what is demanded of it.
 func (w *ways) try(change string, s *State, r Request) {
 	if len(w.found) == maxChanges {
 		return
 	}
 	e := evaluation{state: s, request: &r, quiet: true}
-	switch d := e.decide(); {
-	case d.Allowed():
+	if e.decide().Allowed() {
 		w.found = append(w.found, change)
-	case d.Cause == CauseTrustedDevice:
-		w.found = append(w.found, change+", and log in from an enrolled device")
+		return
 	}
+	if logins := loginsFrom(s, r); len(logins) > 0 {
+		w.found = append(w.found, change+", and "+logins[0])
+	}
+}
+
+// otherDevice: another device, or what this one proves at another login, would
+// do.
+func (w *ways) otherDevice() {
+	logins := loginsFrom(w.state, w.request)
+	w.found = logins[:min(len(logins), maxChanges)]
+}
+
+// loginsFrom says from which devices r would be allowed that is not allowed
+// from its own; nothing where its device is not what keeps it out.
+func loginsFrom(s *State, r Request) []string {
+	e := evaluation{state: s, request: &r, quiet: true}
+	if c := e.decide().Cause; c != CauseTrustedDevice && c != CauseEvidence {
+		return nil
+	}
+	var logins []string
+	for _, d := range demandedDevices(e.here) {
+		r := renewed(r)
+		r.Subject.DeviceID, r.Subject.DeviceAssetTag, r.Subject.DeviceCredentialID = "another", "another", "another"
+		r.Subject.DeviceEvidence = d.evidence
+		e := evaluation{state: s, request: &r, quiet: true}
+		if e.decide().Allowed() {
+			logins = append(logins, "log in from "+d.title)
+		}
+	}
+	return logins
+}
+
+// demandedDevice is one that roles may be content with.
+type demandedDevice struct {
+	title    string
+	evidence Evidence
+}
+
+// demandedDevices are those with the highest level that roles demand, one of
+// each manufacturer where a role names some; whether all roles are content
+// with it has to be asked.
+func demandedDevices(roles []*role) []demandedDevice {
+	d := demandedDevice{"an enrolled device", Evidence{Level: highestLevel(roles)}}
+	if d.evidence.Level != EvidenceNone {
+		d.title += " with evidence " + d.evidence.Level.title()
+	}
+	tpms := newestOfEach(roles)
+	if len(tpms) == 0 {
+		return []demandedDevice{d}
+	}
+	join := " with "
+	if d.evidence.Level != EvidenceNone {
+		join = " and "
+	}
+	var all []demandedDevice
+	for _, t := range tpms {
+		ev := d.evidence
+		ev.TPMManufacturer, ev.TPMFirmware = t.manufacturer, t.minFirmware
+		all = append(all, demandedDevice{d.title + join + tpmTitles([]tpmDemand{t}), ev})
+	}
+	return all
+}
+
+// newestOfEach gives the manufacturers that roles name, each with the newest
+// firmware that one of them demands.
+func newestOfEach(roles []*role) []tpmDemand {
+	var all []tpmDemand
+	for _, r := range roles {
+		if r.evidence == nil {
+			continue
+		}
+		for _, t := range r.evidence.tpms {
+			i := slices.IndexFunc(all, func(a tpmDemand) bool { return a.manufacturer == t.manufacturer })
+			switch {
+			case i < 0:
+				all = append(all, t)
+			case all[i].minFirmware == "", slices.Compare(t.oldest[:], all[i].oldest[:]) > 0:
+				all[i] = t
+			}
+		}
+	}
+	return all
 }
 
 func (w *ways) unlock() {

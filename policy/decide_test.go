@@ -201,6 +201,16 @@ func TestLocksNameWhomTheyKeepOutAndWhy(t *testing.T) {
 // Each change, made, must lead in; the golden vectors say which are named.
 func TestADenialSaysWhatWouldChangeIt(t *testing.T) {
 	noDevice := func(r *Request) { r.Subject.DeviceID = "" }
+	wants := func(s *State, r *Request, name string, d EvidenceDemand) {
+		s.Roles[name] = mustRole(t, name, RoleSpec{
+			Options: RoleOptions{DeviceEvidence: &d}, Allow: RoleConditions{NodeLabels: map[string]Values{"*": {"*"}}},
+		})
+		r.Subject.Roles = append(r.Subject.Roles, name)
+	}
+	measured := func(s *State, r *Request) { wants(s, r, "measured", EvidenceDemand{Level: EvidenceEventLog}) }
+	chips := func(s *State, r *Request, level EvidenceLevel) {
+		wants(s, r, "chips", EvidenceDemand{Level: level, TPMs: []TPMDemand{{"IFX", "7.85"}, {"STM", ""}}})
+	}
 	demand := func(s *State, r *Request) { s.Preference.DeviceTrust.Mode = ModeRequired; noDevice(r) }
 	for name, row := range map[string]struct {
 		change func(*State, *Request)
@@ -226,6 +236,31 @@ func TestADenialSaysWhatWouldChangeIt(t *testing.T) {
 			s.Roles["no-root"] = mustRole(t, "no-root", RoleSpec{Deny: RoleConditions{Logins: []string{"root"}}})
 			r.Subject.Roles = []string{"no-root"}
 		}, nil},
+		"less evidence":          {measured, []string{`log in from an enrolled device with evidence "event_log"`}},
+		"no device, no evidence": {func(s *State, r *Request) { measured(s, r); noDevice(r) }, []string{`log in from an enrolled device with evidence "event_log"`}},
+		"another TPM": {func(s *State, r *Request) { chips(s, r, EvidenceNone) },
+			[]string{"log in from an enrolled device with a TPM of IFX (firmware 7.85 or later)", "log in from an enrolled device with a TPM of STM"}},
+		"evidence and another TPM": {func(s *State, r *Request) { measured(s, r); chips(s, r, EvidenceKey) },
+			[]string{`log in from an enrolled device with evidence "event_log" and a TPM of IFX (firmware 7.85 or later)`,
+				`log in from an enrolled device with evidence "event_log" and a TPM of STM`}},
+		// What only one of them is content with is no way out.
+		"TPMs of two roles": {func(s *State, r *Request) {
+			chips(s, r, EvidenceNone)
+			wants(s, r, "newer", EvidenceDemand{TPMs: []TPMDemand{{"NTC", ""}, {"IFX", "7.90.1"}}})
+		}, []string{"log in from an enrolled device with a TPM of IFX (firmware 7.90.1 or later)"}},
+		"TPMs that exclude each other": {func(s *State, r *Request) {
+			chips(s, r, EvidenceNone)
+			wants(s, r, "other", EvidenceDemand{TPMs: []TPMDemand{{"NTC", ""}}})
+		}, nil},
+		"any firmware and a known one": {func(s *State, r *Request) {
+			wants(s, r, "any", EvidenceDemand{TPMs: []TPMDemand{{"IFX", ""}}})
+			wants(s, r, "known", EvidenceDemand{TPMs: []TPMDemand{{"IFX", "0"}}})
+		}, []string{"log in from an enrolled device with a TPM of IFX (firmware 0 or later)"}},
+		"many TPMs": {func(s *State, r *Request) {
+			wants(s, r, "many", EvidenceDemand{TPMs: []TPMDemand{{"A", ""}, {"B", ""}, {"C", ""}, {"D", ""}}})
+		}, []string{"log in from an enrolled device with a TPM of A", "log in from an enrolled device with a TPM of B", "log in from an enrolled device with a TPM of C"}},
+		"a role and evidence": {func(s *State, r *Request) { measured(s, r); r.Subject.Roles = []string{"measured"} },
+			[]string{`add role "access" to user "alice", and log in from an enrolled device with evidence "event_log"`}},
 		"a bad question": {func(_ *State, r *Request) { r.Login = "" }, nil},
 		"two locks": {func(s *State, _ *Request) {
 			s.Locks = []Lock{{Name: "a", Target: LockTarget{User: "alice"}}, {Name: "b", Target: LockTarget{Role: "access"}}}

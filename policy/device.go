@@ -55,9 +55,9 @@ func newDemands(source string, m Mode) demands {
 // clusterDemands are those of the cluster's mode, without the mode.
 var clusterDemands = newDemands("cluster_auth_preference device_trust.mode", ModeUnset)
 
-// checkDevice holds the subject to the cluster's mode and to that of every
-// role that allows the node, whether or not it grants the login. It gives
-// CauseUnknown where the subject passes.
+// checkDevice holds the subject to the cluster's mode, and to the mode and the
+// evidence of every role that allows the node, whether or not it grants the
+// login. It gives CauseUnknown where the subject passes.
 func (e *evaluation) checkDevice() Cause {
 	cluster := clusterDemands
 	cluster.mode = e.state.Preference.DeviceTrust.Mode
@@ -65,6 +65,9 @@ func (e *evaluation) checkDevice() Cause {
 	for _, r := range e.here {
 		if r.demands.mode != ModeUnset {
 			cause = worse(cause, e.checkMode(&r.demands))
+		}
+		if r.evidence != nil {
+			cause = worse(cause, e.checkEvidence(r.evidence))
 		}
 	}
 	return cause
@@ -95,12 +98,15 @@ func (e *evaluation) checkMode(d *demands) Cause {
 }
 
 // worse of two outcomes: a mode that nobody understands cannot be met, a
-// demand for a device can.
+// demand for a device can, and what a device proves is asked where there is
+// one.
 func worse(a, b Cause) Cause {
-	if a == CauseUnknownMode || b == CauseUnknown {
-		return a
+	for _, c := range [...]Cause{CauseUnknownMode, CauseTrustedDevice, CauseEvidence} {
+		if a == c || b == c {
+			return c
+		}
 	}
-	return b
+	return CauseUnknown
 }
 
 // trusted tells whether the subject has a device: all of it, or it has none.
@@ -108,9 +114,13 @@ func (s *Subject) trusted() bool {
 	return s.DeviceID != "" && s.DeviceAssetTag != "" && s.DeviceCredentialID != ""
 }
 
-func deviceReason(c Cause) string {
-	if c == CauseTrustedDevice {
+func (e *evaluation) deviceReason(c Cause) string {
+	switch c {
+	case CauseTrustedDevice:
 		return ReasonTrustedDevice
+	case CauseEvidence:
+		return e.evidenceReason()
+	default:
+		return "the cluster's device trust mode is unknown here, so nobody is let in"
 	}
-	return "the cluster's device trust mode is unknown here, so nobody is let in"
 }

@@ -1,5 +1,10 @@
 package policy
 
+import (
+	"fmt"
+	"strconv"
+)
+
 // Evidence is what a device proved of itself in the ceremony that its
 // certificate comes from. The zero value is nothing.
 type Evidence struct {
@@ -27,3 +32,38 @@ const (
 	// EvidenceSecureBoot: and it says that Secure Boot was on.
 	EvidenceSecureBoot EvidenceLevel = "secure_boot"
 )
+
+// rank orders the levels; 0 is none.
+func (l EvidenceLevel) rank() int {
+	switch l {
+	case EvidenceKey:
+		return 1
+	case EvidenceQuote:
+		return 2
+	case EvidenceEventLog:
+		return 3
+	case EvidenceSecureBoot:
+		return 4
+	default:
+		return 0
+	}
+}
+
+// title is l in a sentence.
+func (l EvidenceLevel) title() string {
+	if l.rank() == 0 {
+		return "none"
+	}
+	return strconv.Quote(string(l))
+}
+
+// tpmTitle is the TPM of ev in a sentence.
+func (ev *Evidence) tpmTitle() string {
+	if ev.TPMManufacturer == "" {
+		return "of an unknown manufacturer"
+	}
+	if ev.TPMFirmware == "" {
+		return fmt.Sprintf("of %.8q with unknown firmware", ev.TPMManufacturer)
+	}
+	return fmt.Sprintf("of %.8q with firmware %.64q", ev.TPMManufacturer, ev.TPMFirmware)
+}

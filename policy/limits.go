@@ -20,6 +20,11 @@ const (
 	maxLabels = 64
 	maxValues = 64
 	maxText   = 256
+	// maxTPMs: the TCG's registry has some thirty vendors, and the sentence of
+	// a refusal names all of those that would do.
+	maxTPMs = 16
+	// maxFirmware is four numbers of 32 bits with their dots.
+	maxFirmware = 4*10 + 3
 	// maxRules is several times the number of kinds there are.
 	maxRules = 64
 	// maxTTL: a certificate that outlives a year is a key that nobody

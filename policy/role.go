@@ -17,8 +17,9 @@ type role struct {
 	limits      Limits
 	allow, deny conditions
 	demands     demands
-	granted     string // the reason of an allow
-	rules       int    // the most that it adds to Decision.Rules
+	evidence    *evidenceDemands // nil: none
+	granted     string           // the reason of an allow
+	rules       int              // the most that it adds to Decision.Rules
 }
 
 // conditions is a checked allow or deny block.
@@ -60,7 +61,7 @@ func CheckName(name string) error {
 // NewRole checks spec and makes it ready to decide by. What it cannot hold to
 // is an error (*FieldError where a field is at fault): unknown modes, kinds,
 // verbs and variables, patterns in labels, lengths of time that are not
-// longer than nothing. It does not know the form of logins, which is
+// longer than nothing, evidence that nobody can give. It does not know the form of logins, which is
 // identity's; resource checks that.
 func NewRole(name string, spec RoleSpec) (Role, error) {
 	if err := CheckName(name); err != nil {
@@ -70,6 +71,9 @@ func NewRole(name string, spec RoleSpec) (Role, error) {
 	r.demands = newDemands(source(name, "options.device_trust_mode"), spec.Options.DeviceTrustMode)
 	var err error
 	if r.limits, err = newLimits(spec.Options); err != nil {
+		return Role{}, err
+	}
+	if r.evidence, err = newEvidenceDemands(name, spec.Options.DeviceEvidence); err != nil {
 		return Role{}, err
 	}
 	if r.allow, err = newConditions(RuleAllow, name, "allow", spec.Allow); err != nil {
@@ -83,10 +87,10 @@ func NewRole(name string, spec RoleSpec) (Role, error) {
 }
 
 // countRules: one for the allow block, and one for each part of the deny
-// block and for the mode where there are such.
+// block, for the mode and for the evidence where there are such.
 func (r *role) countRules() int {
 	n := 1
-	for _, silent := range []bool{r.demands.mode == ModeUnset, r.deny.labels.none(), r.deny.logins.none(), len(r.deny.rules.rules) == 0} {
+	for _, silent := range []bool{r.demands.mode == ModeUnset, r.evidence == nil, r.deny.labels.none(), r.deny.logins.none(), len(r.deny.rules.rules) == 0} {
 		if !silent {
 			n++
 		}

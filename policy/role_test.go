@@ -17,6 +17,10 @@ func TestNewRoleRefusesWhatItCannotHoldTo(t *testing.T) {
 	rule := func(kind, verb string) RoleSpec {
 		return RoleSpec{Allow: RoleConditions{Rules: []APIRule{{Resources: []string{kind}, Verbs: []string{verb}}}}}
 	}
+	evidence := func(d EvidenceDemand) RoleSpec { return RoleSpec{Options: RoleOptions{DeviceEvidence: &d}} }
+	tpm := func(manufacturer, firmware string) RoleSpec {
+		return evidence(EvidenceDemand{Level: EvidenceQuote, TPMs: []TPMDemand{{manufacturer, firmware}}})
+	}
 	for name, row := range map[string]struct {
 		spec  RoleSpec
 		field string
@@ -27,6 +31,24 @@ func TestNewRoleRefusesWhatItCannotHoldTo(t *testing.T) {
 		"a negative idle time":   {RoleSpec{Options: RoleOptions{ClientIdleTimeout: -1}}, "options.client_idle_timeout"},
 		"fewer than no sessions": {RoleSpec{Options: RoleOptions{MaxSessions: -1}}, "options.max_sessions"},
 		"an unknown lock mode":   {RoleSpec{Options: RoleOptions{Lock: "loose"}}, "options.lock"},
+		"evidence of nothing":    {evidence(EvidenceDemand{TPMs: []TPMDemand{}}), "options.device_evidence"},
+		"an unknown level":       {evidence(EvidenceDemand{Level: "event-log"}), "options.device_evidence.level"},
+		"no level of a TPM":      {evidence(EvidenceDemand{Level: "none", TPMs: []TPMDemand{{Manufacturer: "IFX"}}}), "options.device_evidence.level"},
+		"a TPM of nobody":        {tpm("", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"a vendor by name":       {tpm("Infineon", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"a vendor with a space":  {tpm("IFX ", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"an unprintable vendor":  {tpm("IF\x00", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"a vendor with accents":  {tpm("Né", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"a vendor twice": {evidence(EvidenceDemand{TPMs: []TPMDemand{{Manufacturer: "IFX", MinFirmware: "7"}, {Manufacturer: "IFX"}}}),
+			"options.device_evidence.tpms[1].manufacturer"},
+		"too many vendors":       {evidence(EvidenceDemand{TPMs: make([]TPMDemand, maxTPMs+1)}), "options.device_evidence.tpms"},
+		"firmware in words":      {tpm("IFX", "v7"), "options.device_evidence.tpms[0].min_firmware"},
+		"firmware of five parts": {tpm("IFX", "1.2.3.4.5"), "options.device_evidence.tpms[0].min_firmware"},
+		"firmware with a hole":   {tpm("IFX", "7..85"), "options.device_evidence.tpms[0].min_firmware"},
+		"firmware and a dot":     {tpm("IFX", "7.85."), "options.device_evidence.tpms[0].min_firmware"},
+		"firmware below 0":       {tpm("IFX", "-7"), "options.device_evidence.tpms[0].min_firmware"},
+		"huge firmware":          {tpm("IFX", "4294967296"), "options.device_evidence.tpms[0].min_firmware"},
+		"long firmware":          {tpm("IFX", strings.Repeat("0", maxFirmware)+"7"), "options.device_evidence.tpms[0].min_firmware"},
 		"every login":            {logins("*"), "allow.logins[0]"},
 		"no login":               {logins(""), "allow.logins[0]"},
 		"another variable":       {logins("{{external.logins}}"), "allow.logins[0]"},
@@ -73,9 +95,21 @@ func TestNamesOfRolesAreShortAndPlain(t *testing.T) {
 }
 
 func TestARoleDoesNotChangeWithItsSpec(t *testing.T) {
-	spec := RoleSpec{Allow: RoleConditions{Logins: []string{"root"}, NodeLabels: map[string]Values{"env": {"dev"}}}}
+	spec := RoleSpec{
+		Options: RoleOptions{DeviceEvidence: &EvidenceDemand{Level: EvidenceQuote, TPMs: []TPMDemand{{"IFX", "7"}}}},
+		Allow:   RoleConditions{Logins: []string{"root"}, NodeLabels: map[string]Values{"env": {"dev"}}},
+	}
 	s := &State{Roles: map[string]Role{"r": mustRole(t, "r", spec)}}
+	before := session()
+	before.Subject.Roles, before.Node.Labels = []string{"r"}, map[string]string{"env": "dev"}
 	spec.Allow.Logins[0], spec.Allow.NodeLabels["env"][0] = "ubuntu", "prod"
+	spec.Options.DeviceEvidence.Level, spec.Options.DeviceEvidence.TPMs[0] = EvidenceKey, TPMDemand{"STM", ""}
+	for _, ev := range []Evidence{{EvidenceKey, "IFX", "7"}, {EvidenceQuote, "STM", ""}, {EvidenceQuote, "IFX", "6"}} {
+		before.Subject.DeviceEvidence = ev
+		if d := Decide(s, before); d.Cause != CauseEvidence {
+			t.Errorf("%+v: got %+v", ev, d)
+		}
+	}
 	if got := LoginsOf(s, Subject{Roles: []string{"r"}}); !cmp.Equal(got, []string{"root"}) {
 		t.Errorf("logins: got %q", got)
 	}

@@ -22,9 +22,10 @@ func (e *evaluation) decideSession() Decision {
 		e.tookPart(&Rule{RuleDeny, "principals of the certificate", "the login is not among them"})
 		return e.deny(CausePrincipal, fmt.Sprintf("the certificate does not name login %.64q", r.Login))
 	}
-	// 9. The strictest of the modes that apply must be met.
+	// 9. The strictest of the modes that apply must be met, and every demand
+	// for evidence.
 	if cause := e.checkDevice(); cause != CauseUnknown {
-		return e.deny(cause, deviceReason(cause))
+		return e.deny(cause, e.deviceReason(cause))
 	}
 	return e.allow(allows.granted)
 }

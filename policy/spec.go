@@ -21,6 +21,25 @@ type RoleOptions struct {
 	MaxSessions           int64    `yaml:"max_sessions,omitempty" json:"max_sessions,omitempty"`
 	Lock                  string   `yaml:"lock,omitempty" json:"lock,omitempty"`
 	PinSourceIP           *bool    `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
+	// DeviceEvidence is asked for on the nodes that the role itself allows,
+	// of humans and of machines; nil asks for none.
+	DeviceEvidence *EvidenceDemand `yaml:"device_evidence,omitempty" json:"device_evidence,omitempty"`
+}
+
+// EvidenceDemand is what a device must have proved; there is a level or a TPM
+// in it, or both, and then both must be met.
+type EvidenceDemand struct {
+	// Level is the lowest that will do.
+	Level EvidenceLevel `yaml:"level,omitempty" json:"level,omitempty"`
+	// TPMs: one of them will do; empty is any TPM, or none.
+	TPMs []TPMDemand `yaml:"tpms,omitempty" json:"tpms,omitempty"`
+}
+
+// TPMDemand is a manufacturer, by its vendor ID in the TCG's registry, with
+// the oldest firmware of its that will do; an empty one is any.
+type TPMDemand struct {
+	Manufacturer string `yaml:"manufacturer" json:"manufacturer"`
+	MinFirmware  string `yaml:"min_firmware,omitempty" json:"min_firmware,omitempty"`
 }
 
 // RoleConditions is an allow or a deny block.

@@ -134,6 +134,9 @@ func (k cast) readWho(c *Case, who string) (err error) {
 	for special != "" {
 		var word string
 		word, special, _ = strings.Cut(special, "+")
+		if c.readEvidence(word) {
+			continue
+		}
 		flag, ok := map[string]*bool{
 			"device": &c.Device, "half-device": &c.HalfDevice, "bot": &c.Bot, "stale": &c.Stale, "revoked": &c.Revoked,
 		}[word]
@@ -143,6 +146,22 @@ func (k cast) readWho(c *Case, who string) (err error) {
 		*flag = true
 	}
 	return nil
+}
+
+// readEvidence tells whether word is about what the device proved.
+func (c *Case) readEvidence(word string) bool {
+	if tpm, ok := strings.CutPrefix(word, "tpm="); ok {
+		c.Evidence.TPMManufacturer, c.Evidence.TPMFirmware, _ = strings.Cut(tpm, "/")
+		return true
+	}
+	level, ok := map[string]policy.EvidenceLevel{
+		"key": policy.EvidenceKey, "quote": policy.EvidenceQuote, "event_log": policy.EvidenceEventLog,
+		"secure_boot": policy.EvidenceSecureBoot, "unheard-of": "unheard_of",
+	}[word]
+	if ok {
+		c.Evidence.Level = level
+	}
+	return ok
 }
 
 func (c *Case) readAnswer(answer string) error {

@@ -15,7 +15,9 @@
 //
 // WHO is a user, with what is special about the certificate: alice+device has
 // a trusted device, alice+half-device one whose credential is missing,
-// alice+bot is a machine, alice+stale has a certificate from before its
+// alice+device+quote and alice+device+tpm=IFX/7.85 one that has proved so much
+// (key, quote, event_log, secure_boot; +unheard-of is a level that there is
+// not) and whose TPM is known, alice+bot is a machine, alice+stale has a certificate from before its
 // logins were granted, alice+revoked one that was revoked. EFFECT is allow or
 // deny, CAUSE a policy.Cause, RULE the source of a rule that must have had
 // that effect, or - for none.
@@ -53,6 +55,7 @@ type Case struct {
 	User *resource.User
 	// What is special about the certificate.
 	Device, HalfDevice, Bot, Stale, Revoked bool
+	Evidence                                policy.Evidence
 
 	Action policy.Action
 	Login  string         // OpenSession
@@ -107,6 +110,7 @@ func (f File) State(c Case) (*policy.State, error) {
 func (c Case) Request(s *policy.State) policy.Request {
 	sub := policy.Subject{
 		User: c.User.Metadata.Name, Roles: c.User.Spec.Roles, Traits: c.User.Spec.Traits, Serial: Serial, Bot: c.Bot,
+		DeviceEvidence: c.Evidence,
 	}
 	sub.Principals = append([]string{}, policy.LoginsOf(s, sub)...)
 	if c.Stale {
