@@ -36,6 +36,9 @@ func everything() []Resource {
 			DeviceTrustMode: policy.ModeRequiredForHumans, MaxSessionTTL: policy.Duration(30 * time.Hour),
 			PortForwarding: &yes, ForwardAgent: &no, PermitX11Forwarding: &no, ClientIdleTimeout: policy.Duration(90 * time.Second),
 			DisconnectExpiredCert: &yes, MaxSessions: 3, Lock: "best_effort", PinSourceIP: &yes,
+			DeviceEvidence: &policy.EvidenceDemand{Level: policy.EvidenceEventLog, TPMs: []policy.TPMDemand{
+				{Manufacturer: "IFX", MinFirmware: "7.85"}, {Manufacturer: "STM"},
+			}},
 		},
 		Allow: conditions, Deny: conditions,
 	}}

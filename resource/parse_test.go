@@ -39,6 +39,7 @@ spec:
     port_forwarding: true
     forward_agent: false
     lock: strict
+    device_evidence: {level: quote, tpms: [{manufacturer: 'IFX', min_firmware: 7.80}]}
   allow:
     logins: ['{{internal.logins}}', ubuntu]
     node_labels:
@@ -56,6 +57,8 @@ spec:
 				Options: policy.RoleOptions{
 					DeviceTrustMode: policy.ModeOff, MaxSessionTTL: policy.Duration(90 * time.Minute),
 					PortForwarding: &yes, ForwardAgent: &no, Lock: "strict",
+					// The firmware as it is written, and not a number without its 0.
+					DeviceEvidence: &policy.EvidenceDemand{Level: policy.EvidenceQuote, TPMs: []policy.TPMDemand{{Manufacturer: "IFX", MinFirmware: "7.80"}}},
 				},
 				Allow: policy.RoleConditions{
 					Logins:     []string{"{{internal.logins}}", "ubuntu"},
@@ -157,6 +160,13 @@ func TestMistakesAreToldWithTheirLine(t *testing.T) {
 		"no length of time":         {role("  options:\n    max_session_ttl: 30\n"), `line 6: spec.options.max_session_ttl: "30" is not a length of time such as 30m or 12h`},
 		"a negative length":         {role("  options:\n    max_session_ttl: -1h\n"), `line 6: spec.options.max_session_ttl: "-1h" is not longer than nothing`},
 		"an unknown mode":           {role("  options:\n    device_trust_mode: strict\n"), `line 6: spec.options.device_trust_mode: "strict" is not one of off, optional, required, required-for-humans`},
+		"no evidence":               {role("  options:\n    device_evidence: {}\n"), `line 6: spec.options.device_evidence: it asks for nothing; set level, tpms or both`},
+		"a level in a text":         {role("  options:\n    device_evidence: event_log\n"), `line 6: spec.options.device_evidence holds fields, and not a text or a list`},
+		"an unknown level":          {role("  options:\n    device_evidence:\n      level: measured\n"), `line 7: spec.options.device_evidence.level: "measured" is not one of key, quote, event_log, secure_boot`},
+		"evidence of another kind":  {role("  options:\n    device_evidence:\n      min_level: key\n"), `line 7: field "min_level" is not supported in a role (spec.options.device_evidence)`},
+		"a TPM of another kind":     {role("  options:\n    device_evidence:\n      tpms:\n      - model: SLB9670\n"), `line 8: field "model" is not supported in a role (spec.options.device_evidence.tpms[0])`},
+		"a vendor's full name":      {role("  options:\n    device_evidence:\n      tpms:\n      - manufacturer: STM\n      - manufacturer: Infineon\n"), `line 9: spec.options.device_evidence.tpms[1].manufacturer: "Infineon" is not a vendor ID such as IFX: 1 to 4 printable characters`},
+		"firmware in words":         {role("  options:\n    device_evidence:\n      tpms:\n      - manufacturer: IFX\n        min_firmware: latest\n"), `line 9: spec.options.device_evidence.tpms[0].min_firmware: "latest" is not a version such as 7.85: up to 4 numbers with dots`},
 		"a label with fields":       {role("  allow:\n    node_labels:\n      env: {a: b}\n"), "line 7: spec.allow.node_labels.env: a label's values are one text or a list of texts"},
 		"a label without a value":   {role("  allow:\n    node_labels:\n      env:\n"), "line 7: spec.allow.node_labels.env: a label's values are one text or a list of texts"},
 		"a pattern":                 {role("  allow:\n    node_labels:\n      env: [dev, 'prod-*']\n"), `line 7: spec.allow.node_labels.env: "prod-*" is a pattern or a variable, which are not supported here`},
