@@ -301,7 +301,76 @@ func TestHalfADeviceIsNone(t *testing.T) {
 			if id.Device != (Device{}) {
 				t.Errorf("got %+v, want no device", id.Device)
 			}
+			if id.Evidence != (Evidence{}) {
+				t.Errorf("got %+v of no device", id.Evidence)
+			}
 		})
+	}
+}
+
+// A certificate is good for all who ask for no evidence, whatever it says of
+// that.
+func TestEvidenceThatCannotBeReadIsNone(t *testing.T) {
+	authority := ed25519Signer(t)
+	for name, text := range map[string]string{
+		"nothing":               ``,
+		"no JSON":               `quote`,
+		"another type":          `["v1","quote"]`,
+		"null":                  `null`,
+		"no version":            `{"level":"quote"}`,
+		"a later version":       `{"version":"v2","level":"quote"}`,
+		"no level":              `{"version":"v1","level":""}`,
+		"a level of two words":  `{"version":"v1","level":"event log"}`,
+		"a long level":          `{"version":"v1","level":"` + strings.Repeat("x", 33) + `"}`,
+		"an unknown field":      `{"version":"v1","level":"quote","pcrs":"0"}`,
+		"a level twice":         `{"version":"v1","level":"quote","level":"secure_boot"}`,
+		"a level in capitals":   `{"version":"v1","Level":"secure_boot"}`,
+		"fields in other order": `{"level":"quote","version":"v1"}`,
+		"white space":           `{"version":"v1", "level":"quote"}`,
+		"something behind it":   `{"version":"v1","level":"quote"} `,
+		"two of them":           `{"version":"v1","level":"quote"}{"version":"v1","level":"secure_boot"}`,
+		"a long manufacturer":   `{"version":"v1","level":"quote","tpm_manufacturer":"Infineon"}`,
+		"no manufacturer":       `{"version":"v1","level":"quote","tpm_manufacturer":""}`,
+		"an escape sequence":    `{"version":"v1","level":"quote","tpm_manufacturer":"\u001b[2J"}`,
+		"firmware in words":     `{"version":"v1","level":"quote","tpm_firmware":"new"}`,
+		"firmware as a number":  `{"version":"v1","level":"quote","tpm_firmware":7.85}`,
+		"firmware of two lines": `{"version":"v1","level":"quote","tpm_firmware":"7\n8"}`,
+		"too much":              `{"version":"v1","level":"quote"` + strings.Repeat(" ", maxEvidence) + `}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			cert := encode(t, alice(), ed25519Signer(t).PublicKey())
+			cert.Extensions["device-evidence@devicetrust"] = text
+			id, err := goodCheck(authority).Check(wire(t, cert, authority))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id.Evidence != (Evidence{}) || id.Device != alice().Device {
+				t.Errorf("got %+v of %+v, want the device and no evidence", id.Evidence, id.Device)
+			}
+		})
+	}
+}
+
+func TestEvidenceHasOneFormInACertificate(t *testing.T) {
+	for want, e := range map[string]Evidence{
+		`{"version":"v1","level":"key"}`:                                                               {Level: "key"},
+		`{"version":"v1","level":"quote","tpm_firmware":"8217.4131.22.13878"}`:                         {Level: "quote", TPMFirmware: "8217.4131.22.13878"},
+		`{"version":"v1","level":"secure_boot","tpm_manufacturer":"IFX","tpm_firmware":"7.85.4555.0"}`: {"secure_boot", "IFX", "7.85.4555.0"},
+	} {
+		id := alice()
+		id.Evidence = e
+		cert := encode(t, id, ed25519Signer(t).PublicKey())
+		if got := cert.Extensions["device-evidence@devicetrust"]; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if back, err := UnverifiedFromSSH(cert); err != nil || back.Evidence != e {
+			t.Errorf("%s was read as %+v, %v", want, back.Evidence, err)
+		}
+	}
+	none := alice()
+	none.Evidence = Evidence{}
+	if got, ok := encode(t, none, ed25519Signer(t).PublicKey()).Extensions["device-evidence@devicetrust"]; ok {
+		t.Errorf("no evidence was written as %q", got)
 	}
 }
 

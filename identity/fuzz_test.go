@@ -18,7 +18,7 @@ func FuzzSSHCertificate(f *testing.F) {
 	authority, key := fixedSigner(f, 1), fixedSigner(f, 2).PublicKey()
 	f.Add(wire(f, encode(f, alice(), key), authority).Marshal())
 	plain := alice()
-	plain.Device, plain.Traits, plain.Logins, plain.PinSourceIP = Device{}, nil, nil, false
+	plain.Device, plain.Evidence, plain.Traits, plain.Logins, plain.PinSourceIP = Device{}, Evidence{}, nil, nil, false
 	f.Add(wire(f, encode(f, plain, key), authority).Marshal())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parsed, err := ssh.ParsePublicKey(data)
@@ -58,13 +58,16 @@ func checkStable(t *testing.T, id Identity, key ssh.PublicKey) {
 // The text of the JSON extensions: one form, or refused.
 func FuzzSSHExtensions(f *testing.F) {
 	key := fixedSigner(f, 2).PublicKey()
-	f.Add(`{"version":"v1","roles":["access"]}`, `{"logins":["root"]}`, "192.0.2.1", "tag")
-	f.Add(`{"version":"v1","roles":["a<b"]}`, `{"a":["b"],"logins":["root"]}`, "fe80::1", "")
-	f.Fuzz(func(t *testing.T, roles, traits, ip, tag string) {
+	f.Add(`{"version":"v1","roles":["access"]}`, `{"logins":["root"]}`, "192.0.2.1", "tag", `{"version":"v1","level":"quote"}`)
+	f.Add(`{"version":"v1","roles":["a<b"]}`, `{"a":["b"],"logins":["root"]}`, "fe80::1", "", ``)
+	f.Add(`{"version":"v1","roles":["access"]}`, `{"logins":["root"]}`, "192.0.2.1", "tag",
+		`{"version":"v1","level":"event_log","tpm_manufacturer":"I\u0026X","tpm_firmware":"7.85.4555.0"}`)
+	f.Fuzz(func(t *testing.T, roles, traits, ip, tag, evidence string) {
 		cert := encode(t, alice(), key)
 		cert.CriticalOptions = nil
 		cert.Extensions[extRoles], cert.Extensions[extTraits] = roles, traits
 		cert.Extensions[extLoginIP], cert.Extensions[extDeviceAssetTag] = ip, tag
+		cert.Extensions[extDeviceEvidence] = evidence
 		id, err := UnverifiedFromSSH(cert)
 		if err != nil {
 			return
@@ -74,18 +77,21 @@ func FuzzSSHExtensions(f *testing.F) {
 		if again.Extensions[extRoles] != roles || again.Extensions[extTraits] != traits || again.Extensions[extLoginIP] != ip {
 			t.Errorf("what was read is written otherwise: %q", again.Extensions)
 		}
+		if id.Evidence != (Evidence{}) && again.Extensions[extDeviceEvidence] != evidence {
+			t.Errorf("evidence that was read is written otherwise: %q", again.Extensions)
+		}
 	})
 }
 
 // Whatever can be written survives signing, the wire and the check.
 func FuzzIdentity(f *testing.F) {
 	authority, key, ca := fixedSigner(f, 1), fixedSigner(f, 2).PublicKey(), newTLSCA(f)
-	f.Add("alice", "access,editor", "root,ubuntu", "v1,v2", "id", "tag", "cred", uint64(1), int64(60))
-	f.Add("bob@example.com", "", "", "", "", "", "", uint64(1<<63), int64(1<<40))
-	f.Fuzz(func(t *testing.T, user, roles, logins, traits, deviceID, tag, cred string, serial uint64, life int64) {
+	f.Add("alice", "access,editor", "root,ubuntu", "v1,v2", "id", "tag", "cred", "quote", "IFX", "7.85", uint64(1), int64(60))
+	f.Add("bob@example.com", "", "", "", "", "", "", "", "", "", uint64(1<<63), int64(1<<40))
+	f.Fuzz(func(t *testing.T, user, roles, logins, traits, deviceID, tag, cred, level, maker, firmware string, serial uint64, life int64) {
 		id := Identity{
 			Cluster: "example.com", User: user, Roles: split(roles), Logins: split(logins),
-			Device: Device{ID: deviceID, AssetTag: tag, CredentialID: cred}, Serial: serial,
+			Device: Device{ID: deviceID, AssetTag: tag, CredentialID: cred}, Evidence: Evidence{level, maker, firmware}, Serial: serial,
 			ValidAfter: now, ValidBefore: now.Add(time.Duration(life) * time.Second),
 		}
 		if t := split(traits); t != nil {
@@ -115,7 +121,7 @@ func FuzzIdentity(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want.Cluster, want.Logins, want.Traits = "example.com", nil, nil
+		want.Cluster, want.Logins, want.Traits, want.Evidence = "example.com", nil, nil, Evidence{}
 		if d := cmp.Diff(want, caller.Identity(), cmpopts.EquateComparable(netip.Addr{})); d != "" {
 			t.Errorf("X.509: %s", d)
 		}

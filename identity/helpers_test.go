@@ -28,6 +28,7 @@ func alice() Identity {
 		Logins:           []string{"alice", "root"},
 		Traits:           map[string][]string{"logins": {"root", "alice"}},
 		Device:           Device{ID: "9cdfc0ad-64b7-4d9c-8e1c-6a4b2bf58269", AssetTag: "C00AA0AAAA0A", CredentialID: "61c7b1b6"},
+		Evidence:         Evidence{Level: "event_log", TPMManufacturer: "IFX", TPMFirmware: "7.85.4555.0"},
 		Permit:           Permit{PTY: true, PortForwarding: true, AgentForwarding: true},
 		LoginIP:          netip.MustParseAddr("192.0.2.7"),
 		PinSourceIP:      true,

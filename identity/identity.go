@@ -26,7 +26,8 @@ type Identity struct {
 	// Device is set only by a device authentication ceremony.
 	Device Device
 	// Evidence is what that ceremony proved of the device; the zero value is
-	// nothing. X.509 certificates do not carry it.
+	// nothing, as is all of it without a device. X.509 certificates do not
+	// carry it.
 	Evidence Evidence
 	Permit   Permit
 	// LoginIP is where the login came from; informational.

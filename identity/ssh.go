@@ -11,8 +11,9 @@ import (
 )
 
 // Extensions and critical options of a user certificate. The permit-* names
-// and source-address are OpenSSH's (PROTOCOL.certkeys); the others are those
-// that users of Teleport's certificates know.
+// and source-address are OpenSSH's (PROTOCOL.certkeys), the name with an @ is
+// our own in the form that it asks of such; the others are those that users of
+// Teleport's certificates know.
 const (
 	extPTY             = "permit-pty"
 	extPortForwarding  = "permit-port-forwarding"
@@ -25,6 +26,7 @@ const (
 	extDeviceID        = "teleport-device-id"
 	extDeviceAssetTag  = "teleport-device-asset-tag"
 	extDeviceCredID    = "teleport-device-credential-id"
+	extDeviceEvidence  = "device-evidence@devicetrust"
 
 	optSourceAddress = "source-address"
 )
@@ -35,6 +37,16 @@ const rolesVersion = "v1"
 type rolesJSON struct {
 	Version string   `json:"version"`
 	Roles   []string `json:"roles"`
+}
+
+// evidenceVersion is the only form of device-evidence that there is.
+const evidenceVersion = "v1"
+
+type evidenceJSON struct {
+	Version         string `json:"version"`
+	Level           string `json:"level"`
+	TPMManufacturer string `json:"tpm_manufacturer,omitempty"`
+	TPMFirmware     string `json:"tpm_firmware,omitempty"`
 }
 
 // SSHCertificate encodes id for key: a user certificate that is complete but
@@ -90,6 +102,11 @@ func (id Identity) sshExtensions() (map[string]string, error) {
 		ext[extDeviceID] = id.Device.ID
 		ext[extDeviceAssetTag] = id.Device.AssetTag
 		ext[extDeviceCredID] = id.Device.CredentialID
+	}
+	if e := id.Evidence; e != (Evidence{}) {
+		if err := putJSON(ext, extDeviceEvidence, evidenceJSON{evidenceVersion, e.Level, e.TPMManufacturer, e.TPMFirmware}); err != nil {
+			return nil, err
+		}
 	}
 	if len(id.Roles) > 0 {
 		if err := putJSON(ext, extRoles, rolesJSON{Version: rolesVersion, Roles: id.Roles}); err != nil {

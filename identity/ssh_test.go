@@ -37,6 +37,15 @@ func TestAnIdentityThatCannotBeWrittenIsRefused(t *testing.T) {
 		"half a device":               func(id *Identity) { id.Device.AssetTag = "" },
 		"a long device ID":            func(id *Identity) { id.Device.ID = long },
 		"a device ID of two lines":    func(id *Identity) { id.Device.ID = "a\nb" },
+		"evidence of no device":       func(id *Identity) { id.Device = Device{} },
+		"evidence without a level":    func(id *Identity) { id.Evidence.Level = "" },
+		"evidence of two words":       func(id *Identity) { id.Evidence.Level = "event log" },
+		"a long level":                func(id *Identity) { id.Evidence.Level = strings.Repeat("x", 33) },
+		"a manufacturer's name":       func(id *Identity) { id.Evidence.TPMManufacturer = "Infineon" },
+		"an unprintable manufacturer": func(id *Identity) { id.Evidence.TPMManufacturer = "IF\x00" },
+		"firmware in words":           func(id *Identity) { id.Evidence.TPMFirmware = "v7" },
+		"firmware of five numbers":    func(id *Identity) { id.Evidence.TPMFirmware = "1.2.3.4.5" },
+		"firmware of two lines":       func(id *Identity) { id.Evidence.TPMFirmware = "7\n" },
 		"an unknown key policy":       func(id *Identity) { id.PrivateKeyPolicy = "x" },
 		"a pinned address, not known": func(id *Identity) { id.LoginIP = netip.Addr{} },
 		"no beginning":                func(id *Identity) { id.ValidAfter = time.Time{} },
@@ -134,7 +143,7 @@ func TestOpenSSHReadsTheCertificateAsIntended(t *testing.T) {
 		t.Fatalf("want (-), got (+):\n%s\n%s", d, out)
 	}
 	for _, name := range []string{
-		"login-ip", "permit-agent-forwarding", "permit-port-forwarding", "permit-pty", "private-key-policy",
+		"device-evidence@devicetrust", "login-ip", "permit-agent-forwarding", "permit-port-forwarding", "permit-pty", "private-key-policy",
 		"teleport-device-asset-tag", "teleport-device-credential-id", "teleport-device-id", "teleport-roles", "teleport-traits",
 	} {
 		if !strings.Contains(string(out), name) {

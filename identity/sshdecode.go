@@ -83,7 +83,26 @@ func (id *Identity) readTexts(cert *ssh.Certificate) *Refused {
 		AssetTag:     cert.Extensions[extDeviceAssetTag],
 		CredentialID: cert.Extensions[extDeviceCredID],
 	})
+	if id.Device.Trusted() {
+		id.Evidence = evidenceOf(cert.Extensions[extDeviceEvidence])
+	}
 	return nil
+}
+
+// evidenceOf reads device-evidence. What it cannot read is no evidence, as half
+// a device is none, and no reason to refuse the certificate: whoever asks for
+// evidence refuses, and the others would be kept out by a form that they have
+// no need of.
+func evidenceOf(text string) Evidence {
+	var e evidenceJSON
+	if len(text) > maxEvidence || strictJSON(text, &e) != nil || e.Version != evidenceVersion {
+		return Evidence{}
+	}
+	read := Evidence{Level: e.Level, TPMManufacturer: e.TPMManufacturer, TPMFirmware: e.TPMFirmware}
+	if CheckEvidence(read) != nil {
+		return Evidence{}
+	}
+	return read
 }
 
 func (id *Identity) readRoles(cert *ssh.Certificate) *Refused {

@@ -58,6 +58,14 @@ func (id Identity) checkWritable() error {
 	if err := checkDevice(id.Device); err != nil {
 		return err
 	}
+	if id.Evidence != (Evidence{}) {
+		if !id.Device.Trusted() {
+			return errors.New("there is evidence of no device")
+		}
+		if err := CheckEvidence(id.Evidence); err != nil {
+			return err
+		}
+	}
 	if err := CheckTraits(id.Traits); err != nil {
 		return err
 	}
@@ -121,6 +129,32 @@ func checkDevice(d Device) error {
 		if err := checkText("field of the device", f, maxDeviceField); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// A level is a word, whichever ones policy knows. A vendor ID has four bytes of
+// ASCII at most (TCG TPM Vendor ID Registry); the version of a TPM's firmware is
+// 64 bits (firmwareVersion of TPMS_ATTEST, TPM 2.0 Part 2), so people write it
+// as at most four numbers.
+var (
+	levelPattern    = regexp.MustCompile(`^[a-z_]{1,32}$`)
+	vendorPattern   = regexp.MustCompile(`^[!-~]{0,4}$`)
+	firmwarePattern = regexp.MustCompile(`^([0-9]{1,10}(\.[0-9]{1,10}){0,3})?$`)
+)
+
+// CheckEvidence refuses evidence that no certificate may carry: a level that is
+// no word of a-z and _, a vendor ID or firmware of another form. Those two may
+// be empty, and a level may not. Whoever collects evidence leaves out what does
+// not pass.
+func CheckEvidence(e Evidence) error {
+	switch {
+	case !levelPattern.MatchString(e.Level):
+		return fmt.Errorf("evidence level %.64q is not one word", e.Level)
+	case !vendorPattern.MatchString(e.TPMManufacturer):
+		return fmt.Errorf("TPM manufacturer %.64q is not a vendor ID of 1 to 4 characters", e.TPMManufacturer)
+	case !firmwarePattern.MatchString(e.TPMFirmware):
+		return fmt.Errorf("TPM firmware %.64q is not up to four numbers with dots", e.TPMFirmware)
 	}
 	return nil
 }

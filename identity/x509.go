@@ -55,7 +55,7 @@ func nameURI(cluster string, kind Kind, name string) *url.URL {
 
 // UserTemplate encodes id as the template of an X.509 client certificate for
 // x509.CreateCertificate. It carries Cluster, User, Roles, Device, Serial and
-// the times; logins, traits and permissions belong to SSH and are not
+// the times; evidence, logins, traits and permissions belong to SSH and are not
 // written. It refuses what could not be read again without loss.
 func UserTemplate(id Identity) (*x509.Certificate, error) {
 	if err := id.checkWritable(); err != nil {
