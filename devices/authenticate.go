@@ -103,18 +103,27 @@ func (a *authenticating) run(ctx context.Context, init *dtv1.AuthenticateInit, s
 	if err != nil {
 		return Verified{}, err
 	}
-	answer := msg.GetTpmChallengeResponse()
-	if answer == nil {
-		return Verified{}, api.Refuse(connect.CodeInvalidArgument, "the device does not answer the challenge")
-	}
-	nonce := identity.LoginNonce(a.binding)
-	m, err := guard(func() (measured, error) {
-		return verifyQuote(a.device.Spec.Credential.TPMAKPublic, answer.GetPlatform(), nonce[:])
-	})
+	m, err := guard(func() (measured, error) { return a.verify(msg) })
 	if err != nil {
 		return Verified{}, err
 	}
 	return a.commit(ctx, init.GetDeviceData(), m)
+}
+
+// verify holds the answer against what the device was enrolled with. An answer
+// of the other kind is none.
+func (a *authenticating) verify(msg *dtv1.AuthenticateDeviceRequest) (measured, error) {
+	nonce, c := identity.LoginNonce(a.binding), a.device.Spec.Credential
+	if c.DeviceAttestationType == attestedMacOS {
+		if msg.GetMacosChallengeResponse() == nil {
+			return measured{}, errNoAnswer
+		}
+		return verifySignature(c.PublicKeyDER, msg.GetMacosChallengeResponse().GetSignature(), nonce)
+	}
+	if msg.GetTpmChallengeResponse() == nil {
+		return measured{}, errNoAnswer
+	}
+	return verifyQuote(c.TPMAKPublic, msg.GetTpmChallengeResponse().GetPlatform(), nonce[:])
 }
 
 // find takes the device of a credential, enrolled by this person.
@@ -188,6 +197,7 @@ func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m me
 	if err != nil {
 		return Verified{}, err
 	}
+	v.evidence = identity.Evidence{Level: string(m.level)}
 	return v, nil
 }
 

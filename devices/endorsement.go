@@ -25,7 +25,7 @@ import (
 	"devicetrust/store"
 )
 
-// Attestation types: what is known of an endorsement key.
+// Attestation types: what is known of a device's keys.
 const (
 	// attestedKey: the key alone. Any computer can make one.
 	attestedKey = "tpm_ekpub"
@@ -34,6 +34,9 @@ const (
 	attestedCert = "tpm_ekcert"
 	// attestedTrusted: the certificate is of a CA in ekcert_allowed_cas.
 	attestedTrusted = "tpm_ekcert_trusted"
+	// attestedMacOS: no endorsement key, a key of its own alone. Any computer
+	// can make one.
+	attestedMacOS = "macos_key"
 )
 
 // Trust is what the cluster asks of a machine that enrolls.
@@ -63,7 +66,11 @@ type endorsement struct {
 	serial string
 }
 
+// digest is empty for a device without a TPM.
 func (e endorsement) digest() string {
+	if len(e.der) == 0 {
+		return ""
+	}
 	digest := sha256.Sum256(e.der)
 	return hex.EncodeToString(digest[:])
 }

@@ -92,36 +92,52 @@ func (e *enrolling) run(ctx context.Context, init *dtv1.EnrollInit, s EnrollStre
 	if err := e.admit(init); err != nil {
 		return err
 	}
-	p, err := guard(func() (proposal, error) { return e.check(init) })
+	prove := e.proveTPM
+	if e.device.Spec.OSType == osMacOS {
+		prove = e.proveMacOS
+	}
+	p, m, err := prove(ctx, init, s)
 	if err != nil {
 		return err
+	}
+	return e.commit(ctx, p, m)
+}
+
+// ask sends a challenge and waits for its answer.
+func ask(ctx context.Context, s EnrollStream, challenge *dtv1.EnrollDeviceResponse) (*dtv1.EnrollDeviceRequest, error) {
+	if err := s.Send(challenge); err != nil {
+		return nil, fmt.Errorf("devices: send the challenge: %w", err)
+	}
+	return receive(ctx, s.Receive)
+}
+
+var errNoAnswer = api.Refuse(connect.CodeInvalidArgument, "the device does not answer the challenge")
+
+// proveTPM has a TPM show that it holds the endorsement and the attestation
+// key, and sign its PCRs.
+func (e *enrolling) proveTPM(ctx context.Context, init *dtv1.EnrollInit, s EnrollStream) (p proposal, m measured, err error) {
+	if p, err = guard(func() (proposal, error) { return e.check(init) }); err != nil {
+		return p, m, err
 	}
 	// The nonce lives in this call alone: it is good for the one answer that
 	// is read here, and no other ceremony has the same.
 	nonce := make([]byte, challengeBytes)
 	rand.Read(nonce) // it never fails
-	err = s.Send(&dtv1.EnrollDeviceResponse{Payload: &dtv1.EnrollDeviceResponse_TpmChallenge{
+	msg, err := ask(ctx, s, &dtv1.EnrollDeviceResponse{Payload: &dtv1.EnrollDeviceResponse_TpmChallenge{
 		TpmChallenge: &dtv1.TPMEnrollChallenge{EncryptedCredential: p.activation.encrypted, Nonce: nonce},
 	}})
 	if err != nil {
-		return fmt.Errorf("devices: send the challenge: %w", err)
-	}
-	msg, err := receive(ctx, s.Receive)
-	if err != nil {
-		return err
+		return p, m, err
 	}
 	answer := msg.GetTpmChallengeResponse()
 	if answer == nil {
-		return api.Refuse(connect.CodeInvalidArgument, "the device does not answer the challenge")
+		return p, m, errNoAnswer
 	}
 	if subtle.ConstantTimeCompare(answer.GetActivatedSecret(), p.activation.secret) != 1 {
-		return api.Refuse(connect.CodePermissionDenied, "the TPM could not decrypt the challenge: its attestation key is not in the TPM of its endorsement key")
+		return p, m, api.Refuse(connect.CodePermissionDenied, "the TPM could not decrypt the challenge: its attestation key is not in the TPM of its endorsement key")
 	}
-	m, err := guard(func() (measured, error) { return verifyQuote(p.key.public, answer.GetPlatform(), nonce) })
-	if err != nil {
-		return err
-	}
-	return e.commit(ctx, p, m)
+	m, err = guard(func() (measured, error) { return verifyQuote(p.key.public, answer.GetPlatform(), nonce) })
+	return p, m, err
 }
 
 // admit holds what the machine says of itself against the inventory.
@@ -135,10 +151,10 @@ func (e *enrolling) admit(init *dtv1.EnrollInit) error {
 	if err := enrolledByOther(e.device, e.user); err != nil {
 		return err
 	}
-	switch {
-	case e.device.Spec.OSType == osMacOS:
-		return api.Refuse(connect.CodeUnimplemented, "macOS devices cannot be enrolled yet: they have no TPM, and their Secure Enclave is not supported")
-	case init.GetTpm() == nil:
+	switch mac := e.device.Spec.OSType == osMacOS; {
+	case mac && (init.GetMacos() == nil || init.GetTpm() != nil):
+		return api.Refuse(connect.CodeInvalidArgument, "the device has not shown the key of a Mac, and without one it cannot be enrolled")
+	case !mac && (init.GetTpm() == nil || init.GetMacos() != nil):
 		return api.Refuse(connect.CodeInvalidArgument, "the device has shown no TPM, and without one it cannot be enrolled")
 	}
 	return nil
@@ -214,7 +230,7 @@ func (e *enrolling) stands(tx *store.Tx, d resource.Device, p proposal) error {
 	if e.trust.Stands == nil {
 		return nil
 	}
-	same, err := find(tx, `ek_digest = $1 AND id <> $2`, p.digest(), d.Metadata.Name)
+	same, err := find(tx, `ek_digest = $1 AND ek_digest <> '' AND id <> $2`, p.digest(), d.Metadata.Name)
 	if err != nil {
 		return err
 	}
@@ -226,17 +242,37 @@ func (e *enrolling) stands(tx *store.Tx, d resource.Device, p proposal) error {
 	return nil
 }
 
+// sameAs tells whether p is the machine of an earlier enrollment: the one with
+// that chip, or, without a chip, the one with that key.
+func (p proposal) sameAs(c *resource.Credential) bool {
+	switch {
+	case c == nil:
+		return false
+	case p.attestation == attestedMacOS:
+		return c.ID == p.key.credentialID
+	default:
+		return c.TPMEKKeyDigest == p.digest()
+	}
+}
+
+// thing is what proves that p is the machine.
+func (p proposal) thing() string {
+	if p.attestation == attestedMacOS {
+		return "key"
+	}
+	return "TPM"
+}
+
 // enrolledWithOther refuses another TPM than the one that a device is enrolled
-// with: the tag is what a machine says of itself, and whoever can choose it
+// with, or another key where it has none: the tag is what a machine says of itself, and whoever can choose it
 // would take the device's place.
 func enrolledWithOther(d resource.Device, p proposal) error {
-	c := d.Spec.Credential
-	if d.Spec.EnrollStatus != resource.Enrolled || c != nil && c.TPMEKKeyDigest == p.digest() {
+	if d.Spec.EnrollStatus != resource.Enrolled || p.sameAs(d.Spec.Credential) {
 		return nil
 	}
-	return api.Refuse(connect.CodeFailedPrecondition, "device %s is enrolled with another TPM", label(d)).
-		WithHint("If its TPM or mainboard was replaced, an administrator unenrolls it first: dtctl edit device/%s, and set enroll_status to %s",
-			d.Metadata.Name, resource.NotEnrolled)
+	return api.Refuse(connect.CodeFailedPrecondition, "device %s is enrolled with another %s", label(d), p.thing()).
+		WithHint("If its %s or mainboard was replaced, an administrator unenrolls it first: dtctl edit device/%s, and set enroll_status to %s",
+			p.thing(), d.Metadata.Name, resource.NotEnrolled)
 }
 
 // notElsewhere refuses a TPM that is another machine already: one chip would
@@ -244,14 +280,14 @@ func enrolledWithOther(d resource.Device, p proposal) error {
 // a machine with two operating systems, which is one device for each, under
 // one tag.
 func notElsewhere(tx *store.Tx, d resource.Device, p proposal) error {
-	same, err := find(tx, `(ek_digest = $1 OR credential_id = $2) AND id <> $3`, p.digest(), p.key.credentialID, d.Metadata.Name)
+	same, err := find(tx, `(ek_digest = $1 AND ek_digest <> '' OR credential_id = $2) AND id <> $3`, p.digest(), p.key.credentialID, d.Metadata.Name)
 	if err != nil {
 		return err
 	}
 	for _, other := range same {
 		sameKey := other.Spec.Credential != nil && other.Spec.Credential.ID == p.key.credentialID
 		if other.Spec.AssetTag != d.Spec.AssetTag || sameKey {
-			return api.Refuse(connect.CodeFailedPrecondition, "this TPM is enrolled already, as device %s", label(other)).
+			return api.Refuse(connect.CodeFailedPrecondition, "this %s is enrolled already, as device %s", p.thing(), label(other)).
 				WithHint("An administrator removes or unenrolls that one first: dtctl devices rm --device-id=%s", other.Metadata.Name)
 		}
 	}

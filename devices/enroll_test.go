@@ -461,12 +461,6 @@ func (l leaving) Receive() (*dtv1.EnrollDeviceResponse, error) {
 	return nil, errLeft
 }
 
-func TestMacsCanBeRegisteredAndNotEnrolled(t *testing.T) {
-	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
-	m.data.OsType = "macos"
-	wantRefusal(t, w.enrollWith(t, m, enrollment{token: w.register(t, m).Token}), "macOS devices cannot be enrolled yet")
-}
-
 func TestAClearedTPMIsEnrolledAgain(t *testing.T) {
 	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
 	w.enroll(t, m, alice, Trust{})

@@ -38,6 +38,11 @@ const (
 	// minRSABits and maxRSABits of attestation keys.
 	minRSABits = 2048
 	maxRSABits = 4096
+	// maxMacKey is what every P-256 key has in PKIX DER, and maxMacSignature
+	// what an ECDSA signature with one has at most in ASN.1 DER: two integers
+	// of 33 bytes with their heads, and one more head.
+	maxMacKey       = 91
+	maxMacSignature = 72
 	// maxEventLog: real ones have 30 to 300 KiB.
 	maxEventLog = 1 << 20
 	// maxToken and maxCredentialID: what is longer is no such thing.

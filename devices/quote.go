@@ -12,6 +12,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/policy"
 )
 
 // pcrCount: a quote covers all PCRs of the SHA-256 bank (TCG PC Client
@@ -25,8 +26,9 @@ const generated = 0xff544347
 var errQuote = api.Refuse(connect.CodePermissionDenied, "the TPM's quote does not hold").
 	WithHint("Try again; if it stays so, enroll the device again")
 
-// measured is what a quote that holds says of the machine.
+// measured is what a ceremony proved of the machine.
 type measured struct {
+	level policy.EvidenceLevel
 	// eventLog tells whether the device sent one. It is not looked at yet and
 	// proves nothing.
 	eventLog bool
@@ -34,6 +36,9 @@ type measured struct {
 
 // reasons are what the audit record says of it.
 func (m measured) reasons() []string {
+	if m.level == policy.EvidenceKey {
+		return nil
+	}
 	if m.eventLog {
 		return []string{"event log: sent, not verified"}
 	}
@@ -71,7 +76,7 @@ func verifyQuote(akPublic []byte, platform *dtv1.TPMPlatform, nonce []byte) (mea
 	if err := key.Verify(quote, pcrs, nonce); err != nil {
 		return measured{}, withDetail(errQuote, err)
 	}
-	return measured{eventLog: len(platform.GetEventLog()) > 0}, nil
+	return measured{level: policy.EvidenceQuote, eventLog: len(platform.GetEventLog()) > 0}, nil
 }
 
 // rebuildPCRs makes the list anew: go-attestation takes the last of two values

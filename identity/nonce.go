@@ -16,17 +16,36 @@ type LoginBinding struct {
 	TLSPublicKey []byte // PKIX DER
 }
 
-// LoginNonce is the qualifying data that the TPM signs at a login: the
-// SHA-256 over a purpose string and each field of b, each with its length
-// before it (uint32, big-endian), the two keys by their SHA-256.
+// LoginNonce is what a device signs at a login, a TPM as the qualifying data
+// of its quote: the SHA-256 over a purpose string and each field of b, each
+// with its length before it (uint32, big-endian), the two keys by their
+// SHA-256.
 func LoginNonce(b LoginBinding) [32]byte {
 	ssh, tls := sha256.Sum256(b.SSHPublicKey), sha256.Sum256(b.TLSPublicKey)
+	return nonce("dt/v1 device authentication",
+		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID), ssh[:], tls[:])
+}
+
+// EnrollBinding is what the signature of a device without a TPM is bound to
+// when it is enrolled.
+type EnrollBinding struct {
+	Challenge    []byte // 32 random bytes of the server's
+	Cluster      string
+	User         string
+	CredentialID string
+}
+
+// EnrollNonce is what a device without a TPM signs when it is enrolled, made
+// as LoginNonce is. Its purpose is another one, so that no signature is good
+// for both.
+func EnrollNonce(b EnrollBinding) [32]byte {
+	return nonce("dt/v1 device enrollment",
+		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID))
+}
+
+func nonce(purpose string, fields ...[]byte) [32]byte {
 	h := sha256.New()
-	for _, field := range [][]byte{
-		[]byte("dt/v1 device authentication"),
-		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID),
-		ssh[:], tls[:],
-	} {
+	for _, field := range append([][]byte{[]byte(purpose)}, fields...) {
 		var n [4]byte
 		binary.BigEndian.PutUint32(n[:], uint32(len(field)))
 		h.Write(n[:])
