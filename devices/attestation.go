@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/go-attestation/attest"
 	"github.com/google/go-tpm/legacy/tpm2"
+	direct "github.com/google/go-tpm/tpm2"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
@@ -25,6 +28,8 @@ import (
 type attestationKey struct {
 	public []byte // TPMT_PUBLIC
 	der    []byte // PKIX DER
+	// name is what a TPM knows it by: the algorithm and the digest of public.
+	name []byte
 	// credentialID is hex of the SHA-256 of public.
 	credentialID string
 }
@@ -72,8 +77,23 @@ func checkKey(public []byte) (attestationKey, error) {
 	if err != nil {
 		return attestationKey{}, withDetail(errMalformed, err)
 	}
+	name, err := nameOf(area.NameAlg, public)
+	if err != nil {
+		return attestationKey{}, withDetail(errKey, err)
+	}
 	digest := sha256.Sum256(public)
-	return attestationKey{public: public, der: der, credentialID: hex.EncodeToString(digest[:])}, nil
+	return attestationKey{public: public, der: der, name: name, credentialID: hex.EncodeToString(digest[:])}, nil
+}
+
+// nameOf gives the name of an object (TPM 2.0 Part 1, section 16).
+func nameOf(alg tpm2.Algorithm, public []byte) ([]byte, error) {
+	hash, err := alg.Hash()
+	if err != nil {
+		return nil, err
+	}
+	digest := hash.New()
+	digest.Write(public)
+	return digest.Sum(binary.BigEndian.AppendUint16(nil, uint16(alg))), nil
 }
 
 func strongHash(alg tpm2.Algorithm) bool {
@@ -122,6 +142,53 @@ func checkStrength(key crypto.PublicKey) error {
 	}
 }
 
+// inEndorsementHierarchy is the name of the parent of every primary key there:
+// TPM_RH_ENDORSEMENT (TPM 2.0 Part 1, section 16: a permanent handle is its own
+// name).
+var inEndorsementHierarchy = []byte{0x40, 0x00, 0x00, 0x0b}
+
+var (
+	errCreation  = api.Refuse(connect.CodePermissionDenied, "the proof of how the attestation key was made does not hold")
+	errHierarchy = api.Refuse(connect.CodePermissionDenied, "the attestation key is not in the endorsement hierarchy").
+			WithHint("This program is of another version than the cluster: update it, and enroll the device with a new token")
+)
+
+// checkCreation holds the proof of creation against the key: the key says
+// itself that it is a primary one of the endorsement hierarchy. Software can
+// say so, too; a restricted key in a TPM, which the activation shows it to be,
+// cannot say it wrongly. Quotes of keys elsewhere would tell an obfuscated
+// reset count and firmware version (TPM 2.0 Part 3, section 18.1).
+func checkCreation(ak attestationKey, p *dtv1.TPMAttestationParameters) error {
+	for _, structure := range [][]byte{p.GetCreateData(), p.GetCreateAttestation(), p.GetCreateSignature()} {
+		if len(structure) > maxStructure {
+			return errMalformed
+		}
+	}
+	parameters := attest.ActivationParameters{AK: attest.AttestationParameters{
+		Public: ak.public, CreateData: p.GetCreateData(),
+		CreateAttestation: p.GetCreateAttestation(), CreateSignature: p.GetCreateSignature(),
+	}}
+	if err := parameters.CheckAKParameters(); err != nil {
+		return withDetail(errCreation, err)
+	}
+	data, err := direct.Unmarshal[direct.TPMSCreationData](p.GetCreateData())
+	if err != nil {
+		return withDetail(errMalformed, err)
+	}
+	if !bytes.Equal(direct.Marshal(*data), p.GetCreateData()) {
+		return withDetail(errMalformed, errors.New("the creation data is not in its one encoding"))
+	}
+	for _, name := range [][]byte{data.ParentName.Buffer, data.ParentQualifiedName.Buffer} {
+		if !bytes.Equal(name, inEndorsementHierarchy) {
+			return withDetail(errHierarchy, fmt.Errorf("its parent is %.34x", name))
+		}
+	}
+	if data.ParentNameAlg != direct.TPMAlgNull {
+		return withDetail(errHierarchy, fmt.Errorf("its parent has the name algorithm %#04x", uint16(data.ParentNameAlg)))
+	}
+	return nil
+}
+
 // activation is a secret that only a TPM which holds both keys can decrypt.
 type activation struct {
 	secret    []byte
@@ -129,24 +196,24 @@ type activation struct {
 }
 
 // challengeKey encrypts a secret to the endorsement key, for the attestation
-// key whose creation the parameters prove (TPM 2.0 Part 1, section 24). The
-// proof is one that software can make, too; the answer is not.
-func challengeKey(ek endorsement, ak attestationKey, p *dtv1.TPMAttestationParameters) (activation, error) {
-	for _, structure := range [][]byte{p.GetCreateData(), p.GetCreateAttestation(), p.GetCreateSignature()} {
-		if len(structure) > maxStructure {
-			return activation{}, errMalformed
-		}
-	}
-	parameters := attest.ActivationParameters{
-		EK: ek.key,
-		AK: attest.AttestationParameters{
-			Public: ak.public, CreateData: p.GetCreateData(),
-			CreateAttestation: p.GetCreateAttestation(), CreateSignature: p.GetCreateSignature(),
-		},
-	}
-	secret, encrypted, err := parameters.Generate()
+// key of that name (TPM 2.0 Part 1, section 24).
+func challengeKey(ek endorsement, ak attestationKey) (activation, error) {
+	area, err := ek.area()
 	if err != nil {
-		return activation{}, withDetail(api.Refuse(connect.CodePermissionDenied, "the proof of how the attestation key was made does not hold"), err)
+		return activation{}, err
 	}
-	return activation{secret, &dtv1.TPMEncryptedCredential{Credential: encrypted.Credential, Secret: encrypted.Secret}}, nil
+	key, err := direct.ImportEncapsulationKey(area)
+	if err != nil {
+		return activation{}, withDetail(errMalformed, fmt.Errorf("endorsement key: %w", err))
+	}
+	secret := make([]byte, challengeBytes)
+	rand.Read(secret) // it never fails
+	credential, seed, err := direct.CreateCredential(rand.Reader, key, ak.name, secret)
+	if err != nil {
+		return activation{}, fmt.Errorf("devices: encrypt the challenge: %w", err)
+	}
+	return activation{secret, &dtv1.TPMEncryptedCredential{
+		Credential: direct.Marshal(direct.TPM2BIDObject{Buffer: credential}),
+		Secret:     direct.Marshal(direct.TPM2BEncryptedSecret{Buffer: seed}),
+	}}, nil
 }

@@ -125,8 +125,8 @@ func TestAKeyMadeInSoftwarePassesAllButTheActivation(t *testing.T) {
 	}
 }
 
-// The other half is go-attestation's here, with the RSA keys that it makes:
-// what we accept is what the field makes, not only what our own half does.
+// What we accept is what the field makes, not only what our own half does:
+// other programs make RSA keys.
 func TestAMachineWithAnotherImplementationAndRSAKeys(t *testing.T) {
 	maker := newCA(t, "maker", nil)
 	w, m := newWorld(t, storetest.Open(t)), newMachine(t, tpmtest.Certificate{CA: maker, RSA: true, Persist: true})
@@ -137,6 +137,97 @@ func TestAMachineWithAnotherImplementationAndRSAKeys(t *testing.T) {
 	}
 	if got := w.device(t, testTag).Spec.Credential.DeviceAttestationType; got != attestedTrusted {
 		t.Errorf("attestation %s", got)
+	}
+}
+
+// go-attestation makes a key under the storage key, as our own half did once:
+// its quotes would hide how often the machine was started.
+func TestAnAttestationKeyUnderTheStorageKeyIsRefused(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+	chip, err := attest.OpenTPM(&attest.OpenConfig{CommandChannel: commandChannel{dialTPM(t, m)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ak, err := chip.NewAK(&attest.AKConfig{Algorithm: attest.ECDSA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := ak.AttestationParameters()
+	ak.Close(chip)
+	chip.Close()
+	challenged := false
+	err = w.enrollWith(t, m, enrollment{
+		token: w.register(t, m).Token,
+		onInit: func(i *dtv1.EnrollInit) {
+			digest := sha256.Sum256(p.Public)
+			i.CredentialId = hex.EncodeToString(digest[:])
+			i.Tpm.AttestationParameters = &dtv1.TPMAttestationParameters{
+				Public: p.Public, CreateData: p.CreateData, CreateAttestation: p.CreateAttestation, CreateSignature: p.CreateSignature,
+			}
+		},
+		onChallenge: func(*dtv1.TPMEnrollChallenge) { challenged = true },
+	})
+	wantRefusal(t, err, "not in the endorsement hierarchy")
+	if challenged {
+		t.Error("it was challenged all the same")
+	}
+}
+
+func TestTheProofOfCreationSaysTheEndorsementHierarchyAndNothingElse(t *testing.T) {
+	key := newSoftKey(t, nil)
+	checked, err := checkKey(key.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkCreation(checked, key.parameters(t)); err != nil {
+		t.Fatalf("a right one: %v", err)
+	}
+	named := func(handle uint32) tpm2.TPM2BName {
+		return tpm2.TPM2BName{Buffer: binary.BigEndian.AppendUint32(nil, handle)}
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*tpm2.TPMSCreationData)
+	}{
+		{"the owner hierarchy", func(d *tpm2.TPMSCreationData) {
+			d.ParentName, d.ParentQualifiedName = named(0x40000001), named(0x40000001)
+		}},
+		{"the platform hierarchy", func(d *tpm2.TPMSCreationData) {
+			d.ParentName, d.ParentQualifiedName = named(0x4000000c), named(0x4000000c)
+		}},
+		{"the null hierarchy", func(d *tpm2.TPMSCreationData) {
+			d.ParentName, d.ParentQualifiedName = named(0x40000007), named(0x40000007)
+		}},
+		{"no parent", func(d *tpm2.TPMSCreationData) {
+			d.ParentName, d.ParentQualifiedName = tpm2.TPM2BName{}, tpm2.TPM2BName{}
+		}},
+		{"a key as its parent", func(d *tpm2.TPMSCreationData) {
+			d.ParentNameAlg, d.ParentName = tpm2.TPMAlgSHA256, tpm2.TPM2BName{Buffer: key.name()}
+		}},
+		{"another parent than its qualified name says", func(d *tpm2.TPMSCreationData) { d.ParentQualifiedName = named(0x40000001) }},
+		{"another qualified name than its parent says", func(d *tpm2.TPMSCreationData) { d.ParentName = named(0x40000001) }},
+		{"a name algorithm of the parent", func(d *tpm2.TPMSCreationData) { d.ParentNameAlg = tpm2.TPMAlgSHA256 }},
+	} {
+		data := primaryCreation()
+		test.change(&data)
+		err := checkCreation(checked, key.certify(t, tpm2.Marshal(data)))
+		if err == nil {
+			t.Errorf("%s: it was taken", test.name)
+			continue
+		}
+		wantRefusal(t, err, "not in the endorsement hierarchy")
+	}
+	trailing := key.certify(t, append(tpm2.Marshal(primaryCreation()), 0))
+	wantRefusal(t, checkCreation(checked, trailing), "malformed")
+
+	// No bit of what was certified may be another.
+	right := key.parameters(t)
+	for bit := range 8 * len(right.CreateData) {
+		flipped := proto.CloneOf(right)
+		flipped.CreateData[bit/8] ^= 1 << (bit % 8)
+		if err := checkCreation(checked, flipped); err == nil {
+			t.Errorf("bit %d of the creation data was flipped, and it was taken", bit)
+		}
 	}
 }
 
@@ -226,7 +317,7 @@ func TestAnEventLogIsRecordedAndProvesNothing(t *testing.T) {
 }
 
 func TestEndorsementKeysOfOtherKindsAreRefused(t *testing.T) {
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +329,7 @@ func TestEndorsementKeysOfOtherKindsAreRefused(t *testing.T) {
 		return der
 	}
 	for name, e := range map[string]*dtv1.TPMEnroll{
-		"ECC on P-384":      {EkKey: der(p384.Public())},
+		"ECC on P-521":      {EkKey: der(p521.Public())},
 		"RSA of 1024 bits":  {EkKey: der(newSoftRSAKey(t, 1024, tpm2.TPMAlgRSASSA).signer.Public())},
 		"malformed":         {EkKey: []byte("garbage")},
 		"no endorsement":    {},
@@ -322,9 +413,12 @@ func FuzzEnrollInit(f *testing.F) {
 		if err != nil {
 			return // as in a ceremony
 		}
-		challengeKey(endorsement{key: ek.Public()}, checked, &dtv1.TPMAttestationParameters{
+		err = checkCreation(checked, &dtv1.TPMAttestationParameters{
 			Public: public, CreateData: data, CreateAttestation: attestation, CreateSignature: signature,
 		})
+		if err == nil {
+			challengeKey(endorsement{key: ek.Public()}, checked)
+		}
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/go-tpm/tpm2"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
@@ -143,8 +144,9 @@ func oneKey(cert *x509.Certificate, der []byte) (endorsement, error) {
 	return certified, nil
 }
 
-// usableKey takes the two kinds of key that every TPM has (TCG EK Credential
-// Profile, templates L-1 and L-2), for which the challenge is made.
+// usableKey takes the kinds of key for which the challenge can be made: RSA
+// 2048 and ECC P-256, which every TPM has, and ECC P-384 (TCG EK Credential
+// Profile, templates L-1 and L-2, H-1 to H-3).
 func usableKey(key crypto.PublicKey) (endorsement, error) {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -152,7 +154,7 @@ func usableKey(key crypto.PublicKey) (endorsement, error) {
 			return endorsement{}, unsupportedKey("RSA of %d bits with exponent %d", k.N.BitLen(), k.E)
 		}
 	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() {
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
 			return endorsement{}, unsupportedKey("ECC on %s", k.Curve.Params().Name)
 		}
 	default:
@@ -166,7 +168,48 @@ func usableKey(key crypto.PublicKey) (endorsement, error) {
 }
 
 func unsupportedKey(format string, args ...any) error {
-	return api.Refuse(connect.CodeInvalidArgument, "the endorsement key is %s: want RSA 2048 or ECC P-256", fmt.Sprintf(format, args...))
+	return api.Refuse(connect.CodeInvalidArgument, "the endorsement key is %s: want RSA 2048, ECC P-256 or ECC P-384", fmt.Sprintf(format, args...))
+}
+
+// area is as much of the key's TPMT_PUBLIC as the challenge depends on: the
+// key, the name algorithm and the cipher that the templates for keys of its
+// kind agree on, be they of the low range or of the high one.
+func (e endorsement) area() (*tpm2.TPMTPublic, error) {
+	switch k := e.key.(type) {
+	case *rsa.PublicKey:
+		return &tpm2.TPMTPublic{
+			Type: tpm2.TPMAlgRSA, NameAlg: tpm2.TPMAlgSHA256,
+			Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{Symmetric: aes(128), KeyBits: 2048}),
+			Unique:     tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()}),
+		}, nil
+	case *ecdsa.PublicKey:
+		curve, nameAlg, cipher := tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, aes(128)
+		if k.Curve == elliptic.P384() {
+			curve, nameAlg, cipher = tpm2.TPMECCNistP384, tpm2.TPMAlgSHA384, aes(256)
+		}
+		point, err := k.Bytes() // 4, X, Y
+		if err != nil {
+			return nil, withDetail(errMalformed, fmt.Errorf("endorsement key: %w", err))
+		}
+		half := len(point) / 2
+		return &tpm2.TPMTPublic{
+			Type: tpm2.TPMAlgECC, NameAlg: nameAlg,
+			Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{Symmetric: cipher, CurveID: curve}),
+			Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+				X: tpm2.TPM2BECCParameter{Buffer: point[1 : 1+half]}, Y: tpm2.TPM2BECCParameter{Buffer: point[1+half:]},
+			}),
+		}, nil
+	default:
+		return nil, unsupportedKey("%T", e.key)
+	}
+}
+
+func aes(bits tpm2.TPMKeyBits) tpm2.TPMTSymDefObject {
+	return tpm2.TPMTSymDefObject{
+		Algorithm: tpm2.TPMAlgAES,
+		KeyBits:   tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, bits),
+		Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+	}
 }
 
 func colons(n *big.Int) string {

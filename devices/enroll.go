@@ -175,7 +175,10 @@ func (e *enrolling) check(init *dtv1.EnrollInit) (p proposal, err error) {
 	if p.key.credentialID != init.GetCredentialId() {
 		return proposal{}, api.Refuse(connect.CodeInvalidArgument, "the credential ID is not that of the attestation key")
 	}
-	p.activation, err = challengeKey(p.endorsement, p.key, parameters)
+	if err = checkCreation(p.key, parameters); err != nil {
+		return proposal{}, err
+	}
+	p.activation, err = challengeKey(p.endorsement, p.key)
 	return p, err
 }
 

@@ -461,16 +461,26 @@ func (l leaving) Receive() (*dtv1.EnrollDeviceResponse, error) {
 	return nil, errLeft
 }
 
-func TestAClearedTPMIsEnrolledAgain(t *testing.T) {
+// TPM2_Clear leaves the key: what that does to the device is for the server to
+// say. Another endorsement seed is another TPM.
+func TestATPMWithAnotherSeedIsEnrolledAgain(t *testing.T) {
 	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
 	w.enroll(t, m, alice, Trust{})
-	m.chip.Clear(t)
+	m.chip.ChangeEPS(t)
 	_, err := w.loginWith(t, m, login{})
 	if !errors.Is(err, tpm.ErrStaleKey) {
 		t.Fatalf("got %v", err)
 	}
-	wantRefusal(t, err, "it was cleared, or it is another TPM")
+	wantRefusal(t, err, "not the TPM that this device was enrolled with")
+	if n := m.chip.Loaded(t); n != 0 {
+		t.Errorf("%d keys and sessions were left in the TPM", n)
+	}
 
+	d := w.device(t, testTag)
+	d.Spec.EnrollStatus = resource.NotEnrolled
+	if _, err := w.Update(t.Context(), admin, d, "", nil); err != nil {
+		t.Fatal(err)
+	}
 	token, err := w.RegisterCurrent(t.Context(), alice, m.data)
 	if err != nil {
 		t.Fatal(err)

@@ -5,8 +5,8 @@ import (
 	"encoding/hex"
 	"testing"
 
-	"github.com/google/go-attestation/attest"
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api"
@@ -15,64 +15,113 @@ import (
 	"devicetrust/store/storetest"
 )
 
-// other is go-attestation as a machine's half. Unlike our own it keeps one
+// other is a machine's half that makes RSA keys, and unlike our own keeps one
 // attestation key for several enrollments, as an attacker could.
 type other struct {
-	chip *attest.TPM
-	ak   *attest.AK
-	ek   attest.EK
+	chip   transport.TPM
+	ekCert []byte
+	ak     *tpm2.CreatePrimaryResponse
+	proof  *tpm2.CertifyCreationResponse
 }
 
+func (o *other) key() tpm2.NamedHandle {
+	return tpm2.NamedHandle{Handle: o.ak.ObjectHandle, Name: o.ak.Name}
+}
+
+// newOther wants a TPM with its RSA endorsement key at the persistent handle.
 func newOther(t testing.TB, m *machine) *other {
 	t.Helper()
-	chip, err := attest.OpenTPM(&attest.OpenConfig{CommandChannel: commandChannel{dialTPM(t, m)}})
-	if err != nil {
+	conn := dialTPM(t, m)
+	t.Cleanup(func() { conn.Close() })
+	o := &other{chip: transport.FromReadWriter(conn), ekCert: m.chip.EKCertificate}
+	template := goodArea()
+	template.Type = tpm2.TPMAlgRSA
+	template.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{KeyBits: 2048, Scheme: tpm2.TPMTRSAScheme{
+		Scheme:  tpm2.TPMAlgRSASSA,
+		Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256}),
+	}})
+	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
+	var err error
+	if o.ak, err = (tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(template)}).Execute(o.chip); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { chip.Close() })
-	ak, err := chip.NewAK(&attest.AKConfig{Algorithm: attest.RSA})
-	if err != nil {
+	t.Cleanup(func() { tpm2.FlushContext{FlushHandle: o.ak.ObjectHandle}.Execute(o.chip) })
+	if o.proof, err = (tpm2.CertifyCreation{
+		SignHandle: o.key(), ObjectHandle: o.key(), CreationHash: o.ak.CreationHash, CreationTicket: o.ak.CreationTicket,
+		InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+	}).Execute(o.chip); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { ak.Close(chip) })
-	eks, err := chip.EKs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &other{chip, ak, eks[0]}
+	return o
 }
 
 func (o *other) init(token string, data *dtv1.DeviceData) *dtv1.EnrollInit {
-	p := o.ak.AttestationParameters()
-	digest := sha256.Sum256(p.Public)
+	digest := sha256.Sum256(o.ak.OutPublic.Bytes())
 	return &dtv1.EnrollInit{
 		Token: token, CredentialId: hex.EncodeToString(digest[:]), DeviceData: data,
-		Tpm: &dtv1.TPMEnroll{EkCert: o.ek.Certificate.Raw, AttestationParameters: &dtv1.TPMAttestationParameters{
-			Public: p.Public, CreateData: p.CreateData, CreateAttestation: p.CreateAttestation, CreateSignature: p.CreateSignature,
+		Tpm: &dtv1.TPMEnroll{EkCert: o.ekCert, AttestationParameters: &dtv1.TPMAttestationParameters{
+			Public: o.ak.OutPublic.Bytes(), CreateData: o.ak.CreationData.Bytes(),
+			CreateAttestation: o.proof.CertifyInfo.Bytes(), CreateSignature: tpm2.Marshal(o.proof.Signature),
 		}},
 	}
 }
 
 func (o *other) answer(c *dtv1.TPMEnrollChallenge) (*dtv1.TPMEnrollChallengeResponse, error) {
-	secret, err := o.ak.ActivateCredentialWithEK(o.chip, attest.EncryptedCredential{
-		Credential: c.EncryptedCredential.Credential, Secret: c.EncryptedCredential.Secret,
-	}, o.ek)
+	secret, err := o.activate(c.GetEncryptedCredential())
 	if err != nil {
 		return nil, err
 	}
-	quote, err := o.ak.Quote(o.chip, c.Nonce, attest.HashSHA256)
+	all := make([]uint, pcrCount)
+	for n := range all {
+		all[n] = uint(n)
+	}
+	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(all...)}}}
+	quote, err := tpm2.Quote{
+		SignHandle: o.key(), QualifyingData: tpm2.TPM2BData{Buffer: c.GetNonce()},
+		InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: selection,
+	}.Execute(o.chip)
 	if err != nil {
 		return nil, err
 	}
-	pcrs, err := o.chip.PCRs(attest.HashSHA256)
-	if err != nil {
-		return nil, err
-	}
-	platform := &dtv1.TPMPlatform{Quotes: []*dtv1.TPMQuote{{Quote: quote.Quote, Signature: quote.Signature}}}
-	for _, pcr := range pcrs {
-		platform.Pcrs = append(platform.Pcrs, &dtv1.TPMPCR{Index: int32(pcr.Index), Digest: pcr.Digest, DigestAlg: uint32(tpm2.TPMAlgSHA256)})
+	platform := &dtv1.TPMPlatform{Quotes: []*dtv1.TPMQuote{{Quote: quote.Quoted.Bytes(), Signature: tpm2.Marshal(quote.Signature)}}}
+	for n := range all {
+		selection.PCRSelections[0].PCRSelect = tpm2.PCClientCompatible.PCRs(uint(n))
+		one, err := tpm2.PCRRead{PCRSelectionIn: selection}.Execute(o.chip)
+		if err != nil {
+			return nil, err
+		}
+		platform.Pcrs = append(platform.Pcrs, &dtv1.TPMPCR{Index: int32(n), Digest: one.PCRValues.Digests[0].Buffer, DigestAlg: uint32(tpm2.TPMAlgSHA256)})
 	}
 	return &dtv1.TPMEnrollChallengeResponse{ActivatedSecret: secret, Platform: platform}, nil
+}
+
+func (o *other) activate(c *dtv1.TPMEncryptedCredential) ([]byte, error) {
+	const persistent tpm2.TPMHandle = 0x81010001
+	ek, err := tpm2.ReadPublic{ObjectHandle: persistent}.Execute(o.chip)
+	if err != nil {
+		return nil, err
+	}
+	blob, err := tpm2.Unmarshal[tpm2.TPM2BIDObject](c.GetCredential())
+	if err != nil {
+		return nil, err
+	}
+	seed, err := tpm2.Unmarshal[tpm2.TPM2BEncryptedSecret](c.GetSecret())
+	if err != nil {
+		return nil, err
+	}
+	policy := func(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+		_, err := tpm2.PolicySecret{AuthHandle: tpm2.TPMRHEndorsement, PolicySession: session, NonceTPM: nonce}.Execute(tpm)
+		return err
+	}
+	rsp, err := tpm2.ActivateCredential{
+		ActivateHandle: o.key(),
+		KeyHandle:      tpm2.AuthHandle{Handle: persistent, Name: ek.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16, policy)},
+		CredentialBlob: *blob, Secret: *seed,
+	}.Execute(o.chip)
+	if err != nil {
+		return nil, err
+	}
+	return rsp.CertInfo.Buffer, nil
 }
 
 // enrollOther is enrollWith by the other half; of e it takes the token, the

@@ -135,12 +135,24 @@ func (k *softKey) sign(t testing.TB, message []byte) []byte {
 // parameters is a proof of creation that holds, as far as it can be seen.
 func (k *softKey) parameters(t testing.TB) *dtv1.TPMAttestationParameters {
 	t.Helper()
-	data := tpm2.Marshal(tpm2.TPMSCreationData{
-		PCRSelect:  tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{0, 0, 0}}}},
-		PCRDigest:  tpm2.TPM2BDigest{Buffer: make([]byte, 32)},
-		ParentName: tpm2.TPM2BName{Buffer: k.name()}, ParentQualifiedName: tpm2.TPM2BName{Buffer: k.name()},
-		ParentNameAlg: tpm2.TPMAlgSHA256,
-	})
+	return k.certify(t, tpm2.Marshal(primaryCreation()))
+}
+
+// primaryCreation is the creation data of a primary key in the endorsement
+// hierarchy.
+func primaryCreation() tpm2.TPMSCreationData {
+	return tpm2.TPMSCreationData{
+		PCRSelect:           tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{0, 0, 0}}}},
+		PCRDigest:           tpm2.TPM2BDigest{Buffer: make([]byte, 32)},
+		ParentNameAlg:       tpm2.TPMAlgNull,
+		ParentName:          tpm2.TPM2BName{Buffer: inEndorsementHierarchy},
+		ParentQualifiedName: tpm2.TPM2BName{Buffer: inEndorsementHierarchy},
+	}
+}
+
+// certify says of the key that it was made as data tells.
+func (k *softKey) certify(t testing.TB, data []byte) *dtv1.TPMAttestationParameters {
+	t.Helper()
 	hash := sha256.Sum256(data)
 	attestation := tpm2.Marshal(tpm2.TPMSAttest{
 		Magic: tpm2.TPMGeneratedValue, Type: tpm2.TPMSTAttestCreation,

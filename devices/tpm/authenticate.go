@@ -46,7 +46,7 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 	if err != nil {
 		return nil, err
 	}
-	ak, err := t.loadAK(enrolled.Key)
+	ak, err := t.enrolledAK(enrolled)
 	if errors.Is(err, errKeyGone) {
 		return nil, staleKey(cluster, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"errors"
-	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -24,30 +23,87 @@ type endorsementKey struct {
 	der []byte
 }
 
-// ekKind is one of the two templates that all TPMs know (TCG EK Credential
-// Profile for TPM 2.0, templates L-1 and L-2) with its NV indices (section
-// 2.2.1.4).
+// ekKind is one of the templates of the TCG EK Credential Profile for TPM 2.0
+// (version 2.5, annex B) with its NV indices (section 2.2.1.4).
 type ekKind struct {
-	name        string
-	cert, nonce tpm2.TPMHandle
-	template    func(nonce []byte) tpm2.TPMTPublic
+	name string
+	cert tpm2.TPMHandle
+	// nonce is the index of what the manufacturer made the key with; zero for
+	// the kinds of the high range, which have none.
+	nonce    tpm2.TPMHandle
+	template tpm2.TPMTPublic
 }
 
-var (
-	rsaEK = &ekKind{"RSA 2048", 0x01c00002, 0x01c00003, func(nonce []byte) tpm2.TPMTPublic {
-		template := tpm2.RSAEKTemplate
+// ekKinds in the order of choice. The low range, which all TPMs know, comes
+// first, and in it RSA, since its certificate is the one that manufacturers
+// have always shipped, and which allow-lists of their CAs are written for.
+func ekKinds() []*ekKind {
+	return []*ekKind{
+		{"RSA 2048", 0x01c00002, 0x01c00003, tpm2.RSAEKTemplate},
+		{"ECC P-256", 0x01c0000a, 0x01c0000b, tpm2.ECCEKTemplate},
+		{"high-range RSA 2048", 0x01c00012, 0, highRange(tpm2.RSAEKTemplate, policyB256)},
+		{"high-range ECC P-256", 0x01c00014, 0, highRange(tpm2.ECCEKTemplate, policyB256)},
+		{"ECC P-384", 0x01c00016, 0, p384EK()},
+	}
+}
+
+// bareEK is the key of a TPM without certificates.
+func bareEK() *ekKind { return ekKinds()[1] }
+
+// What the templates of the high range may be used by, beside the empty
+// password: TPM2_PolicyOR of the low range's policy and of one in NV (TCG EK
+// Credential Profile, section B.6.5).
+const (
+	policyB256 = "\xca\x3d\x0a\x99\xa2\xb9\x39\x06\xf7\xa3\x34\x24\x14\xef\xcf\xb3" +
+		"\xa3\x85\xd4\x4c\xd1\xfd\x45\x90\x89\xd1\x9b\x50\x71\xc0\xb7\xa0"
+	policyB384 = "\xb2\x6e\x7d\x28\xd1\x1a\x50\xbc\x53\xd8\x82\xbc\xf5\xfd\x3a\x1a" +
+		"\x07\x41\x48\xbb\x35\xd3\xb4\xe4\xcb\x1c\x0a\xd9\xbd\xe4\x19\xca" +
+		"\xcb\x47\xba\x09\x69\x96\x46\x15\x0f\x9f\xc0\x00\xf3\xf8\x0e\x12"
+)
+
+// highRange turns a template of the low range into its sibling of the high
+// one: with a password, another policy, and nothing in its unique field.
+func highRange(template tpm2.TPMTPublic, policy string) tpm2.TPMTPublic {
+	template.ObjectAttributes.UserWithAuth = true
+	template.AuthPolicy = tpm2.TPM2BDigest{Buffer: []byte(policy)}
+	if template.Type == tpm2.TPMAlgRSA {
+		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
+	} else {
+		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
+	}
+	return template
+}
+
+// p384EK is template H-3, the one that swtpm_setup takes.
+func p384EK() tpm2.TPMTPublic {
+	template := highRange(tpm2.ECCEKTemplate, policyB384)
+	template.NameAlg = tpm2.TPMAlgSHA384
+	template.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES,
+			KeyBits:   tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(256)),
+			Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		CurveID: tpm2.TPMECCNistP384,
+	})
+	return template
+}
+
+// withNonce is the template as the manufacturer used it.
+func (k *ekKind) withNonce(nonce []byte) tpm2.TPMTPublic {
+	template := k.template
+	switch {
+	case k.nonce == 0:
+	case template.Type == tpm2.TPMAlgRSA:
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: padded(nonce, 256)})
-		return template
-	}}
-	eccEK = &ekKind{"ECC P-256", 0x01c0000a, 0x01c0000b, func(nonce []byte) tpm2.TPMTPublic {
-		template := tpm2.ECCEKTemplate
+	default:
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
 			X: tpm2.TPM2BECCParameter{Buffer: padded(nonce, 32)},
 			Y: tpm2.TPM2BECCParameter{Buffer: make([]byte, 32)},
 		})
-		return template
-	}}
-)
+	}
+	return template
+}
 
 func padded(b []byte, size int) []byte {
 	out := make([]byte, size)
@@ -56,7 +112,7 @@ func padded(b []byte, size int) []byte {
 }
 
 // EKPublicDER gives the public half of the TPM's endorsement key (PKIX DER):
-// the one of the manufacturer's RSA certificate, else of its ECC certificate,
+// the one of the manufacturer's first certificate in the order of ekKinds,
 // else, in a TPM without certificates, the ECC P-256 key. It is the same every
 // time, and reading it never makes the TPM look for an RSA key.
 func (t *TPM) EKPublicDER(ctx context.Context) ([]byte, error) {
@@ -68,11 +124,9 @@ func (t *TPM) EKPublicDER(ctx context.Context) ([]byte, error) {
 	return ek.der, nil
 }
 
-// endorsementKeyLocked chooses as EKPublicDER says. RSA comes first since its
-// certificate is the one that manufacturers have always shipped, and which
-// allow-lists of their CAs are written for.
+// endorsementKeyLocked chooses as EKPublicDER says.
 func (t *TPM) endorsementKeyLocked() (*endorsementKey, error) {
-	for _, kind := range []*ekKind{rsaEK, eccEK} {
+	for _, kind := range ekKinds() {
 		cert, err := t.readEKCertificate(kind.cert)
 		if err != nil {
 			return nil, err
@@ -86,12 +140,12 @@ func (t *TPM) endorsementKeyLocked() (*endorsementKey, error) {
 		}
 		return &endorsementKey{kind: kind, cert: cert.Raw, der: der}, nil
 	}
-	h, der, err := t.createEK(eccEK)
+	loaded, der, err := t.createEK(bareEK())
 	if err != nil {
 		return nil, err
 	}
-	t.flush(h.Handle)
-	return &endorsementKey{kind: eccEK, der: der}, nil
+	t.flush(loaded.handle.Handle)
+	return &endorsementKey{kind: loaded.kind, der: der}, nil
 }
 
 // readEKCertificate gives nil where the index is empty or holds what is no
@@ -159,43 +213,67 @@ func (t *TPM) readNV(index tpm2.TPMHandle, limit int) ([]byte, error) {
 	return data, nil
 }
 
+// loadedEK is an endorsement key whose private half is in the TPM.
+type loadedEK struct {
+	kind   *ekKind
+	handle tpm2.NamedHandle
+}
+
+// authorized is the key with what its template asks for before it is used: the
+// empty password, or TPM2_PolicySecret(TPM_RH_ENDORSEMENT) with the empty
+// password that the hierarchy has unless somebody set another.
+func (ek loadedEK) authorized() tpm2.AuthHandle {
+	auth := tpm2.PasswordAuth(nil)
+	if !ek.kind.template.ObjectAttributes.UserWithAuth {
+		auth = tpm2.Policy(tpm2.TPMAlgSHA256, 16, ekPolicy)
+	}
+	return tpm2.AuthHandle{Handle: ek.handle.Handle, Name: ek.handle.Name, Auth: auth}
+}
+
+func ekPolicy(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+	_, err := tpm2.PolicySecret{AuthHandle: tpm2.TPMRHEndorsement, PolicySession: session, NonceTPM: nonce}.Execute(tpm)
+	return err
+}
+
 // loadEK makes the private half usable. A persistent copy is used where there
 // is one, since making an RSA key again can take a chip half a minute. A TPM
 // whose own key is not that of its certificate gives its own: the server
 // compares the two.
-func (t *TPM) loadEK(ek *endorsementKey) (h tpm2.NamedHandle, release func(), err error) {
+func (t *TPM) loadEK(ek *endorsementKey) (loaded loadedEK, release func(), err error) {
 	persistent, err := t.handles(firstPersistentEK)
 	if err != nil {
-		return h, nil, err
+		return loaded, nil, err
 	}
 	for _, handle := range persistent {
 		if handle>>8 != firstPersistentEK>>8 {
 			continue // the range of endorsement keys ends at 0x810100ff
 		}
 		public, name, der, err := t.readPublic(handle)
-		if err == nil && bytes.Equal(der, ek.der) && slices.Equal(public.AuthPolicy.Buffer, tpm2.RSAEKTemplate.AuthPolicy.Buffer) {
-			return tpm2.NamedHandle{Handle: handle, Name: name}, func() {}, nil
+		if err == nil && bytes.Equal(der, ek.der) && bytes.Equal(public.AuthPolicy.Buffer, ek.kind.template.AuthPolicy.Buffer) {
+			return loadedEK{ek.kind, tpm2.NamedHandle{Handle: handle, Name: name}}, func() {}, nil
 		}
 	}
-	h, der, err := t.createEK(ek.kind)
+	loaded, der, err := t.createEK(ek.kind)
 	if err != nil {
-		return h, nil, err
+		return loaded, nil, err
 	}
 	ek.der = der
-	return h, func() { t.flush(h.Handle) }, nil
+	return loaded, func() { t.flush(loaded.handle.Handle) }, nil
 }
 
-func (t *TPM) createEK(kind *ekKind) (h tpm2.NamedHandle, der []byte, err error) {
-	nonce, err := t.readNV(kind.nonce, 256)
-	if err != nil {
-		return h, nil, failedTo("read what its endorsement key is made with", err)
+func (t *TPM) createEK(kind *ekKind) (loaded loadedEK, der []byte, err error) {
+	var nonce []byte
+	if kind.nonce != 0 {
+		if nonce, err = t.readNV(kind.nonce, 256); err != nil {
+			return loaded, nil, failedTo("read what its endorsement key is made with", err)
+		}
 	}
 	rsp, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHEndorsement,
-		InPublic:      tpm2.New2B(kind.template(nonce)),
+		InPublic:      tpm2.New2B(kind.withNonce(nonce)),
 	}.Execute(t.ch)
 	if err != nil {
-		return h, nil, failedTo("make the "+kind.name+" endorsement key", err)
+		return loaded, nil, failedTo("make the "+kind.name+" endorsement key", err)
 	}
 	public, err := rsp.OutPublic.Contents()
 	if err == nil {
@@ -203,9 +281,9 @@ func (t *TPM) createEK(kind *ekKind) (h tpm2.NamedHandle, der []byte, err error)
 	}
 	if err != nil {
 		t.flush(rsp.ObjectHandle)
-		return h, nil, failedTo("make the "+kind.name+" endorsement key", err)
+		return loaded, nil, failedTo("make the "+kind.name+" endorsement key", err)
 	}
-	return tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, der, nil
+	return loadedEK{kind, tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}}, der, nil
 }
 
 func (t *TPM) readPublic(handle tpm2.TPMHandle) (*tpm2.TPMTPublic, tpm2.TPM2BName, []byte, error) {
@@ -228,12 +306,4 @@ func publicDER(public *tpm2.TPMTPublic) ([]byte, error) {
 		return nil, err
 	}
 	return x509.MarshalPKIXPublicKey(key)
-}
-
-// ekPolicy is what the templates ask for before the key is used:
-// TPM2_PolicySecret(TPM_RH_ENDORSEMENT), with the empty password that the
-// hierarchy has unless somebody set another.
-func ekPolicy(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-	_, err := tpm2.PolicySecret{AuthHandle: tpm2.TPMRHEndorsement, PolicySession: session, NonceTPM: nonce}.Execute(tpm)
-	return err
 }

@@ -47,7 +47,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 	defer room.release()
 	defer t.hold(ctx)()
 	// All that takes a chip long comes before the server's clock starts.
-	ak, made, saved, err := t.createAK()
+	ak, made, unique, err := t.newAK()
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 	if err != nil {
 		return nil, err
 	}
-	ekHandle, release, err := t.loadEK(ek)
+	loaded, release, err := t.loadEK(ek)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 	}
 	device, err = converse(stream, init, func(c *dtv1.TPMEnrollChallenge) (*dtv1.TPMEnrollChallengeResponse, error) {
 		credential := c.GetEncryptedCredential()
-		secret, err := t.activate(ak, ekHandle, credential.GetCredential(), credential.GetSecret())
+		secret, err := t.activate(ak, loaded, credential.GetCredential(), credential.GetSecret())
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +86,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 	if err != nil {
 		return nil, err
 	}
-	e := enrollment{Key: saved}
+	e := enrollment{Unique: unique}
 	if e.Enrollment, err = enrolledAs(device); err != nil {
 		return nil, err
 	}

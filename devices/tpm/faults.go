@@ -82,7 +82,7 @@ func whyCode(rc tpm2.TPMRC) (what, hint string) {
 	}{
 		{[]tpm2.TPMRC{tpm2.TPMRCInitialize}, "it was not started", "Give swtpm --flags not-need-init,startup-clear."},
 		{[]tpm2.TPMRC{tpm2.TPMRCLockout}, "it is locked after wrong passwords", "Wait until it unlocks itself, which takes minutes to hours, and try again."},
-		{[]tpm2.TPMRC{tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthMissing}, "its owner has set a password", "Take that password off, or clear the TPM in the firmware settings."},
+		{[]tpm2.TPMRC{tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthMissing}, "its endorsement hierarchy has a password", "Take that password off (tpm2_changeauth -c endorsement), or clear the TPM in the firmware settings."},
 		{[]tpm2.TPMRC{tpm2.TPMRCHierarchy, tpm2.TPMRCDisabled}, "the firmware has turned that off", "Turn the TPM and its hierarchies on in the firmware settings."},
 		{[]tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory}, "other programs have filled it", "Unset DTSH_TPM for " + DefaultAddress + ", which programs share, or end the other programs."},
 	} {

@@ -50,8 +50,8 @@ func fails(t *testing.T, answer func(net.Conn)) error {
 func TestATPMThatFailsIsToldWithARemedy(t *testing.T) {
 	for code, want := range map[uint32][2]string{
 		0x921: {"locked after wrong passwords", "minutes to hours"},
-		0x98e: {"set a password", "firmware settings"},
-		0x9a2: {"set a password", "firmware settings"},
+		0x98e: {"endorsement hierarchy has a password", "firmware settings"},
+		0x9a2: {"endorsement hierarchy has a password", "firmware settings"},
 		0x185: {"turned that off", "firmware settings"},
 		0x902: {"other programs have filled it", "/dev/tpmrm0"},
 		0x101: {"error 0x101", "Restart the machine"},
@@ -92,7 +92,7 @@ func TestEveryConversationTellsWhatTheTPMFailedToDo(t *testing.T) {
 			_, _, err := chip.Info(t.Context())
 			return err
 		},
-		"make the storage key": func(chip *TPM) error {
+		"make the attestation key": func(chip *TPM) error {
 			_, err := chip.Enroll(t.Context(), EnrollArgs{StatePath: path, Cluster: "a"}, nil)
 			return err
 		},

@@ -12,13 +12,20 @@ import (
 // ErrNotEnrolled: the state file knows no enrollment in the cluster.
 var ErrNotEnrolled = errors.New("not enrolled")
 
-// ErrStaleKey: the enrollment's key is not of this TPM as it is now. The TPM
-// was cleared, or is another one; a new enrollment heals it, and keeps the old
-// state beside the new.
-var ErrStaleKey = errors.New("the TPM cannot load the enrollment's key")
+// ErrStaleKey: the enrollment's key is not one of this TPM's. It is another
+// TPM, or was given another identity (TPM2_ChangeEPS); a new enrollment heals
+// it, and keeps the old state beside the new.
+var ErrStaleKey = errors.New("the TPM cannot make the enrollment's key")
+
+// errEarlierState: the state file is of a version that had another kind of
+// attestation key. A new enrollment takes its place.
+var errEarlierState = errors.New("an earlier state file")
 
 // enrollHint is what a person does about a machine that is not enrolled.
 const enrollHint = "Enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
+
+// enrollAgainHint is for one that was.
+const enrollAgainHint = "Enroll the device again: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
 
 func notEnrolled(cluster string) error {
 	return &refusal{
@@ -29,9 +36,17 @@ func notEnrolled(cluster string) error {
 
 func staleKey(cluster string, cause error) error {
 	return &refusal{
-		Refusal: api.Refuse(connect.CodeFailedPrecondition, "the TPM does not know this device's enrollment in %s any more: it was cleared, or it is another TPM", cluster).
-			WithHint("Enroll the device again: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"),
+		Refusal: api.Refuse(connect.CodeFailedPrecondition, "this is not the TPM that this device was enrolled with in %s", cluster).
+			WithHint(enrollAgainHint),
 		cause: errors.Join(ErrStaleKey, cause),
+	}
+}
+
+func earlierState() error {
+	return &refusal{
+		Refusal: api.Refuse(connect.CodeFailedPrecondition, "this device was enrolled by an earlier version of dtsh, with a key that is not used any more").
+			WithHint(enrollAgainHint),
+		cause: errEarlierState,
 	}
 }
 

@@ -11,14 +11,15 @@ import (
 	"path/filepath"
 )
 
-// stateVersion is of the state file; another one is refused.
-const stateVersion = 1
+// stateVersion is of the state file; another one is refused. Version 1 had
+// attestation keys under the storage key.
+const stateVersion = 2
 
 // staleSuffix is of the file that keeps the enrollments before the last one.
 const staleSuffix = ".stale"
 
-// state is the file that remembers a machine's enrollments. The keys in it are
-// encrypted by the TPM and of no use to another.
+// state is the file that remembers a machine's enrollments. There is no key in
+// it, only what the TPM makes one from, and another TPM makes another.
 type state struct {
 	Version int `json:"version"`
 	// Clusters by name: a machine may be enrolled in several, with a key for
@@ -28,7 +29,8 @@ type state struct {
 
 type enrollment struct {
 	Enrollment
-	Key savedKey `json:"attestation_key"`
+	// Unique is what the attestation key is made from.
+	Unique []byte `json:"unique"`
 }
 
 // Enrollment is what a machine knows of its enrollment in a cluster.
@@ -36,13 +38,6 @@ type Enrollment struct {
 	CredentialID string `json:"credential_id"`
 	DeviceID     string `json:"device_id"`
 	AssetTag     string `json:"asset_tag"`
-}
-
-// savedKey is what TPM2_Load wants.
-type savedKey struct {
-	Public     []byte `json:"public"`  // TPMT_PUBLIC
-	Private    []byte `json:"private"` // encrypted under the parent
-	ParentName []byte `json:"parent_name"`
 }
 
 // Enrolled tells what the state file at path knows of the enrollment in
@@ -60,10 +55,9 @@ func Enrolled(path, cluster string) (Enrollment, error) {
 }
 
 func readState(path string) (state, error) {
-	empty := state{Version: stateVersion, Clusters: map[string]enrollment{}}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
+		return emptyState(), nil
 	}
 	if err != nil {
 		return state{}, forbiddenState(path, err)
@@ -72,6 +66,13 @@ func readState(path string) (state, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxState))
 	if err != nil {
 		return state{}, forbiddenState(path, err)
+	}
+	// An earlier version has keys that this one does not know.
+	var old struct {
+		Version int `json:"version"`
+	}
+	if json.Unmarshal(data, &old) == nil && old.Version > 0 && old.Version < stateVersion {
+		return state{}, earlierState()
 	}
 	s := state{}
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -83,9 +84,23 @@ func readState(path string) (state, error) {
 		return state{}, unreadableState(path, fmt.Errorf("it has version %d, this program knows %d", s.Version, stateVersion))
 	}
 	if s.Clusters == nil {
-		return empty, nil
+		return emptyState(), nil
 	}
 	return s, nil
+}
+
+// readToReplace is readState for an enrollment, which takes the place of an
+// earlier version's.
+func readToReplace(path string) (s state, isEarlier bool, err error) {
+	s, err = readState(path)
+	if errors.Is(err, errEarlierState) {
+		return emptyState(), true, nil
+	}
+	return s, false, err
+}
+
+func emptyState() state {
+	return state{Version: stateVersion, Clusters: map[string]enrollment{}}
 }
 
 // reserved is all that remembering an enrollment needs of the disk. Remember
@@ -114,7 +129,7 @@ func CanRemember(path string) error {
 // written to is found out while the token is good, and whoever fills the disk
 // later cannot part what the server knows from what the machine knows.
 func reserve(path string) (*reserved, error) {
-	s, err := readState(path)
+	s, _, err := readToReplace(path)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +174,7 @@ func (r *reserved) remember(lock func() (unlock func()), cluster string, e enrol
 	if lock != nil {
 		defer lock()()
 	}
-	s, err := readState(r.path)
+	s, isEarlier, err := readToReplace(r.path)
 	if err != nil {
 		return err
 	}
@@ -169,7 +184,7 @@ func (r *reserved) remember(lock func() (unlock func()), cluster string, e enrol
 	if err != nil {
 		return err
 	}
-	if err := r.replace(data, replaces); err != nil {
+	if err := r.replace(data, replaces || isEarlier); err != nil {
 		return unwritableState(r.path, err)
 	}
 	return nil

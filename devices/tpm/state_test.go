@@ -14,7 +14,7 @@ import (
 func enrolledIn(cluster string) enrollment {
 	return enrollment{
 		Enrollment: Enrollment{CredentialID: "c-" + cluster, DeviceID: "d-" + cluster, AssetTag: "PF2ABCDE"},
-		Key:        savedKey{Public: []byte("public"), Private: []byte("private"), ParentName: []byte("name")},
+		Unique:     []byte("unique"),
 	}
 }
 
@@ -92,12 +92,12 @@ func TestAnEnrollmentThatIsReplacedIsSetAside(t *testing.T) {
 
 func TestAStateFileThatIsNotUnderstoodIsRefusedAndKept(t *testing.T) {
 	for name, text := range map[string]string{
-		"another version": `{"version": 2, "clusters": {}}`,
+		"another version": `{"version": 3, "clusters": {}}`,
 		"no version":      `{}`,
-		"unknown key":     `{"version": 1, "clusters": {}, "secret": true}`,
+		"unknown key":     `{"version": 2, "clusters": {}, "secret": true}`,
 		"garbage":         "\x00\x01",
 		"nothing":         "",
-		"half a file":     `{"version": 1, "clu`,
+		"half a file":     `{"version": 2, "clu`,
 	} {
 		path := filepath.Join(t.TempDir(), "state.json")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -111,6 +111,29 @@ func TestAStateFileThatIsNotUnderstoodIsRefusedAndKept(t *testing.T) {
 		if err := remember(path, "a", enrolledIn("a")); err == nil {
 			t.Errorf("%s: it was overwritten", name)
 		}
+	}
+}
+
+func TestAnEnrollmentOfAnEarlierVersionIsRefusedAndReplaced(t *testing.T) {
+	const earlier = `{"version": 1, "clusters": {"a": {"credential_id": "c", "device_id": "d", "asset_tag": "PF2ABCDE",
+		"attestation_key": {"public": "AA==", "private": "AA==", "parent_name": "AA=="}}}}`
+	path := filepath.Join(t.TempDir(), "state.json")
+	if err := os.WriteFile(path, []byte(earlier), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Enrolled(path, "a")
+	isForAPerson(t, err, "enrolled by an earlier version of dtsh", "dtsh device enroll")
+	if err := CanRemember(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := remember(path, "a", enrolledIn("a")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Enrolled(path, "a"); err != nil || got != enrolledIn("a").Enrollment {
+		t.Errorf("then: %v, %v", got, err)
+	}
+	if kept, err := os.ReadFile(path + staleSuffix); err != nil || string(kept) != earlier {
+		t.Errorf("the earlier one was not set aside: %q, %v", kept, err)
 	}
 }
 

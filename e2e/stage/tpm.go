@@ -63,8 +63,9 @@ func (t *TPM) start(ctx context.Context) error {
 // Address is what DTSH_TPM is set to.
 func (t *TPM) Address() string { return "unix:" + t.socket }
 
-// Clear does what the firmware's "clear TPM" does: keys below the storage
-// hierarchy are void, the endorsement key stays (TPM 2.0 Part 3, TPM2_Clear).
+// Clear does what the firmware's "clear TPM" does: all that the owner made is
+// gone and the reset count is zero; the endorsement key and our attestation
+// keys stay (TPM 2.0 Part 3, TPM2_Clear).
 func (t *TPM) Clear() (err error) {
 	tpm, err := linuxudstpm.Open(t.socket)
 	if err != nil {

@@ -6,6 +6,7 @@ package tpmtest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -94,11 +95,42 @@ func Run(dir string) (tpm *TPM, stop func(), err error) {
 }
 
 // Clear does what the firmware's "clear TPM" does: all that the owner made is
-// gone, the endorsement key stays.
+// gone and the reset count is zero; the endorsement seed stays, and with it the
+// endorsement key and our attestation keys.
 func (tpm *TPM) Clear(t testing.TB) {
 	t.Helper()
 	tpm.Do(t, func(c transport.TPM) error {
 		_, err := tpm2.Clear{AuthHandle: tpm2.TPMRHPlatform}.Execute(c)
+		return err
+	})
+}
+
+// ChangeEPS gives the TPM another endorsement seed, and so another identity: it
+// is then as another chip, with certificates of keys that it does not have.
+func (tpm *TPM) ChangeEPS(t testing.TB) {
+	t.Helper()
+	tpm.Do(t, func(c transport.TPM) error {
+		// go-tpm has not this command (TPM 2.0 Part 3, TPM2_ChangeEPS); the
+		// platform's password is empty.
+		rsp, err := c.Send([]byte{
+			0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x24, 0x40, 0, 0, 0x0c,
+			0, 0, 0, 9, 0x40, 0, 0, 0x09, 0, 0, 0, 0, 0,
+		})
+		if err != nil {
+			return err
+		}
+		if rc := binary.BigEndian.Uint32(rsp[6:]); rc != 0 {
+			return tpm2.TPMRC(rc)
+		}
+		return nil
+	})
+}
+
+// SetEndorsementPassword lets whoever uses that hierarchy give a password.
+func (tpm *TPM) SetEndorsementPassword(t testing.TB) {
+	t.Helper()
+	tpm.Do(t, func(c transport.TPM) error {
+		_, err := tpm2.HierarchyChangeAuth{AuthHandle: tpm2.TPMRHEndorsement, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("secret")}}.Execute(c)
 		return err
 	})
 }
