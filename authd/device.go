@@ -101,6 +101,33 @@ func (h deviceService) RegisterCurrentDevice(ctx context.Context, req *connect.R
 	return connect.NewResponse(enrollToken(token)), nil
 }
 
+func (h deviceService) ListDevices(ctx context.Context, req *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error) {
+	m := req.Msg
+	f := devices.Filter{
+		OSType: m.GetOsType(), EnrollStatus: m.GetEnrollStatus(), Owner: m.GetOwner(), Source: m.GetSource(),
+		AssetTagPrefix: m.GetAssetTagPrefix(), Attestation: m.GetAttestation(), Frozen: m.GetFrozenOnly(),
+	}
+	if t := m.GetNotSeenSince(); t != nil {
+		if err := t.CheckValid(); err != nil {
+			return nil, api.Refuse(connect.CodeInvalidArgument, "not_seen_since is not a time")
+		}
+		f.NotSeenSince = t.AsTime()
+	}
+	page, next, err := h.s.devices.ListPage(ctx, f, devices.Page{Size: int(m.GetPageSize()), Token: m.GetPageToken()})
+	if err != nil {
+		return nil, err
+	}
+	out := &dtv1.ListDevicesResponse{NextPageToken: next}
+	for i := range page {
+		doc, err := resource.MarshalJSON(&page[i])
+		if err != nil {
+			return nil, err
+		}
+		out.Devices = append(out.Devices, doc)
+	}
+	return connect.NewResponse(out), nil
+}
+
 func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStream[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) error {
 	c, err := person(ctx)
 	if err != nil {

@@ -321,10 +321,15 @@ func (s *Server) roleUnused(kind, name string) func(tx *store.Tx) error {
 
 // Devices.
 
+// listDevices gives them to who asks for all of a kind, where that is a page.
 func (s *Server) listDevices(ctx context.Context) ([]resource.Resource, error) {
-	all, err := s.devices.List(ctx)
+	all, next, err := s.devices.ListPage(ctx, devices.Filter{}, devices.Page{Size: devices.MaxPage})
 	if err != nil {
 		return nil, err
+	}
+	if next != "" {
+		return nil, api.Refuse(connect.CodeFailedPrecondition, "there are more devices than one answer holds (%d)", len(all)).
+			WithHint("dtctl devices ls lists them page by page")
 	}
 	out := make([]resource.Resource, len(all))
 	for i := range all {

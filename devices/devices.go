@@ -200,15 +200,6 @@ func (i *Inventory) Resolve(tx *store.Tx, name string) (Ref, error) {
 	return Ref{AssetTag: name}, nil
 }
 
-// List gives all devices, by asset tag and operating system.
-func (i *Inventory) List(ctx context.Context) (all []resource.Device, err error) {
-	err = i.db.Read(ctx, func(tx *store.Tx) error {
-		all, err = find(tx, `1 = 1`)
-		return err
-	})
-	return all, err
-}
-
 // OwnedBy gives the IDs of the devices that user has enrolled, in order.
 func (i *Inventory) OwnedBy(tx *store.Tx, user string) ([]string, error) {
 	owned, err := find(tx, `owner = $1 AND enroll_status = $2`, user, resource.Enrolled)

@@ -82,30 +82,6 @@ func TestATagOnTwoSystemsIsNoName(t *testing.T) {
 	})
 }
 
-func TestDevicesAreListedInOrder(t *testing.T) {
-	storetest.Run(t, func(t *testing.T, db *store.DB) {
-		w := newWorld(t, db)
-		if all, err := w.List(t.Context()); err != nil || len(all) != 0 {
-			t.Errorf("an empty inventory: %v, %v", all, err)
-		}
-		for _, tag := range []string{"b1", "A2", "a1", "B1"} {
-			add(t, w, "linux", tag)
-		}
-		add(t, w, "windows", "a1")
-		all, err := w.List(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, d := range all {
-			got = append(got, label(d))
-		}
-		if diff := cmp.Diff([]string{"A2/linux", "B1/linux", "a1/linux", "a1/windows", "b1/linux"}, got); diff != "" {
-			t.Error(diff)
-		}
-	})
-}
-
 func TestADeviceIsCalledByItsIDOrItsTag(t *testing.T) {
 	w := newWorld(t, storetest.Open(t))
 	d := add(t, w, "linux", testTag)

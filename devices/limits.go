@@ -56,4 +56,14 @@ const (
 	// maxUsernames and maxLabels bound what an administrator may note.
 	maxUsernames = 64
 	maxLabels    = 64
+
+	// DefaultPage and MaxPage are how many devices a page of a list has;
+	// maxPageBytes is of their documents, of which one more still fits an
+	// answer of the API: 4 KiB each, while one with all of its reports has up
+	// to 100.
+	DefaultPage  = 100
+	MaxPage      = 1000
+	maxPageBytes = 4 << 20
+	// maxPageToken: a tag and a system in base64 have less than 100.
+	maxPageToken = 128
 )

@@ -83,6 +83,16 @@ func (m *machine) open(t testing.TB) *tpm.TPM {
 	return chip
 }
 
+// all are the devices of an inventory that fits into a page.
+func (w *world) all(t testing.TB) []resource.Device {
+	t.Helper()
+	all, next, err := w.ListPage(t.Context(), Filter{}, Page{Size: MaxPage})
+	if err != nil || next != "" {
+		t.Fatalf("%v; the page after begins at %q", err, next)
+	}
+	return all
+}
+
 // register adds the machine to the inventory and gives a token for it.
 func (w *world) register(t testing.TB, m *machine) Token {
 	t.Helper()

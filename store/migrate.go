@@ -3,8 +3,12 @@ package store
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"path"
+	"strings"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -16,21 +20,7 @@ var migrations embed.FS
 // migrate brings the schema up to date; a schema newer than this program is
 // refused, for it may mean what this program does not know.
 func (db *DB) migrate(ctx context.Context) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	dialect, opts := goose.DialectSQLite3, []goose.ProviderOption(nil)
-	if db.engine == enginePostgres {
-		dialect = goose.DialectPostgres
-		// Several dtauthd may start at once.
-		locker, err := lock.NewPostgresSessionLocker()
-		if err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		opts = append(opts, goose.WithSessionLocker(locker))
-	}
-	p, err := goose.NewProvider(dialect, db.writer, files, opts...)
+	p, err := db.migrator()
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -47,3 +37,51 @@ func (db *DB) migrate(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (db *DB) migrator() (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	if db.engine == engineSQLite {
+		return goose.NewProvider(goose.DialectSQLite3, db.writer, sqliteFiles{files})
+	}
+	// Several dtauthd may start at once.
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectPostgres, db.writer, files, goose.WithSessionLocker(locker))
+}
+
+// postgresOnly ends a line of a migration that SQLite does not need and would
+// not understand.
+const postgresOnly = "-- PostgreSQL only"
+
+// sqliteFiles are the migrations without those lines.
+type sqliteFiles struct{ fs.FS }
+
+func (s sqliteFiles) Open(name string) (fs.File, error) {
+	f, err := s.FS.Open(name)
+	if err != nil || path.Ext(name) != ".sql" {
+		return f, err
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasSuffix(strings.TrimSpace(line), postgresOnly) {
+			kept.WriteString(line)
+		}
+	}
+	return sqliteFile{f, strings.NewReader(kept.String())}, nil
+}
+
+type sqliteFile struct {
+	fs.File
+	text *strings.Reader
+}
+
+func (f sqliteFile) Read(p []byte) (int, error) { return f.text.Read(p) }
