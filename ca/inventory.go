@@ -72,13 +72,13 @@ func (c *CA) insert(tx *store.Tx, p prepared, serials []uint64) error {
 	return nil
 }
 
-// revoke marks what matches the condition on $3 and can still be used; nodes
-// hear of it.
-func (c *CA) revoke(tx *store.Tx, where string, value any, reason string) (int64, error) {
+// revoke marks what matches the condition on $3, and on $5 and further for
+// more, and can still be used; nodes hear of it.
+func (c *CA) revoke(tx *store.Tx, where string, value any, reason string, more ...any) (int64, error) {
 	now := c.now()
 	n, err := tx.Exec(`UPDATE certificates SET revoked_at = $1, revoked_reason = $2
 		WHERE revoked_at = 0 AND valid_before > $4 AND `+where,
-		store.Micros(now), reason, value, store.Micros(now.Add(-expiryGrace)))
+		append([]any{store.Micros(now), reason, value, store.Micros(now.Add(-expiryGrace))}, more...)...)
 	if err != nil {
 		return 0, fmt.Errorf("ca: revoke: %w", err)
 	}
@@ -104,6 +104,15 @@ func (c *CA) RevokeDevice(tx *store.Tx, deviceID, reason string) (int64, error) 
 		return 0, errRevokeNobody
 	}
 	return c.revoke(tx, "device_id = $3", deviceID, reason)
+}
+
+// RevokeDeviceOf revokes what a user has that carries a device, and tells how
+// many.
+func (c *CA) RevokeDeviceOf(tx *store.Tx, deviceID, user, reason string) (int64, error) {
+	if deviceID == "" || user == "" {
+		return 0, errRevokeNobody
+	}
+	return c.revoke(tx, "device_id = $3 AND subject = $5 AND kind IN ('user_ssh', 'user_tls')", deviceID, reason, user)
 }
 
 // RevokeSubject revokes what was issued to a user (by name) or a node (by ID)

@@ -51,6 +51,7 @@ func TestRevokingEndsExactlyWhatIsMeant(t *testing.T) {
 	}{
 		"a login":            {func(c *CA, tx *store.Tx) (int64, error) { return c.RevokeLogin(tx, "login-1", "x") }, []uint64{1, 2}},
 		"a device":           {func(c *CA, tx *store.Tx) (int64, error) { return c.RevokeDevice(tx, "device-1", "x") }, []uint64{1, 2, 5, 6}},
+		"a user on a device": {func(c *CA, tx *store.Tx) (int64, error) { return c.RevokeDeviceOf(tx, "device-1", "alice", "x") }, []uint64{1, 2}},
 		"a user":             {func(c *CA, tx *store.Tx) (int64, error) { return c.RevokeSubject(tx, SubjectUser, "alice", "x") }, []uint64{1, 2, 3, 4}},
 		"a node":             {func(c *CA, tx *store.Tx) (int64, error) { return c.RevokeSubject(tx, SubjectNode, "node-1", "x") }, []uint64{7, 8}},
 		"an unknown login":   {func(c *CA, tx *store.Tx) (int64, error) { return c.RevokeLogin(tx, "login-9", "x") }, nil},
@@ -91,10 +92,12 @@ func (w *world) sequence(t *testing.T) (seq uint64) {
 func TestRevokingNobodyIsAnError(t *testing.T) {
 	w := manyCertificates(t, storetest.Open(t))
 	for name, revoke := range map[string]func(tx *store.Tx) (int64, error){
-		"login":           func(tx *store.Tx) (int64, error) { return w.ca.RevokeLogin(tx, "", "x") },
-		"device":          func(tx *store.Tx) (int64, error) { return w.ca.RevokeDevice(tx, "", "x") },
-		"user":            func(tx *store.Tx) (int64, error) { return w.ca.RevokeSubject(tx, SubjectUser, "", "x") },
-		"unknown subject": func(tx *store.Tx) (int64, error) { return w.ca.RevokeSubject(tx, "", "alice", "x") },
+		"login":               func(tx *store.Tx) (int64, error) { return w.ca.RevokeLogin(tx, "", "x") },
+		"device":              func(tx *store.Tx) (int64, error) { return w.ca.RevokeDevice(tx, "", "x") },
+		"a device of nobody":  func(tx *store.Tx) (int64, error) { return w.ca.RevokeDeviceOf(tx, "device-1", "", "x") },
+		"no device of a user": func(tx *store.Tx) (int64, error) { return w.ca.RevokeDeviceOf(tx, "", "alice", "x") },
+		"user":                func(tx *store.Tx) (int64, error) { return w.ca.RevokeSubject(tx, SubjectUser, "", "x") },
+		"unknown subject":     func(tx *store.Tx) (int64, error) { return w.ca.RevokeSubject(tx, "", "alice", "x") },
 	} {
 		err := w.db.Write(t.Context(), func(tx *store.Tx) error {
 			_, err := revoke(tx)
