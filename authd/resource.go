@@ -268,7 +268,7 @@ func (s *Server) updateUser(ctx context.Context, r resource.Resource, revision s
 func (s *Server) deleteUser(ctx context.Context, name string) error {
 	actor := callerOf(ctx).actor
 	return s.login.DeleteUser(ctx, actor, name, func(tx *store.Tx) error {
-		if err := s.devices.UnenrollOwnedBy(tx, actor, name, s.endDevice("the device's owner was removed")); err != nil {
+		if err := s.devices.Disown(tx, actor, name, s.endDevice("the device's owner was removed")); err != nil {
 			return err
 		}
 		return s.endUser(tx, name, "the user was removed")
@@ -278,6 +278,20 @@ func (s *Server) deleteUser(ctx context.Context, name string) error {
 func (s *Server) endUser(tx *store.Tx, name, why string) error {
 	_, err := s.ca.RevokeSubject(tx, ca.SubjectUser, name, why)
 	return err
+}
+
+// usersExist is for owners of devices.
+func (s *Server) usersExist(tx *store.Tx, names []string) error {
+	for _, n := range names {
+		_, err := s.login.GetUser(tx, n)
+		if isNotFound(err) {
+			return api.Refuse(connect.CodeInvalidArgument, "spec.owners: user %.64q does not exist", n).WithHint("dtctl users ls shows the users")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Server) rolesExist(tx *store.Tx, names []string) error {

@@ -121,6 +121,11 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 	s.login = login.New(db, s.audit, cfg.Now)
 	s.login.CheckRoles = s.rolesExist
 	s.devices = devices.New(db, s.audit, s.ca.Cluster(), cfg.Now)
+	s.devices.UsersExist = s.usersExist
+	s.devices.EndFor = func(tx *store.Tx, id, user string) error {
+		_, err := s.ca.RevokeDeviceOf(tx, id, user, "the user is not an owner of the device any more")
+		return err
+	}
 	s.nodes = nodes{now: cfg.Now}
 	s.tls = &serverTLS{
 		ca: s.ca, now: cfg.Now, certFile: cfg.TLSCert, keyFile: cfg.TLSKey,

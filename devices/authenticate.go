@@ -126,7 +126,7 @@ func (a *authenticating) verify(msg *dtv1.AuthenticateDeviceRequest) (measured, 
 	return verifyQuote(c.TPMAKPublic, msg.GetTpmChallengeResponse().GetPlatform(), nonce[:])
 }
 
-// find takes the device of a credential, enrolled by this person.
+// find takes the device of a credential, which must speak for this person.
 func (a *authenticating) find(ctx context.Context, init *dtv1.AuthenticateInit) error {
 	if err := checkData(init.GetDeviceData()); err != nil {
 		return err
@@ -156,7 +156,7 @@ func stands(d resource.Device, v Verified) error {
 	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil || d.Spec.Credential.ID != v.device.CredentialID {
 		return api.Refuse(connect.CodePermissionDenied, "device %s is not enrolled any more", d.Spec.AssetTag)
 	}
-	return enrolledByOther(d, v.owner)
+	return notTheirs(d, v.owner)
 }
 
 func (a *authenticating) verified() Verified {

@@ -27,6 +27,12 @@ func (d *detailed) Unwrap() error { return d.Refusal }
 // withDetail keeps err for the record.
 func withDetail(r *api.Refusal, err error) error { return &detailed{r, err} }
 
+// refusalOf is the refusal in err; nil where there is none.
+func refusalOf(err error) *api.Refusal {
+	r, _ := errors.AsType[*api.Refusal](err)
+	return r
+}
+
 // recordFailure records that cause ended something, and gives it back. Where
 // that cannot be recorded the error is about that, and cause only its text: a
 // refusal within it would be all that the edge tells and logs.

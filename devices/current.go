@@ -3,9 +3,6 @@ package devices
 import (
 	"context"
 
-	"connectrpc.com/connect"
-
-	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
 	"devicetrust/resource"
@@ -46,15 +43,4 @@ func (i *Inventory) RegisterCurrent(ctx context.Context, user string, data *dtv1
 		})
 	}
 	return token, err
-}
-
-// enrolledByOther refuses a device that belongs to somebody else: an
-// administrator has to take it away first, so that it does not change hands
-// unseen.
-func enrolledByOther(d resource.Device, user string) error {
-	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Owner == user {
-		return nil
-	}
-	return api.Refuse(connect.CodePermissionDenied, "device %s is enrolled by another user", d.Spec.AssetTag).
-		WithHint("An administrator can unenroll it: dtctl edit device/%s, and set enroll_status to %s", d.Spec.AssetTag, resource.NotEnrolled)
 }

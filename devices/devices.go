@@ -7,7 +7,6 @@ package devices
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +29,13 @@ type Inventory struct {
 	cluster string
 	now     func() time.Time
 	seats   *seats
+
+	// UsersExist is asked in each transaction that makes users the owners of
+	// a device whether there are such; nil refuses all owners. EndFor ends in
+	// such a transaction what a device gave to a user who is taken out; nil
+	// lets nobody be. Both are set before the inventory is used.
+	UsersExist func(tx *store.Tx, names []string) error
+	EndFor     func(tx *store.Tx, id, user string) error
 }
 
 // New returns the inventory kept in db.
@@ -117,6 +123,9 @@ func (i *Inventory) register(tx *store.Tx, actor string, d NewDevice, device res
 	if len(same) > 0 {
 		return resource.Device{}, api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", label(same[0]), same[0].Metadata.Name)
 	}
+	if err := i.ownersExist(tx, nil, device.Spec.Owners); err != nil {
+		return resource.Device{}, err
+	}
 	now := i.instant()
 	device.Kind, device.Version = resource.KindDevice, version
 	device.Spec.EnrollStatus = resource.NotEnrolled
@@ -198,17 +207,6 @@ func (i *Inventory) Resolve(tx *store.Tx, name string) (Ref, error) {
 		return Ref{ID: name}, nil
 	}
 	return Ref{AssetTag: name}, nil
-}
-
-// OwnedBy gives the IDs of the devices that user has enrolled, in order.
-func (i *Inventory) OwnedBy(tx *store.Tx, user string) ([]string, error) {
-	owned, err := find(tx, `owner = $1 AND enroll_status = $2`, user, resource.Enrolled)
-	var ids []string
-	for _, d := range owned {
-		ids = append(ids, d.Metadata.Name)
-	}
-	slices.Sort(ids)
-	return ids, err
 }
 
 // Remove takes a device out of the inventory, with its tokens. inTx, where not

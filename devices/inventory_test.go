@@ -366,7 +366,7 @@ func TestTheDevicesOfAUserWhoGoesAreUnenrolled(t *testing.T) {
 		}
 		var ended []string
 		err := db.Write(t.Context(), func(tx *store.Tx) error {
-			return w.UnenrollOwnedBy(tx, admin, alice, func(_ *store.Tx, id string) error { ended = append(ended, id); return nil })
+			return w.Disown(tx, admin, alice, func(_ *store.Tx, id string) error { ended = append(ended, id); return nil })
 		})
 		if err != nil || len(owned()) != 0 || !cmp.Equal(ended, []string{id}) {
 			t.Errorf("ended %q, still owned %q: %v", ended, owned(), err)

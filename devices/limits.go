@@ -66,4 +66,6 @@ const (
 	maxPageBytes = 4 << 20
 	// maxPageToken: a tag and a system in base64 have less than 100.
 	maxPageToken = 128
+	// maxOwners: the people of a shift who share a machine, and some.
+	maxOwners = 64
 )

@@ -80,7 +80,10 @@ func insert(tx *store.Tx, d *resource.Device) error {
 		return fmt.Errorf("devices: %w", err)
 	}
 	d.Metadata.Revision = "1"
-	return nil
+	if len(d.Spec.Owners) == 0 {
+		return nil
+	}
+	return keepOwners(tx, *d)
 }
 
 // update stores a device that was read in the same transaction.

@@ -58,7 +58,7 @@ func (i *Inventory) Create(ctx context.Context, actor string, d resource.Device)
 }
 
 // Update replaces what an administrator may change of the device that d names
-// by its ID: description, labels and profile; and enroll_status from enrolled
+// by its ID: description, labels, profile and owners; and enroll_status from enrolled
 // to not_enrolled, which ends the enrollment: then inTx, where not nil, ends in
 // the same transaction what it gave. A revision that is not empty must be the
 // current one (CodeAborted). The other fields may be left out; a change of one
@@ -97,12 +97,18 @@ func (i *Inventory) change(tx *store.Tx, actor string, current, wanted resource.
 	default:
 		return resource.Device{}, errEnrollStatus(status)
 	}
+	before := current.Spec.Owners
 	note(&current, wanted)
+	owners, err := i.changeOwners(tx, current, before)
+	if err != nil {
+		return resource.Device{}, err
+	}
+	done = append(done, owners...)
 	current.Spec.UpdateTime = i.instant()
 	if err := update(tx, &current); err != nil {
 		return resource.Device{}, err
 	}
-	_, err := i.log.Record(tx, event.Event{Type: event.DeviceUpdate, User: actor, Success: true, Device: described(current), Reasons: done})
+	_, err = i.log.Record(tx, event.Event{Type: event.DeviceUpdate, User: actor, Success: true, Device: described(current), Reasons: done})
 	return current, err
 }
 
@@ -117,27 +123,10 @@ func (i *Inventory) unenroll(tx *store.Tx, d *resource.Device, inTx func(tx *sto
 	return i.end(tx, d.Metadata.Name, inTx)
 }
 
-// UnenrollOwnedBy unenrolls all devices of a user who is going: somebody who
-// is given the name later must not find them enrolled. inTx is called for each.
-func (i *Inventory) UnenrollOwnedBy(tx *store.Tx, actor, user string, inTx func(tx *store.Tx, id string) error) error {
-	owned, err := find(tx, `owner = $1`, user)
-	if err != nil {
-		return err
-	}
-	for _, d := range owned {
-		wanted := resource.Device{Spec: resource.DeviceSpec{EnrollStatus: resource.NotEnrolled}}
-		wanted.Metadata, wanted.Spec.Profile = d.Metadata, d.Spec.Profile
-		if _, err := i.change(tx, actor, d, wanted, inTx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // note copies what an administrator may write.
 func note(d *resource.Device, from resource.Device) {
 	d.Metadata.Description, d.Metadata.Labels = from.Metadata.Description, from.Metadata.Labels
-	d.Spec.Profile = from.Spec.Profile
+	d.Spec.Profile, d.Spec.Owners = from.Spec.Profile, from.Spec.Owners
 }
 
 func checkNotes(d resource.Device) error {
@@ -154,6 +143,9 @@ func checkNotes(d resource.Device) error {
 		if key == "" || !isLine(key) || !isLine(value) {
 			return refuse("metadata.labels: %.64q: %.64q are not lines of at most %d bytes", key, value, maxField)
 		}
+	}
+	if err := checkOwners(d.Spec.Owners); err != nil {
+		return err
 	}
 	return checkProfile(d.Spec.Profile)
 }

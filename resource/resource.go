@@ -70,7 +70,8 @@ type UserSpec struct {
 	CreatedBy CreatedBy  `yaml:"created_by,omitempty" json:"created_by,omitzero"`
 	Expires   time.Time  `yaml:"expires,omitempty" json:"expires,omitzero"`
 	Status    UserStatus `yaml:"status,omitempty" json:"status,omitzero"`
-	// TrustedDeviceIDs are the devices enrolled by this user; the server's.
+	// TrustedDeviceIDs are the enrolled devices that this user's logins may be
+	// one with; the server's.
 	TrustedDeviceIDs []string `yaml:"trusted_device_ids,omitempty" json:"trusted_device_ids,omitempty"`
 }
 
