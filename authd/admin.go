@@ -235,9 +235,20 @@ func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainReq
 	}
 	// Only an enrolled device of this person's own counts at a login.
 	if d.Spec.EnrollStatus == resource.Enrolled && d.Spec.Owner == m.GetUser() && d.Spec.Credential != nil {
-		subject.DeviceID, subject.DeviceAssetTag, subject.DeviceCredentialID = d.Metadata.Name, d.Spec.AssetTag, d.Spec.Credential.ID
+		device := identity.Device{ID: d.Metadata.Name, AssetTag: d.Spec.AssetTag, CredentialID: d.Spec.Credential.ID}
+		return withDevice(subject, device, lastEvidence(&d)), nil
 	}
 	return subject, nil
+}
+
+// lastEvidence is what d proved when it was last asked: the next login is
+// expected to prove the same.
+func lastEvidence(d *resource.Device) identity.Evidence {
+	ev := d.Spec.Evidence
+	if ev == nil {
+		return identity.Evidence{}
+	}
+	return identity.Evidence{Level: ev.Level, TPMManufacturer: ev.TPMManufacturer, TPMFirmware: ev.TPMFirmware}
 }
 
 func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, error) {
@@ -256,10 +267,9 @@ func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1
 	if revoked {
 		state.Revoked = map[uint64]struct{}{id.Serial: {}}
 	}
-	return policy.Subject{
+	return withDevice(policy.Subject{
 		User: id.User, Roles: id.Roles, Traits: id.Traits, Principals: id.Logins, Serial: id.Serial,
-		DeviceID: id.Device.ID, DeviceAssetTag: id.Device.AssetTag, DeviceCredentialID: id.Device.CredentialID,
-	}, nil
+	}, id.Device, id.Evidence), nil
 }
 
 func (h adminService) ExportAuthority(_ context.Context, req *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error) {

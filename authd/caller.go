@@ -229,15 +229,12 @@ func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller
 		return c, err
 	}
 	c.kind, c.login, c.identity = callerUser, l, v.Identity()
-	c.subject = policy.Subject{
-		User:               l.User,
-		Roles:              intersect(c.identity.Roles, user.Spec.Roles),
-		Traits:             user.Spec.Traits,
-		DeviceID:           c.identity.Device.ID,
-		DeviceAssetTag:     c.identity.Device.AssetTag,
-		DeviceCredentialID: c.identity.Device.CredentialID,
-		Serial:             v.Serial(),
-	}
+	c.subject = withDevice(policy.Subject{
+		User:   l.User,
+		Roles:  intersect(c.identity.Roles, user.Spec.Roles),
+		Traits: user.Spec.Traits,
+		Serial: v.Serial(),
+	}, c.identity.Device, c.identity.Evidence)
 	if d := c.identity.Device; d.Trusted() {
 		c.device = &event.Device{DeviceID: d.ID, AssetTag: d.AssetTag, CredentialID: d.CredentialID}
 		if err := s.nameOS(tx, c.device); err != nil {
@@ -245,6 +242,15 @@ func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller
 		}
 	}
 	return c, nil
+}
+
+// withDevice is sub on the device d that proved ev.
+func withDevice(sub policy.Subject, d identity.Device, ev identity.Evidence) policy.Subject {
+	sub.DeviceID, sub.DeviceAssetTag, sub.DeviceCredentialID = d.ID, d.AssetTag, d.CredentialID
+	sub.DeviceEvidence = policy.Evidence{
+		Level: policy.EvidenceLevel(ev.Level), TPMManufacturer: ev.TPMManufacturer, TPMFirmware: ev.TPMFirmware,
+	}
+	return sub
 }
 
 // nameOS fills in a device's operating system, which certificates do not say,

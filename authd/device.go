@@ -193,7 +193,7 @@ func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Ve
 	certs, err := s.issue(ctx, issuing{
 		user: c.login.User, loginID: c.login.ID, sshKey: sshKey, tlsKey: c.login.TLSKey,
 		// The device never lengthens the life of what the login had.
-		until: c.identity.ValidBefore, device: device, deviceOS: verified.OSType(), addr: c.addr,
+		until: c.identity.ValidBefore, device: device, evidence: verified.Evidence(), deviceOS: verified.OSType(), addr: c.addr,
 	}, func(tx *store.Tx, _ time.Time) error {
 		if _, err := s.login.Find(tx, c.login.ID); err != nil {
 			return err

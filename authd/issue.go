@@ -32,6 +32,8 @@ type issuing struct {
 	// left of the login that the device was added to.
 	until  time.Time
 	device identity.Device
+	// evidence is what the device proved of itself.
+	evidence identity.Evidence
 	// deviceOS is for the record.
 	deviceOS string
 	// addr is where the person is now.
@@ -88,10 +90,7 @@ func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Iden
 	}
 	roles := append([]string(nil), user.Spec.Roles...)
 	sort.Strings(roles)
-	subject := policy.Subject{
-		User: want.user, Roles: roles, Traits: user.Spec.Traits,
-		DeviceID: want.device.ID, DeviceAssetTag: want.device.AssetTag, DeviceCredentialID: want.device.CredentialID,
-	}
+	subject := withDevice(policy.Subject{User: want.user, Roles: roles, Traits: user.Spec.Traits}, want.device, want.evidence)
 	d := policy.Decide(state, policy.Request{Action: policy.LogIn, Subject: subject, Now: now})
 	if !d.Allowed() {
 		return identity.Identity{}, api.Refuse(connect.CodePermissionDenied, "access denied: %s", d.Reason)
@@ -107,7 +106,7 @@ func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Iden
 	return identity.Identity{
 		Cluster: s.ca.Cluster(), User: want.user, Roles: roles, Traits: user.Spec.Traits,
 		Logins: policy.LoginsOf(state, subject),
-		Device: want.device,
+		Device: want.device, Evidence: want.evidence,
 		Permit: identity.Permit{
 			PTY: true, PortForwarding: d.Limits.PortForwarding,
 			AgentForwarding: d.Limits.AgentForwarding, X11Forwarding: d.Limits.X11Forwarding,

@@ -37,8 +37,9 @@ func TestExplainAnswersTheGoldenVectors(t *testing.T) {
 			s := explainer(t, f)
 			for _, c := range f.Cases {
 				// Explain is about sessions, and certificates carry neither
-				// half a device nor a mark of machines.
-				if c.Action != policy.OpenSession || c.HalfDevice || c.Bot {
+				// half a device, evidence of none nor a mark of machines.
+				ofNone := !c.Device && c.Evidence != (policy.Evidence{})
+				if c.Action != policy.OpenSession || c.HalfDevice || ofNone || c.Bot {
 					continue
 				}
 				asked++
@@ -53,7 +54,9 @@ func TestExplainAnswersTheGoldenVectors(t *testing.T) {
 	}
 }
 
-func explainer(t *testing.T, f vectors.File) *Server {
+// opened is a server that nobody can reach, with a new cluster's policy, at the
+// time of the vectors.
+func opened(t *testing.T) *Server {
 	t.Helper()
 	db := storetest.Open(t)
 	cfg := Config{
@@ -72,6 +75,12 @@ func explainer(t *testing.T, f vectors.File) *Server {
 			t.Error(err)
 		}
 	})
+	return s
+}
+
+func explainer(t *testing.T, f vectors.File) *Server {
+	t.Helper()
+	s := opened(t)
 	for _, doc := range slices.Concat(f.Roles, [][]byte{f.Preference}, f.Locks) {
 		r, err := resource.ParseJSON(doc)
 		if err != nil {
@@ -148,6 +157,7 @@ func certify(ctx context.Context, s *Server, sub policy.Subject) (*ssh.Certifica
 		Identity: identity.Identity{
 			User: sub.User, Roles: sub.Roles, Traits: sub.Traits, Logins: sub.Principals,
 			Device:      identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
+			Evidence:    identity.Evidence{Level: string(sub.DeviceEvidence.Level), TPMManufacturer: sub.DeviceEvidence.TPMManufacturer, TPMFirmware: sub.DeviceEvidence.TPMFirmware},
 			ValidBefore: vectors.Now.Add(time.Hour),
 		},
 		LoginID: sub.User + ssh.FingerprintSHA256(key), SSHKey: key, TLSKey: der,

@@ -37,7 +37,10 @@ type DeviceStatus struct {
 	CredentialID string `json:"credential_id"`
 	OS           string `json:"os"`
 	Attestation  string `json:"attestation"`
-	Reason       string `json:"reason"`
+	// EvidenceLevel is what the certificate says that the device proved: key,
+	// quote, event_log, secure_boot; empty is nothing.
+	EvidenceLevel string `json:"evidence_level"`
+	Reason        string `json:"reason"`
 }
 
 // Status tells how the person is logged in with p. The login may have
@@ -63,6 +66,7 @@ func (p *Profile) Status() (Status, error) {
 	if d := id.Device; d.Trusted() {
 		s.Device.Trusted, s.Device.Reason = true, ""
 		s.Device.ID, s.Device.AssetTag, s.Device.CredentialID = d.ID, d.AssetTag, d.CredentialID
+		s.Device.EvidenceLevel = id.Evidence.Level
 		s.Device.Attestation = p.attestationOf(d.ID)
 	}
 	return s, nil

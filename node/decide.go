@@ -66,8 +66,12 @@ func (s *server) decide(st *state, id identity.Identity, login string, now time.
 	})
 	if !d.Allowed() {
 		r := &refusal{identity: id, reason: d.Reason, details: rules(d)}
-		if d.Cause == policy.CauseTrustedDevice {
+		switch d.Cause {
+		case policy.CauseTrustedDevice:
 			r.reason, r.hint = policy.ReasonTrustedDevice, enrollHint
+		case policy.CauseEvidence:
+			r.hint = evidenceHint
+		default: // the reason says it
 		}
 		return policy.Limits{}, r
 	}
@@ -85,6 +89,10 @@ func (s *server) decide(st *state, id identity.Identity, login string, now time.
 // enrollHint is the second line of a denial for want of a trusted device.
 const enrollHint = "Enroll this device with: dtsh device enroll --current-device, then log in again"
 
+// evidenceHint is that of a denial for want of evidence, which is as old as the
+// certificate.
+const evidenceHint = "See what this device proved: dtsh status --format=json; once it can prove more, log in again: dtsh login"
+
 // subject is id as policy knows it. Principals are never nil: that would say
 // that there is no certificate.
 func subject(id identity.Identity) policy.Subject {
@@ -92,6 +100,9 @@ func subject(id identity.Identity) policy.Subject {
 		User: id.User, Roles: id.Roles, Traits: id.Traits,
 		Principals: append([]string{}, id.Logins...),
 		DeviceID:   id.Device.ID, DeviceAssetTag: id.Device.AssetTag, DeviceCredentialID: id.Device.CredentialID,
+		DeviceEvidence: policy.Evidence{
+			Level: policy.EvidenceLevel(id.Evidence.Level), TPMManufacturer: id.Evidence.TPMManufacturer, TPMFirmware: id.Evidence.TPMFirmware,
+		},
 		Serial: id.Serial,
 	}
 }

@@ -53,7 +53,8 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 	sub := c.Request(st.policy).Subject
 	id := identity.Identity{
 		User: sub.User, Roles: sub.Roles, Traits: sub.Traits, Logins: sub.Principals, Serial: sub.Serial,
-		Device: identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
+		Device:   identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
+		Evidence: identity.Evidence{Level: string(sub.DeviceEvidence.Level), TPMManufacturer: sub.DeviceEvidence.TPMManufacturer, TPMFirmware: sub.DeviceEvidence.TPMFirmware},
 	}
 	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: heardAt(vectors.Now)}
 	_, no := s.decide(st, id, c.Login, vectors.Now)
@@ -68,6 +69,9 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 	}
 	if (c.Cause == policy.CauseTrustedDevice) != (no.reason == policy.ReasonTrustedDevice) {
 		return wrong("the reason is " + no.reason)
+	}
+	if (c.Cause == policy.CauseEvidence) != (no.hint == evidenceHint) {
+		return wrong("the hint is " + no.hint)
 	}
 	if c.Rule != "" && !strings.Contains(strings.Join(no.details, "\n"), c.Rule+":") {
 		return wrong("the rule is not in the record: " + strings.Join(no.details, "; "))

@@ -21,6 +21,9 @@ import (
 // Device is what AuthenticateDevice certifies.
 var Device = identity.Device{ID: "9cdfc0ad-64b7-4d9c-a000-000000000000", AssetTag: "C00AA0AAAA0A", CredentialID: "ca11ab1e"}
 
+// Evidence is what Device proves of itself.
+var Evidence = identity.Evidence{Level: "quote"}
+
 // issue certifies keys for user.
 func (c *Cluster) issue(user string, sshKey, tlsKey []byte, device identity.Device) (*dtv1.Certificates, error) {
 	c.mu.Lock()
@@ -33,6 +36,9 @@ func (c *Cluster) issue(user string, sshKey, tlsKey []byte, device identity.Devi
 		Permit: identity.Permit{PTY: true, PortForwarding: true}, LoginIP: netip.MustParseAddr("127.0.0.1"),
 		PrivateKeyPolicy: "none", Serial: serial,
 		ValidAfter: time.Now().Add(-time.Minute), ValidBefore: time.Now().Add(c.Life),
+	}
+	if device.Trusted() {
+		id.Evidence = Evidence
 	}
 	pub, err := ssh.ParsePublicKey(sshKey)
 	if err != nil {

@@ -22,7 +22,7 @@ func (a *app) explain() *cobra.Command {
 that took part and what would change the answer.
 
 Without --device, as for a login on no trusted device; with it, as for one on
-that device. With --certificate, what a node makes of exactly that certificate.
+that device, which proves what it last proved. With --certificate, what a node makes of exactly that certificate.
 The exit status is 0 whether access is allowed or denied.`,
 		Example: `  dtctl explain --user=alice --login=root --node=web-1
   dtctl explain --user=alice --login=root --node=web-1 --device=C00AA0AAAA0A

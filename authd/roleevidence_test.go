@@ -1,0 +1,82 @@
+package authd
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/identity"
+	"devicetrust/login"
+	"devicetrust/policy/vectors"
+	"devicetrust/resource"
+	"devicetrust/store"
+)
+
+func TestACertificateCarriesTheEvidenceOfItsDevice(t *testing.T) {
+	s := opened(t)
+	u := resource.User{Header: resource.NewHeader(resource.KindUser, "alice"), Spec: resource.UserSpec{Roles: []string{"access"}}}
+	password := login.NewSecret(goodPassword)
+	if err := s.login.CreateUser(t.Context(), "test", u, &password); err != nil {
+		t.Fatal(err)
+	}
+	want := identity.Evidence{Level: "event_log", TPMManufacturer: "IFX", TPMFirmware: "7.85.4555.0"}
+	k := newKeys(t)
+	certs, err := s.issue(t.Context(), issuing{
+		user: "alice", loginID: "login", sshKey: k.ssh.PublicKey(), tlsKey: k.der, until: vectors.Now.Add(time.Hour),
+		device: identity.Device{ID: "d", AssetTag: "t", CredentialID: "c"}, evidence: want,
+	}, func(*store.Tx, time.Time) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.ParsePublicKey(certs.GetSsh())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.UnverifiedFromSSH(key.(*ssh.Certificate))
+	if err != nil || id.Evidence != want {
+		t.Errorf("the certificate says %+v, %v, want %+v", id.Evidence, err, want)
+	}
+}
+
+// What a login on a device would prove is not known before; what the last one
+// proved is.
+func TestExplainExpectsOfADeviceWhatItLastProved(t *testing.T) {
+	r := start(t)
+	doc := `{kind: role, version: v7, metadata: {name: measured}, spec: {
+		options: {device_evidence: {level: event_log, tpms: [{manufacturer: IFX, min_firmware: "7.85"}]}}, allow: {node_labels: {'*': '*'}}}}`
+	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "role", Resource: []byte(doc)})); err != nil {
+		t.Fatal(err)
+	}
+	r.addUser("alice", "access", "measured")
+	r.join("web")
+	l := r.newLaptop("TAG12345")
+	l.enroll(r.login("alice"))
+	for _, row := range []struct{ evidence, reason, change string }{
+		{`null`, `requires a device with evidence "event_log", and this one gave none`,
+			`log in from an enrolled device with evidence "event_log" and a TPM of IFX (firmware 7.85 or later)`},
+		{`{"level":"quote","tpm_manufacturer":"IFX","tpm_firmware":"7.86"}`, `requires a device with evidence "event_log", and this one gave "quote"`,
+			`log in from an enrolled device with evidence "event_log" and a TPM of IFX (firmware 7.85 or later)`},
+		{`{"level":"secure_boot","tpm_manufacturer":"IFX","tpm_firmware":"7.8"}`, `and this one's is of "IFX" with firmware "7.8"`,
+			`log in from an enrolled device with evidence "event_log" and a TPM of IFX (firmware 7.85 or later)`},
+		{`{"level":"event_log","tpm_manufacturer":"IFX","tpm_firmware":"7.86"}`, "", ""},
+	} {
+		r.execute(`UPDATE devices SET document = json_set(document, '$.spec.evidence', json('` + row.evidence + `'))`)
+		res, err := r.adminService().Explain(t.Context(), connect.NewRequest(&dtv1.ExplainRequest{
+			User: "alice", Login: "root", Node: "web", Device: "TAG12345",
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := res.Msg; m.GetAllowed() != (row.reason == "") || !strings.Contains(m.GetReason(), row.reason) {
+			t.Errorf("%s: allowed %t: %s", row.evidence, m.GetAllowed(), m.GetReason())
+		}
+		if row.change != "" && !slices.Equal(res.Msg.GetChanges(), []string{row.change}) {
+			t.Errorf("%s: changes %q, want %q", row.evidence, res.Msg.GetChanges(), row.change)
+		}
+	}
+}
