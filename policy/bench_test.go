@@ -19,6 +19,16 @@ func BenchmarkDecide(b *testing.B) {
 	b.Run("see-node", func(b *testing.B) { benchmark(b, s, r, CauseGranted) })
 }
 
+// One for the request, one for the roles, one for the rules: roles announce
+// all that they may add.
+func TestDecideAllocatesOnceForAllRules(t *testing.T) {
+	s, r := twentyRoles(t)
+	r.Subject.Roles = []string{"role-0", "role-2", "role-4", "role-6", "role-8"} // all of which match
+	if n := testing.AllocsPerRun(100, func() { Decide(s, r) }); n > 3 {
+		t.Errorf("%v allocations, want 3", n)
+	}
+}
+
 func benchmark(b *testing.B, s *State, r Request, want Cause) {
 	if d := Decide(s, r); d.Cause != want {
 		b.Fatalf("got %+v, want %s", d, want)

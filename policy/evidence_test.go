@@ -1,6 +1,9 @@
 package policy
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 func TestARefusalForEvidenceSaysWhatIsAskedAndWhatWasGiven(t *testing.T) {
 	tpms := []TPMDemand{{"IFX", "7.85"}, {"INTC", ""}, {"STM", ""}}
@@ -23,6 +26,8 @@ func TestARefusalForEvidenceSaysWhatIsAskedAndWhatWasGiven(t *testing.T) {
 			`access to resource requires a device with a TPM of IFX (firmware 7.85 or later), and this one's is of "NTC" with firmware "7.2.3.1"`},
 		"old firmware": {[]EvidenceDemand{{TPMs: tpms[1:]}, {TPMs: tpms[:1]}}, Evidence{TPMManufacturer: "INTC"},
 			`access to resource requires a device with a TPM of IFX (firmware 7.85 or later), and this one's is of "INTC" with unknown firmware`},
+		"any firmware that is known": {[]EvidenceDemand{{TPMs: []TPMDemand{{"IFX", "0"}}}}, Evidence{TPMManufacturer: "IFX"},
+			`access to resource requires a device with a TPM of IFX (firmware 0 or later), and this one's is of "IFX" with unknown firmware`},
 		"what cannot be printed": {[]EvidenceDemand{{TPMs: tpms[2:]}}, Evidence{TPMManufacturer: "A\x1b[2", TPMFirmware: "1\n2"},
 			`access to resource requires a device with a TPM of STM, and this one's is of "A\x1b[2" with firmware "1\n2"`},
 	} {
@@ -58,4 +63,23 @@ func TestFirmwareIsNumbersWithDots(t *testing.T) {
 			t.Errorf("%q: got %d, %t, want %d", text, f, ok, want)
 		}
 	}
+}
+
+// FuzzFirmware: what is read is the same with all its numbers written.
+func FuzzFirmware(f *testing.F) {
+	for _, text := range []string{"7.85", "007", "1.2.3.4", "4294967296", "..", "1.2.3.4."} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		v, ok := parseFirmware(text)
+		if !ok {
+			if v != (firmware{}) {
+				t.Errorf("%q is no version, and came with %d", text, v)
+			}
+			return
+		}
+		if again, ok := parseFirmware(fmt.Sprintf("%d.%d.%d.%d", v[0], v[1], v[2], v[3])); !ok || again != v {
+			t.Errorf("%q was read as %d, and then as %d", text, v, again)
+		}
+	})
 }
