@@ -185,12 +185,12 @@ func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m me
 		}
 		now := a.instant()
 		d.Spec.LastSeenTime = now
-		collect(&d, data, now)
+		changed := collect(&d, data, now)
 		if err := update(tx, &d); err != nil {
 			return err
 		}
 		ev := a.event(true, "")
-		ev.Reasons = m.reasons()
+		ev.Reasons = append(m.reasons(), changed...)
 		_, err = a.log.Record(tx, ev)
 		return err
 	})

@@ -1,6 +1,8 @@
 package devices
 
 import (
+	"fmt"
+	"reflect"
 	"strings"
 	"time"
 	"unicode"
@@ -74,8 +76,9 @@ func sameOS(d resource.Device, data *dtv1.DeviceData) error {
 	return nil
 }
 
-// collect adds a report to those that are kept, the newest last.
-func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) {
+// collect adds a report to those that are kept, the newest last. It gives what
+// differs from the one before, one line each; of a first report nothing does.
+func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) (changed []string) {
 	c := resource.CollectedData{
 		RecordTime: now,
 		OSType:     data.GetOsType(), AssetTag: data.GetAssetTag(),
@@ -90,6 +93,24 @@ func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) {
 	if t := data.GetCollectTime(); t != nil {
 		c.CollectTime = t.AsTime().Truncate(time.Microsecond)
 	}
+	if n := len(d.Spec.CollectedData); n > 0 {
+		changed = drift(d.Spec.CollectedData[n-1], c)
+	}
 	kept := append(d.Spec.CollectedData, c)
 	d.Spec.CollectedData = kept[max(0, len(kept)-maxCollected):]
+	return changed
+}
+
+// drift says which fields of two reports differ, as the resource names them;
+// the times always do and are left out. Long values are cut: they are whole in
+// the resource.
+func drift(before, after resource.CollectedData) (changed []string) {
+	was, is := reflect.ValueOf(before), reflect.ValueOf(after)
+	for f, old := range was.Fields() {
+		if now := is.FieldByIndex(f.Index); old.Kind() == reflect.String && old.String() != now.String() {
+			name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			changed = append(changed, fmt.Sprintf("%s changed from %.64q to %.64q", name, old.String(), now.String()))
+		}
+	}
+	return changed
 }
