@@ -98,7 +98,7 @@ packages-demo:
 	@e2e/packages.sh swtpm:swtpm ssh:openssh-client
 
 packages-test:
-	@e2e/packages.sh swtpm:swtpm ssh:openssh-client sshd:openssh-server \
+	@e2e/packages.sh swtpm:swtpm swtpm_setup:swtpm-tools ssh:openssh-client sshd:openssh-server \
 	  '/usr/lib/postgresql/*/bin/initdb:postgresql' curl:curl \
 	  gcc:gcc /usr/include/stdlib.h:libc6-dev
 

@@ -8,12 +8,9 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"math/big"
-	"slices"
 	"strings"
 	"time"
 
@@ -63,8 +60,13 @@ type endorsement struct {
 	der []byte // PKIX DER, as we encode it
 	// attestation is one of the attestation types.
 	attestation string
+	// certificate is of the key, DER; nil without one.
+	certificate []byte
 	// serial number of the certificate, in hex with colons; empty without one.
 	serial string
+	// manufacturer is what the certificate says; empty where the certificate is
+	// of nobody whom the cluster believes, or does not say it.
+	manufacturer string
 }
 
 // digest is empty for a device without a TPM.
@@ -83,14 +85,11 @@ func checkEndorsement(e *dtv1.TPMEnroll, trust Trust, now time.Time) (endorsemen
 	if len(e.GetEkCert()) > maxEKCertificate || len(e.GetEkKey()) > maxEKKey {
 		return endorsement{}, errMalformed
 	}
-	allowed, err := parseAllowed(trust.AllowedCAs)
-	if err != nil {
-		return endorsement{}, err
-	}
 	var cert *x509.Certificate
 	if len(e.GetEkCert()) > 0 {
-		if cert, err = x509.ParseCertificate(e.GetEkCert()); err != nil {
-			return endorsement{}, withDetail(api.Refuse(connect.CodeInvalidArgument, "the TPM's endorsement key certificate cannot be read"), err)
+		var err error
+		if cert, err = parseEKCertificate(e.GetEkCert()); err != nil {
+			return endorsement{}, err
 		}
 	}
 	checked, err := oneKey(cert, e.GetEkKey())
@@ -98,12 +97,9 @@ func checkEndorsement(e *dtv1.TPMEnroll, trust Trust, now time.Time) (endorsemen
 		return endorsement{}, err
 	}
 	switch {
-	case allowed != nil && cert == nil:
-		return endorsement{}, api.Refuse(connect.CodePermissionDenied, "the TPM has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas").
-			WithHint("Only an administrator can let it in: by taking ekcert_allowed_cas out of cluster_auth_preference")
-	case allowed != nil:
+	case len(trust.AllowedCAs) > 0:
 		checked.attestation = attestedTrusted
-		err = verifyChain(cert, allowed, now)
+		checked.manufacturer, err = judgeCertificate(checked.certificate, trust.AllowedCAs, now)
 	case cert != nil:
 		checked.attestation = attestedCert
 	default:
@@ -140,7 +136,7 @@ func oneKey(cert *x509.Certificate, der []byte) (endorsement, error) {
 	if checked.key != nil && !bytes.Equal(checked.der, certified.der) {
 		return checked, api.Refuse(connect.CodePermissionDenied, "the TPM's endorsement key certificate is that of another key")
 	}
-	certified.serial = colons(cert.SerialNumber)
+	certified.certificate, certified.serial = cert.Raw, colons(cert.SerialNumber)
 	return certified, nil
 }
 
@@ -218,63 +214,4 @@ func colons(n *big.Int) string {
 		pairs = append(pairs, fmt.Sprintf("%02x", b))
 	}
 	return strings.Join(pairs, ":")
-}
-
-// parseAllowed gives nil where every TPM is welcome.
-func parseAllowed(allowed []string) (*x509.CertPool, error) {
-	if len(allowed) == 0 {
-		return nil, nil
-	}
-	unusable := func(n int, format string, args ...any) error {
-		return withDetail(api.Refuse(connect.CodeFailedPrecondition, "no device can be enrolled: entry %d of the cluster's ekcert_allowed_cas is not usable", n+1).
-			WithHint("An administrator corrects it: dtctl edit cluster_auth_preference"), fmt.Errorf(format, args...))
-	}
-	pool := x509.NewCertPool()
-	for n, text := range allowed {
-		block, rest := pem.Decode([]byte(text))
-		if block == nil {
-			return nil, unusable(n, "it has no PEM block")
-		}
-		for ; block != nil; block, rest = pem.Decode(rest) {
-			ca, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil, unusable(n, "%w", err)
-			}
-			if !ca.BasicConstraintsValid || !ca.IsCA {
-				return nil, unusable(n, "%q is not a CA", ca.Subject)
-			}
-			pool.AddCert(ca)
-		}
-	}
-	return pool, nil
-}
-
-var (
-	// oidSubjectAltName says which TPM it is, critically, since the subject is
-	// empty, and in a form that crypto/x509 does not read.
-	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
-	// oidEKCertificate is tcg-kp-EKCertificate (TCG EK Credential Profile,
-	// section 3.2.16).
-	oidEKCertificate = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
-)
-
-// verifyChain holds a certificate against the listed CAs, each of which is a
-// root: an intermediate that is not listed is not known.
-func verifyChain(cert *x509.Certificate, allowed *x509.CertPool, now time.Time) error {
-	refuse := func(format string, args ...any) *api.Refusal {
-		return api.Refuse(connect.CodePermissionDenied, format, args...)
-	}
-	if !slices.ContainsFunc(cert.UnknownExtKeyUsage, oidEKCertificate.Equal) {
-		return refuse("the TPM's certificate is not one for endorsement keys")
-	}
-	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
-	_, err := cert.Verify(x509.VerifyOptions{
-		Roots: allowed, CurrentTime: now,
-		// The usage is not one that crypto/x509 knows; it was looked at above.
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	if err != nil {
-		return withDetail(refuse("the TPM's endorsement key certificate is not of a CA in ekcert_allowed_cas, or not valid now"), err)
-	}
-	return nil
 }

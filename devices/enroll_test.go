@@ -55,6 +55,10 @@ func TestADeviceIsEnrolledAsWhatItsTPMProves(t *testing.T) {
 		{"ECC certificate of a listed CA", []tpmtest.Certificate{{CA: maker}}, pemOf(newCA(t, "other", nil), maker), "tpm_ekcert_trusted"},
 		{"RSA certificate of a listed CA", []tpmtest.Certificate{{CA: maker, RSA: true}}, pemOf(maker), "tpm_ekcert_trusted"},
 		{"RSA key at its persistent handle", []tpmtest.Certificate{{CA: maker, RSA: true, Persist: true}}, pemOf(maker), "tpm_ekcert_trusted"},
+		{"ECC P-384 certificate of a listed CA", []tpmtest.Certificate{{CA: maker, P384: true}}, pemOf(maker), "tpm_ekcert_trusted"},
+		{"ECC P-384 key at its persistent handle", []tpmtest.Certificate{{CA: maker, P384: true, Persist: true}}, pemOf(maker), "tpm_ekcert_trusted"},
+		{"RSA certificate of the high range", []tpmtest.Certificate{{CA: maker, RSA: true, HighRange: true}}, pemOf(maker), "tpm_ekcert_trusted"},
+		{"ECC certificate of the high range", []tpmtest.Certificate{{CA: maker, HighRange: true}}, pemOf(maker), "tpm_ekcert_trusted"},
 		{"expired certificate, no list", []tpmtest.Certificate{{CA: maker, NotAfter: time.Now().Add(-time.Hour)}}, nil, "tpm_ekcert"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -107,6 +111,17 @@ func TestADeviceIsEnrolledAsWhatItsTPMProves(t *testing.T) {
 	}
 }
 
+func TestATPMAsDebianMakesThemForVirtualMachinesIsEnrolled(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+	chip, issuer := tpmtest.StartDebian(t)
+	m.chip = chip
+	w.pass(time.Minute) // its certificates are younger than the world
+	w.enroll(t, m, alice, Trust{AllowedCAs: []string{issuer}})
+	if _, err := w.loginWith(t, m, login{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnEnrollmentThatDoesNotHoldIsRefusedAndRecorded(t *testing.T) {
 	maker, stranger := newCA(t, "maker", nil), newCA(t, "stranger", nil)
 	line := newCA(t, "line", maker) // an intermediate that is not listed
@@ -133,9 +148,9 @@ func TestAnEnrollmentThatDoesNotHoldIsRefusedAndRecorded(t *testing.T) {
 		{name: "a long text", data: func(d *dtv1.DeviceData) { d.OsBuild = strings.Repeat("x", 257) }, want: "os_build"},
 
 		{name: "no certificate where one is asked for", enrollment: enrollment{trust: trusted}, want: "no endorsement key certificate"},
-		{name: "a certificate of another CA", certificates: certified(tpmtest.Certificate{CA: stranger}), enrollment: enrollment{trust: trusted}, want: "not of a CA"},
-		{name: "a certificate of an intermediate that is not listed", certificates: certified(tpmtest.Certificate{CA: line}), enrollment: enrollment{trust: trusted}, want: "not of a CA"},
-		{name: "an expired certificate", certificates: certified(tpmtest.Certificate{CA: maker, NotAfter: time.Now().Add(-time.Hour)}), enrollment: enrollment{trust: trusted}, want: "not valid now"},
+		{name: "a certificate of another CA", certificates: certified(tpmtest.Certificate{CA: stranger}), enrollment: enrollment{trust: trusted}, want: "which is not in ekcert_allowed_cas"},
+		{name: "a certificate of an intermediate that is not listed", certificates: certified(tpmtest.Certificate{CA: line}), enrollment: enrollment{trust: trusted}, want: "which is not in ekcert_allowed_cas"},
+		{name: "an expired certificate", certificates: certified(tpmtest.Certificate{CA: maker, NotAfter: time.Now().Add(-time.Hour)}), enrollment: enrollment{trust: trusted}, want: "and not now"},
 		{name: "a certificate for something else", certificates: certified(tpmtest.Certificate{CA: maker, NotForEK: true}), enrollment: enrollment{trust: trusted}, want: "not one for endorsement keys"},
 		{name: "a certificate of another key", certificates: certified(tpmtest.Certificate{CA: maker, Of: certOfOther.PublicKey}), enrollment: enrollment{trust: trusted}, want: "that of another key"},
 		{name: "a certificate of another key, no list", certificates: certified(tpmtest.Certificate{CA: maker, Of: certOfOther.PublicKey}), want: "that of another key"},

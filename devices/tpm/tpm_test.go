@@ -89,9 +89,21 @@ func TestTheCertificateSaysWhichKeyIsTheEndorsementKey(t *testing.T) {
 	if got := ekPublic(t, ecc.Address); !bytes.Equal(got, certifiedKey(t, ecc.EKCertificate)) {
 		t.Error("the key is not that of the ECC certificate")
 	}
-	both := tpmtest.Start(t, tpmtest.Certificate{CA: ca}, tpmtest.Certificate{CA: ca, RSA: true})
-	if got := ekPublic(t, both.Address); !bytes.Equal(got, certifiedKey(t, both.EKCertificate)) {
-		t.Error("with two certificates the key is not that of the RSA one")
+	// Each is chosen before those that were put in before it.
+	chip, last := tpmtest.Start(t), ""
+	for _, c := range []tpmtest.Certificate{
+		{P384: true}, {HighRange: true}, {HighRange: true, RSA: true}, {}, {RSA: true},
+	} {
+		c.CA = ca
+		cert, err := tpmtest.Manufacture(chip.Address, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ekPublic(t, chip.Address)
+		if !bytes.Equal(got, certifiedKey(t, cert)) || string(got) == last {
+			t.Errorf("the key is not that of the certificate of %+v", c)
+		}
+		last = string(got)
 	}
 }
 

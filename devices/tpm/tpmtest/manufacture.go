@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"fmt"
 	"math/big"
 	"strings"
@@ -21,8 +22,11 @@ import (
 type Certificate struct {
 	// CA signs it.
 	CA *CA
-	// RSA makes it one of the RSA 2048 key, else it is of the ECC P-256 key.
-	RSA bool
+	// RSA makes it one of the RSA 2048 key, P384 of the ECC P-384 key, else it
+	// is of the ECC P-256 key.
+	RSA, P384 bool
+	// HighRange makes it one of the newer templates, as that for P-384 always is.
+	HighRange bool
 	// NotAfter is in ten years where it is zero.
 	NotAfter time.Time
 	// Of is the key to certify in place of the TPM's own.
@@ -30,6 +34,8 @@ type Certificate struct {
 	// NotForEK leaves out the extended key usage that makes a certificate one
 	// of an endorsement key.
 	NotForEK bool
+	// Critical is a critical extension more, where there is one.
+	Critical asn1.ObjectIdentifier
 	// Persist also puts the key at its persistent handle.
 	Persist bool
 }
@@ -116,6 +122,9 @@ func (ca *CA) Issue(public crypto.PublicKey, c Certificate) ([]byte, error) {
 	if !c.NotAfter.IsZero() {
 		template.NotAfter = c.NotAfter
 	}
+	if c.Critical != nil {
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: c.Critical, Critical: true, Value: []byte{5, 0}})
+	}
 	if c.NotForEK {
 		template.UnknownExtKeyUsage = nil
 	}
@@ -126,10 +135,7 @@ func (ca *CA) Issue(public crypto.PublicKey, c Certificate) ([]byte, error) {
 // certificate to where such certificates are (TCG EK Credential Profile,
 // section 2.2.1.4), replacing the one that is there. It gives the certificate.
 func Manufacture(address string, c Certificate) (der []byte, err error) {
-	template, index, persistent := tpm2.ECCEKTemplate, tpm2.TPMHandle(0x01c0000a), tpm2.TPMHandle(0x81010002)
-	if c.RSA {
-		template, index, persistent = tpm2.RSAEKTemplate, 0x01c00002, 0x81010001
-	}
+	template, index, persistent := c.kind()
 	err = onTPM(address, func(tpm transport.TPM) error {
 		ek, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(template)}.Execute(tpm)
 		if err != nil {
@@ -163,14 +169,57 @@ func Manufacture(address string, c Certificate) (der []byte, err error) {
 	return der, err
 }
 
+// kind gives the template of the key, the NV index of its certificate and the
+// key's persistent handle (TCG EK Credential Profile, version 2.5, section
+// 2.2.1.4 and annex B).
+func (c Certificate) kind() (template tpm2.TPMTPublic, index, persistent tpm2.TPMHandle) {
+	switch {
+	case c.P384:
+		template = highRange(tpm2.ECCEKTemplate, policyB384)
+		template.NameAlg = tpm2.TPMAlgSHA384
+		template.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+			CurveID: tpm2.TPMECCNistP384,
+			Symmetric: tpm2.TPMTSymDefObject{
+				Algorithm: tpm2.TPMAlgAES,
+				KeyBits:   tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(256)),
+				Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+			},
+		})
+		return template, 0x01c00016, 0x81010016
+	case c.RSA && c.HighRange:
+		return highRange(tpm2.RSAEKTemplate, policyB256), 0x01c00012, 0x81010012
+	case c.RSA:
+		return tpm2.RSAEKTemplate, 0x01c00002, 0x81010001
+	case c.HighRange:
+		return highRange(tpm2.ECCEKTemplate, policyB256), 0x01c00014, 0x81010014
+	default:
+		return tpm2.ECCEKTemplate, 0x01c0000a, 0x81010002
+	}
+}
+
+// The high range's policies, as far as a manufacturer writes them down.
+const (
+	policyB256 = "ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0"
+	policyB384 = "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"
+)
+
+func highRange(template tpm2.TPMTPublic, policy string) tpm2.TPMTPublic {
+	digest, _ := hex.DecodeString(policy) // it is one
+	template.ObjectAttributes.UserWithAuth = true
+	template.AuthPolicy = tpm2.TPM2BDigest{Buffer: digest}
+	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
+	if template.Type == tpm2.TPMAlgRSA {
+		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
+	}
+	return template
+}
+
 // writeNV defines the index with the attributes of section 2.2.1.4: of the
 // platform, so that TPM2_Clear leaves it, and readable by everybody.
 func writeNV(tpm transport.TPM, index tpm2.TPMHandle, data []byte) error {
-	if old, err := (tpm2.NVReadPublic{NVIndex: index}).Execute(tpm); err == nil {
-		if _, err := (tpm2.NVUndefineSpace{
-			AuthHandle: tpm2.TPMRHPlatform, NVIndex: tpm2.NamedHandle{Handle: index, Name: old.NVName},
-		}).Execute(tpm); err != nil {
-			return fmt.Errorf("remove the old certificate: %w", err)
+	if _, err := (tpm2.NVReadPublic{NVIndex: index}).Execute(tpm); err == nil {
+		if err := removeNV(tpm, index); err != nil {
+			return err
 		}
 	}
 	if _, err := (tpm2.NVDefineSpace{
