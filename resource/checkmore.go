@@ -68,6 +68,9 @@ func checkAllowedCA(text string) error {
 	if !cert.BasicConstraintsValid || !cert.IsCA {
 		return errors.New("the certificate is not one of a certificate authority")
 	}
+	if cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return errors.New("the certificate authority in it may not sign certificates (its key usage has no keyCertSign)")
+	}
 	return nil
 }
 

@@ -100,7 +100,7 @@ func TestTheKnownPreferencesLoad(t *testing.T) {
 	if diff := cmp.Diff(want, parseOne(t, asSaved(knownAutoEnroll, " "))); diff != "" {
 		t.Errorf("auto_enroll: want (-), got (+):\n%s", diff)
 	}
-	cert := testCertificate(t, true)
+	cert := testCertificate(t, true, 0)
 	want.Spec.DeviceTrust = policy.DeviceTrust{Mode: "required", EKCertAllowedCAs: []string{cert}}
 	lines := strings.Split(strings.TrimSpace(cert), "\n")
 	filled := strings.Replace(asSaved(knownAllowedCAs, ""), "--snip--", strings.Join(lines[1:len(lines)-1], "\n        "), 1)
@@ -110,9 +110,10 @@ func TestTheKnownPreferencesLoad(t *testing.T) {
 }
 
 func TestOnlyAuthoritiesAreAllowedCAs(t *testing.T) {
-	ca, leaf := testCertificate(t, true), testCertificate(t, false)
+	ca, leaf := testCertificate(t, true, 0), testCertificate(t, false, 0)
 	for name, row := range map[string]struct{ entry, want string }{
 		"a leaf":      {leaf, "the certificate is not one of a certificate authority"},
+		"for lists":   {testCertificate(t, true, x509.KeyUsageCRLSign), "the certificate authority in it may not sign certificates (its key usage has no keyCertSign)"},
 		"two":         {ca + ca, "something follows after the certificate; each entry is one"},
 		"no PEM":      {"MIIB", "it is not a certificate in PEM (-----BEGIN CERTIFICATE-----)"},
 		"a key":       {strings.ReplaceAll(ca, "CERTIFICATE", "PRIVATE KEY"), "it is not a certificate in PEM (-----BEGIN CERTIFICATE-----)"},
@@ -133,7 +134,7 @@ func TestOnlyAuthoritiesAreAllowedCAs(t *testing.T) {
 }
 
 // testCertificate is a new certificate in PEM.
-func testCertificate(t *testing.T, authority bool) string {
+func testCertificate(t *testing.T, authority bool, usage x509.KeyUsage) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -142,6 +143,7 @@ func testCertificate(t *testing.T, authority bool) string {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "TPM maker"},
 		NotAfter: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC), BasicConstraintsValid: true, IsCA: authority,
+		KeyUsage: usage,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
