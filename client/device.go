@@ -26,7 +26,9 @@ type Machine struct {
 	DMIDir string
 	// TPM is its address as tpm.Open takes it.
 	TPM string
-	Now func() time.Time
+	// EventLog is the file of the firmware's event log as tpm.EnrollArgs has it.
+	EventLog string
+	Now      func() time.Time
 
 	chip    *tpm.TPM
 	chipErr error
@@ -96,7 +98,7 @@ func (m *Machine) Prove(ctx context.Context, binding identity.LoginBinding, stre
 	if err != nil {
 		return nil, err
 	}
-	success, err := t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), Data: data, Binding: binding}, stream)
+	success, err := t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Data: data, Binding: binding}, stream)
 	return success, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag()))
 }
 
@@ -174,7 +176,7 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 	}
 	stream := conn.Device.EnrollDevice(ctx)
 	enrolled, err := t.Enroll(ctx, tpm.EnrollArgs{
-		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(), Lock: m.lock(ctx),
+		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Lock: m.lock(ctx),
 	}, stream)
 	if err != nil {
 		return none, Explain(p.Proxy, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag())))

@@ -35,8 +35,10 @@ are at, and reaches the cluster's servers.
 
 Environment: DTSH_HOME (default ~/.dtsh) holds profiles and keys; DTSH_PROXY and
 DTSH_USER stand for --proxy and --user; DTSH_TPM names the TPM (default
-/dev/tpmrm0; unix:PATH or tcp:HOST:PORT of a TPM 2.0 command socket);
-DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id).`,
+/dev/tpmrm0, on Windows the system's; unix:PATH or tcp:HOST:PORT of a TPM 2.0
+command socket); DTSH_TPM_EVENT_LOG the file with the firmware's event log, for
+a TPM that is a socket (off sends none; default the system's, for one that is
+not); DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id).`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh device enroll --current-device
   dtsh ls
@@ -156,5 +158,8 @@ func (a *app) options() client.Options { return client.Options{Now: a.Now, Log: 
 
 // machine is this machine; close it.
 func (a *app) machine(home *client.Home) *client.Machine {
-	return &client.Machine{Home: home, DMIDir: a.Getenv("DTSH_DMI_DIR"), TPM: a.Getenv("DTSH_TPM"), Now: a.Now}
+	return &client.Machine{
+		Home: home, DMIDir: a.Getenv("DTSH_DMI_DIR"),
+		TPM: a.Getenv("DTSH_TPM"), EventLog: a.Getenv("DTSH_TPM_EVENT_LOG"), Now: a.Now,
+	}
 }

@@ -20,6 +20,8 @@ type AuthenticateStream interface {
 type AuthArgs struct {
 	// StatePath of the file that remembers enrollments.
 	StatePath string
+	// EventLog is as in EnrollArgs.
+	EventLog string
 	// Data of the machine; the TPM's own two fields are filled in.
 	Data *dtv1.DeviceData
 	// Binding says what the quote is good for: Cluster, User and the two
@@ -46,6 +48,10 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 	if err != nil {
 		return nil, err
 	}
+	log, err := t.eventLog(args.EventLog)
+	if err != nil {
+		return nil, err
+	}
 	ak, err := t.enrolledAK(enrolled)
 	if errors.Is(err, errKeyGone) {
 		return nil, staleKey(cluster, err)
@@ -59,7 +65,7 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 		b := args.Binding
 		b.Challenge, b.CredentialID = challenge, enrolled.CredentialID
 		nonce := identity.LoginNonce(b)
-		return t.platform(ak, nonce[:])
+		return t.platform(ak, nonce[:], log)
 	})
 }
 

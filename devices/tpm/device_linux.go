@@ -5,13 +5,24 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-var _ line = (*device)(nil)
+// DefaultAddress is the TPM behind the kernel's resource manager.
+const DefaultAddress = "/dev/tpmrm0"
+
+// biosMeasurements is the firmware's event log as Linux shows it, often to
+// root alone.
+const biosMeasurements = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+var (
+	_ line     = (*device)(nil)
+	_ measurer = (*device)(nil)
+)
 
 // device is the kernel's: /dev/tpmrm0, or /dev/tpm0 without its resource
 // manager.
@@ -34,6 +45,22 @@ func openDevice(path string) (line, error) {
 	}
 	return &device{f}, nil
 }
+
+// deviceHint says what to do about a device that cannot be opened.
+func deviceHint(address string, err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "Give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for " + address + " such as those of the TPM2 Software Stack."
+	case errors.Is(err, fs.ErrNotExist):
+		return "This machine shows no TPM 2.0: turn it on in the firmware settings (fTPM, PTT); your account then needs the group tss, or udev rules for " + address + "."
+	}
+	return ""
+}
+
+// whyDevice has nothing to add: the kernel's errors are the system's.
+func whyDevice(error) (what, hint string) { return "", "" }
+
+func (d *device) measurements() ([]byte, error) { return readEventLog(biosMeasurements) }
 
 // pollInterval is how often a waiting device looks whether it may wait on.
 const pollInterval = 50 * time.Millisecond

@@ -30,6 +30,9 @@ type EnrollArgs struct {
 	Data *dtv1.DeviceData
 	// StatePath of the file that remembers enrollments.
 	StatePath string
+	// EventLog is the file of the firmware's event log; empty is the system's
+	// own, where it has one of this TPM, and NoEventLog sends none.
+	EventLog string
 	// Lock keeps other programs from changing that file until unlock is called;
 	// nil where there are none.
 	Lock func() (unlock func())
@@ -46,6 +49,10 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 	}
 	defer room.release()
 	defer t.hold(ctx)()
+	log, err := t.eventLog(args.EventLog)
+	if err != nil {
+		return nil, err
+	}
 	// All that takes a chip long comes before the server's clock starts.
 	ak, made, unique, err := t.newAK()
 	if err != nil {
@@ -77,7 +84,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 			return nil, err
 		}
 		release()
-		platform, err := t.platform(ak, c.GetNonce())
+		platform, err := t.platform(ak, c.GetNonce(), log)
 		if err != nil {
 			return nil, err
 		}

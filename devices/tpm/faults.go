@@ -60,6 +60,9 @@ func why(err error) (what, hint string) {
 	case isHangUp(err):
 		return "it closed the connection", "See that DTSH_TPM names a TPM 2.0 that runs, and try again."
 	}
+	if what, hint = whyDevice(err); what != "" {
+		return what, hint
+	}
 	return reason(err).Error(), ""
 }
 

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -13,11 +14,8 @@ import (
 	"devicetrust/api"
 )
 
-// DefaultAddress is the TPM behind the kernel's resource manager.
-const DefaultAddress = "/dev/tpmrm0"
-
-// Open connects to the TPM at address: the path of a device, "unix:PATH" or
-// "tcp:HOST:PORT" of a command socket; "" is DefaultAddress. What dead
+// Open connects to the TPM at address: DefaultAddress or the path of a device,
+// "unix:PATH" or "tcp:HOST:PORT" of a command socket; "" is DefaultAddress. What dead
 // programs left in the TPM is flushed. The errors are *api.Refusal with what
 // to do; where ctx ended first, its cause.
 func Open(ctx context.Context, address string) (*TPM, error) {
@@ -31,7 +29,7 @@ func Open(ctx context.Context, address string) (*TPM, error) {
 	if err != nil {
 		return nil, openRefusal(address, err)
 	}
-	t := &TPM{ch: &channel{line: l}, isDevice: strings.HasPrefix(address, "/")}
+	t := &TPM{ch: &channel{line: l}}
 	if err := t.flushLeftovers(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, errors.Join(context.Cause(ctx), l.Close())
@@ -43,7 +41,7 @@ func Open(ctx context.Context, address string) (*TPM, error) {
 
 func openLine(ctx context.Context, address string) (line, error) {
 	switch kind, rest, _ := strings.Cut(address, ":"); {
-	case strings.HasPrefix(address, "/"):
+	case isDevice(address):
 		return openDevice(address)
 	case kind == "unix" && rest != "":
 		return dial(ctx, "unix", rest)
@@ -54,7 +52,11 @@ func openLine(ctx context.Context, address string) (line, error) {
 	}
 }
 
-var errAddress = errors.New("the form is /dev/tpmrm0, unix:PATH or tcp:HOST:PORT")
+func isDevice(address string) bool {
+	return address == DefaultAddress || strings.HasPrefix(address, "/")
+}
+
+var errAddress = errors.New("the form is " + DefaultAddress + ", unix:PATH or tcp:HOST:PORT")
 
 // openRefusal says what went wrong with the TPM and what to do, with the
 // cause inside for errors.Is.
@@ -63,15 +65,12 @@ func openRefusal(address string, err error) error {
 	switch {
 	case errors.Is(err, errAddress):
 		hint = "Set DTSH_TPM to a TPM 2.0, or unset it for " + DefaultAddress + "."
-	case errors.Is(err, fs.ErrPermission):
-		hint = "Give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for " + address + " such as those of the TPM2 Software Stack."
-	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(address, "/"):
-		hint = "This machine shows no TPM 2.0: turn it on in the firmware settings (fTPM, PTT); your account then needs the group tss, or udev rules for " + address + "."
+	case isDevice(address):
+		hint = cmp.Or(hint, deviceHint(address, err))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		hint = "Start the software TPM that DTSH_TPM names, or unset DTSH_TPM for " + DefaultAddress + "."
-	case hint == "":
-		hint = "See that DTSH_TPM names a TPM 2.0."
 	}
+	hint = cmp.Or(hint, "See that DTSH_TPM names a TPM 2.0.")
 	// The capital is of the message that people know and search for.
 	r := api.Refuse(connect.CodeFailedPrecondition, "Failed to open the TPM device %q: %s", address, what).WithHint("%s", hint)
 	return &refusal{Refusal: r, cause: err}

@@ -3,8 +3,6 @@ package tpm
 import (
 	"bytes"
 	"crypto/sha256"
-	"io"
-	"os"
 
 	"connectrpc.com/connect"
 	"github.com/google/go-tpm/tpm2"
@@ -16,13 +14,10 @@ import (
 // pcrCount: TCG PC Client Platform TPM Profile, section 4.6.
 const pcrCount = 24
 
-// biosMeasurements is the firmware's event log as Linux shows it, often to
-// root alone.
-const biosMeasurements = "/sys/kernel/security/tpm0/binary_bios_measurements"
-
 // platform quotes all SHA-256 PCRs over the nonce: one quote, since a
-// signature is the slowest thing that a login asks of a chip.
-func (t *TPM) platform(ak *attestationKey, nonce []byte) (*dtv1.TPMPlatform, error) {
+// signature is the slowest thing that a login asks of a chip. The event log
+// goes along.
+func (t *TPM) platform(ak *attestationKey, nonce, eventLog []byte) (*dtv1.TPMPlatform, error) {
 	for range quoteAttempts {
 		quote, covered, err := t.quote(ak, nonce)
 		if err != nil {
@@ -38,7 +33,7 @@ func (t *TPM) platform(ak *attestationKey, nonce []byte) (*dtv1.TPMPlatform, err
 		}
 		if bytes.Equal(digest.Sum(nil), covered) {
 			return &dtv1.TPMPlatform{
-				Quotes: []*dtv1.TPMQuote{quote}, Pcrs: pcrs, EventLog: t.eventLog(),
+				Quotes: []*dtv1.TPMQuote{quote}, Pcrs: pcrs, EventLog: eventLog,
 			}, nil
 		}
 	}
@@ -102,23 +97,4 @@ func (t *TPM) readPCRs() ([]*dtv1.TPMPCR, error) {
 		}
 	}
 	return pcrs, nil
-}
-
-// eventLog gives what the firmware measured, or nothing: where it cannot be
-// read, is larger than the server takes, or belongs to another TPM than the
-// one that is open.
-func (t *TPM) eventLog() []byte {
-	if !t.isDevice {
-		return []byte{}
-	}
-	f, err := os.Open(biosMeasurements)
-	if err != nil {
-		return []byte{}
-	}
-	defer f.Close()
-	log, err := io.ReadAll(io.LimitReader(f, maxEventLog+1))
-	if err != nil || len(log) > maxEventLog {
-		return []byte{}
-	}
-	return log
 }

@@ -18,8 +18,6 @@ import (
 type TPM struct {
 	mu sync.Mutex // held over a whole conversation with the chip
 	ch *channel   // guarded by mu
-	// isDevice tells that the machine's own event log belongs to this TPM.
-	isDevice bool
 }
 
 // hold takes the TPM for a conversation that ends with ctx at the latest; the
