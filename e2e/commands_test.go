@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
@@ -13,9 +14,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"devicetrust/devices/tpm/tpmtest"
 	"devicetrust/e2e/stage"
 	"devicetrust/store/storetest"
 )
@@ -27,6 +30,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"noded":    cmdNoded,
 	"laptop":   cmdLaptop,
 	"tpm":      cmdTPM,
+	"maker":    cmdMaker,
 	"halt":     onDaemon(func(d *stage.Daemon) error { return d.Stop(context.Background()) }),
 	"kill-9":   onDaemon(func(d *stage.Daemon) error { return d.Kill() }),
 	"start":    onDaemon(func(d *stage.Daemon) error { return d.Restart(context.Background()) }),
@@ -50,6 +54,7 @@ type set struct {
 	daemons map[string]*stage.Daemon
 	tpms    map[string]*stage.TPM
 	stalls  map[string]*stage.Stall
+	makers  map[string]*tpmtest.CA
 }
 
 type setKey struct{}
@@ -153,12 +158,45 @@ func cmdLaptop(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("DTSH_DMI_DIR", dmi)
 }
 
-// tpm clear|replace|stop NAME does it to a laptop's TPM. tpm stall NAME
-// enroll|login makes it think for ever in the middle of that ceremony; tpm
+// maker NAME [ISSUER] makes the CA of a maker of TPMs, under the other one where
+// that is named; its certificate is in $WORK/NAME.pem.
+func cmdMaker(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, neg)
+	usage(ts, args, 1, "maker NAME [ISSUER]")
+	var issuer *tpmtest.CA
+	if len(args) > 1 {
+		if issuer = s.makers[args[1]]; issuer == nil {
+			ts.Fatalf("there is no maker %s", args[1])
+		}
+	}
+	ca, err := tpmtest.NewCA(args[0], issuer)
+	ts.Check(err)
+	s.makers[args[0]] = ca
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw})
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pem"), text, 0o600))
+}
+
+// certify has a maker certify the endorsement key of a TPM, as it is asked for
+// by words: rsa, p384, expired.
+func certify(ts *testscript.TestScript, s *set, tpm *stage.TPM, args []string) {
+	usage(ts, args, 1, "tpm certify NAME MAKER [rsa|p384] [expired]")
+	c := tpmtest.Certificate{CA: s.makers[args[0]], RSA: slices.Contains(args, "rsa"), P384: slices.Contains(args, "p384")}
+	if c.CA == nil {
+		ts.Fatalf("there is no maker %s", args[0])
+	}
+	if slices.Contains(args, "expired") {
+		c.NotAfter = time.Now().Add(-time.Hour)
+	}
+	_, err := tpmtest.Manufacture(tpm.Address(), c)
+	ts.Check(err)
+}
+
+// tpm clear|replace|stop NAME does it to a laptop's TPM. tpm certify NAME MAKER
+// [rsa|p384] [expired] gives it a certificate. tpm stall NAME enroll|login makes it think for ever in the middle of that ceremony; tpm
 // stalled NAME waits until it does; tpm release NAME ends it.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	s := setOf(ts, neg)
-	usage(ts, args, 2, "tpm clear|replace|stop|stall|stalled|release NAME")
+	usage(ts, args, 2, "tpm clear|replace|certify|stop|stall|stalled|release NAME")
 	tpm := s.tpms[args[1]]
 	if tpm == nil {
 		ts.Fatalf("there is no laptop %s", args[1])
@@ -168,6 +206,8 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(tpm.Clear())
 	case "replace":
 		ts.Check(tpm.Replace(context.Background()))
+	case "certify":
+		certify(ts, s, tpm, args[2:])
 	case "stop":
 		ts.Check(tpm.Kill())
 	case "stall":

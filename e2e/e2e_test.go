@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"devicetrust/devices/tpm/tpmtest"
 	"devicetrust/e2e/stage"
 )
 
@@ -171,6 +172,7 @@ func setUp(env *testscript.Env) error {
 		Stage:   &stage.Stage{Dir: env.WorkDir, Bin: binDir},
 		daemons: map[string]*stage.Daemon{},
 		tpms:    map[string]*stage.TPM{},
+		makers:  map[string]*tpmtest.CA{},
 		stalls:  map[string]*stage.Stall{},
 	}
 	env.Values[setKey{}] = s
