@@ -5,6 +5,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"regexp"
@@ -55,7 +56,35 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 // context says of the caller, cuts what is too long, and returns the event as
 // it is stored. A type that the catalogue does not have is an error.
 func (l *Log) Record(tx *store.Tx, e event.Event) (event.Event, error) {
-	id, err := uuid.NewRandom()
+	e, err := l.complete(tx, e)
+	if err != nil {
+		return event.Event{}, err
+	}
+	stored, err := l.append(tx, e)
+	if err != nil {
+		return event.Event{}, err
+	}
+	return stored[0], nil
+}
+
+// RecordAll is Record for the many events of one act, all or none of them. It
+// asks the store a few times, and not for each.
+func (l *Log) RecordAll(tx *store.Tx, events []event.Event) error {
+	all := make([]event.Event, len(events))
+	for i, e := range events {
+		var err error
+		if all[i], err = l.complete(tx, e); err != nil {
+			return err
+		}
+	}
+	_, err := l.append(tx, all...)
+	return err
+}
+
+// complete fills in what the log knows better than who records.
+func (l *Log) complete(tx *store.Tx, e event.Event) (event.Event, error) {
+	// One after another in the index too: the log only grows.
+	id, err := uuid.NewV7()
 	if err != nil {
 		return event.Event{}, fmt.Errorf("audit: %w", err)
 	}
@@ -70,7 +99,7 @@ func (l *Log) Record(tx *store.Tx, e event.Event) (event.Event, error) {
 		}
 		e.TrustedDevice = c.Device
 	}
-	return l.append(tx, e)
+	return e, nil
 }
 
 // RecordAlone is Record in a transaction of its own: for failures and
@@ -127,31 +156,37 @@ func (l *Log) checkForeign(e event.Event) error {
 	return nil
 }
 
-// append writes e as the next record of the chain.
-func (l *Log) append(tx *store.Tx, e event.Event) (event.Event, error) {
-	e, text, err := fit(e)
-	if err != nil {
-		return event.Event{}, err
+// append writes events as the next records of the chain.
+func (l *Log) append(tx *store.Tx, events ...event.Event) ([]event.Event, error) {
+	if len(events) == 0 {
+		return nil, nil
 	}
-	head, err := l.chain.head(tx)
+	m, err := l.chain.head(tx)
 	if err != nil {
-		return event.Event{}, err
+		return nil, err
 	}
-	if err := l.seen.notBefore(head); err != nil {
-		return event.Event{}, err
+	if err := l.seen.notBefore(m); err != nil {
+		return nil, err
 	}
-	m := l.chain.next(head, text)
-	_, err = tx.Exec(`INSERT INTO audit_log (seq, uid, time, event, user_name, success, record, hash)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		int64(m.seq), e.UID, store.Micros(e.Time), string(e.Type), about(e), e.Success, string(text), m.hash[:])
+	rows := make([][]any, len(events))
+	for i, e := range events {
+		e, text, err := fit(e)
+		if err != nil {
+			return nil, err
+		}
+		m = l.chain.next(m, text)
+		rows[i] = []any{int64(m.seq), e.UID, store.Micros(e.Time), string(e.Type), about(e), e.Success, string(text), bytes.Clone(m.hash[:])}
+		events[i] = e
+	}
+	err = tx.InsertAll(`audit_log (seq, uid, time, event, user_name, success, record, hash)`, rows, ``)
 	if err != nil {
-		return event.Event{}, fmt.Errorf("audit: append record %d: %w", m.seq, err)
+		return nil, fmt.Errorf("audit: append up to record %d: %w", m.seq, err)
 	}
 	if err := l.chain.setHead(tx, m); err != nil {
-		return event.Event{}, fmt.Errorf("audit: %w", err)
+		return nil, fmt.Errorf("audit: %w", err)
 	}
 	tx.AfterCommit(func() { l.seen.saw(m) })
-	return e, nil
+	return events, nil
 }
 
 // about is the user that a record is found under: who acted, or, where nobody

@@ -27,7 +27,7 @@ func (i *Inventory) RegisterCurrent(ctx context.Context, user string, data *dtv1
 		var device resource.Device
 		if len(found) == 1 {
 			device = found[0]
-		} else if device, err = i.register(tx, user, d, i.blank(d)); err != nil {
+		} else if device, err = i.register(tx, user, i.blank(d)); err != nil {
 			return err
 		}
 		if err := enrolledByOther(device, user); err != nil {

@@ -81,7 +81,7 @@ var bySelf = resource.DeviceSource{Name: "self", Origin: "api"}
 // (CodeAlreadyExists).
 func (i *Inventory) Add(ctx context.Context, actor string, d NewDevice) (device resource.Device, err error) {
 	err = i.db.Write(ctx, func(tx *store.Tx) error {
-		device, err = i.register(tx, actor, d, i.blank(d))
+		device, err = i.register(tx, actor, i.blank(d))
 		return err
 	})
 	return device, err
@@ -90,7 +90,7 @@ func (i *Inventory) Add(ctx context.Context, actor string, d NewDevice) (device 
 // AddWithToken is Add and CreateToken in one: both happen, or neither.
 func (i *Inventory) AddWithToken(ctx context.Context, actor string, d NewDevice, ttl time.Duration) (device resource.Device, token Token, err error) {
 	err = i.db.Write(ctx, func(tx *store.Tx) error {
-		if device, err = i.register(tx, actor, d, i.blank(d)); err != nil {
+		if device, err = i.register(tx, actor, i.blank(d)); err != nil {
 			return err
 		}
 		token, err = i.issueToken(tx, actor, device, ttl)
@@ -102,43 +102,57 @@ func (i *Inventory) AddWithToken(ctx context.Context, actor string, d NewDevice,
 // blank is the document of a machine that nothing else is known of.
 func (i *Inventory) blank(d NewDevice) resource.Device {
 	return resource.Device{
-		Header: resource.Header{Metadata: resource.Metadata{Name: uuid.NewString()}},
+		// IDs that are made one after another stand together in the index.
+		Header: resource.Header{Metadata: resource.Metadata{Name: uuid.Must(uuid.NewV7()).String()}},
 		Spec:   resource.DeviceSpec{OSType: d.OSType, AssetTag: d.AssetTag, Source: d.Source},
 	}
 }
 
 // register checks and stores device as a new one.
-func (i *Inventory) register(tx *store.Tx, actor string, d NewDevice, device resource.Device) (resource.Device, error) {
-	if err := checkOS(d.OSType); err != nil {
+func (i *Inventory) register(tx *store.Tx, actor string, device resource.Device) (resource.Device, error) {
+	if err := i.complete(&device); err != nil {
 		return resource.Device{}, err
 	}
-	if err := assettag.Valid(d.AssetTag); err != nil {
-		return resource.Device{}, api.Refuse(connect.CodeInvalidArgument, "%v", err).
-			WithHint("dtsh device asset-tag, on the machine itself, says its tag")
-	}
-	same, err := find(tx, `asset_tag = $1 AND os_type = $2`, d.AssetTag, d.OSType)
+	same, err := find(tx, `asset_tag = $1 AND os_type = $2`, device.Spec.AssetTag, device.Spec.OSType)
 	if err != nil {
 		return resource.Device{}, err
 	}
 	if len(same) > 0 {
-		return resource.Device{}, api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", label(same[0]), same[0].Metadata.Name)
+		return resource.Device{}, taken(device, same[0])
 	}
-	if err := i.ownersExist(tx, nil, device.Spec.Owners); err != nil {
+	if err := insert(tx, &device); err != nil {
 		return resource.Device{}, err
 	}
-	now := i.instant()
+	if err := i.listOwners(tx, device); err != nil {
+		return resource.Device{}, err
+	}
+	_, err = i.log.Record(tx, created(actor, device))
+	return device, err
+}
+
+func created(actor string, d resource.Device) event.Event {
+	return event.Event{Type: event.DeviceCreate, User: actor, Success: true, Device: described(d)}
+}
+
+// complete checks what a new device is called and fills in what the server
+// says of it.
+func (i *Inventory) complete(device *resource.Device) error {
+	if err := checkOS(device.Spec.OSType); err != nil {
+		return err
+	}
+	if err := assettag.Valid(device.Spec.AssetTag); err != nil {
+		return api.Refuse(connect.CodeInvalidArgument, "%v", err).
+			WithHint("dtsh device asset-tag, on the machine itself, says its tag")
+	}
 	device.Kind, device.Version = resource.KindDevice, version
 	device.Spec.EnrollStatus = resource.NotEnrolled
 	if device.Spec.Source == nil {
 		source := byHand
 		device.Spec.Source = &source
 	}
+	now := i.instant()
 	device.Spec.CreateTime, device.Spec.UpdateTime = now, now
-	if err := insert(tx, &device); err != nil {
-		return resource.Device{}, err
-	}
-	_, err = i.log.Record(tx, event.Event{Type: event.DeviceCreate, User: actor, Success: true, Device: described(device)})
-	return device, err
+	return nil
 }
 
 func checkOS(os string) error {

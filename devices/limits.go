@@ -57,6 +57,12 @@ const (
 	maxUsernames = 64
 	maxLabels    = 64
 
+	// MaxBulk is how many devices are registered at once. Nothing else is
+	// written meanwhile, which at 20,000 a second is for three seconds.
+	MaxBulk = 50_000
+	// maxLookup names are asked for in one query.
+	maxLookup = 500
+
 	// DefaultPage and MaxPage are how many devices a page of a list has;
 	// maxPageBytes is of their documents, of which one more still fits an
 	// answer of the API: 4 KiB each, while one with all of its reports has up

@@ -72,6 +72,17 @@ func (i *Inventory) ownersExist(tx *store.Tx, before, owners []string) error {
 	return i.UsersExist(tx, added)
 }
 
+// listOwners stores the owners of a new device, who must exist.
+func (i *Inventory) listOwners(tx *store.Tx, d resource.Device) error {
+	if len(d.Spec.Owners) == 0 {
+		return nil
+	}
+	if err := i.ownersExist(tx, nil, d.Spec.Owners); err != nil {
+		return err
+	}
+	return keepOwners(tx, d)
+}
+
 // keepOwners stores whose logins d may authenticate, for look-ups.
 func keepOwners(tx *store.Tx, d resource.Device) error {
 	if _, err := tx.Exec(`DELETE FROM device_owners WHERE device_id = $1`, d.Metadata.Name); err != nil {

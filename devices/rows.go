@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"devicetrust/resource"
 	"devicetrust/store"
@@ -67,49 +68,68 @@ func parse(document []byte, revision int64) (d resource.Device, err error) {
 
 // insert stores a new device with revision 1.
 func insert(tx *store.Tx, d *resource.Device) error {
-	c, err := columns(d)
+	row, err := newRow(d)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO devices
-		(id, os_type, asset_tag, enroll_status, owner, source, attestation, frozen, credential_id, ek_digest,
-		document, created_at, updated_at, last_seen_at, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1)`,
-		append([]any{d.Metadata.Name}, c...)...)
+	return insertRows(tx, [][]any{row})
+}
+
+// newRow gives d revision 1, and what insertRows takes.
+func newRow(d *resource.Device) ([]any, error) {
+	d.Metadata.Revision = "1"
+	return row(d, 1)
+}
+
+func row(d *resource.Device, revision int64) ([]any, error) {
+	c, err := columns(d)
+	return append([]any{d.Metadata.Name, revision}, c...), err
+}
+
+// byTag is the order in which rows of newRow cost least: the next one goes to
+// the same page of an index.
+func byTag(a, b []any) int { return strings.Compare(a[3].(string), b[3].(string)) }
+
+const intoDevices = `devices (id, revision, os_type, asset_tag, enroll_status, owner, source, attestation, frozen,
+	credential_id, ek_digest, document, created_at, updated_at, last_seen_at)`
+
+func insertRows(tx *store.Tx, rows [][]any) error {
+	if err := tx.InsertAll(intoDevices, rows, ``); err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	return nil
+}
+
+// updateRows stores devices that were read in the same transaction.
+func updateRows(tx *store.Tx, rows [][]any) error {
+	err := tx.InsertAll(intoDevices, rows, `ON CONFLICT (id) DO UPDATE SET revision = excluded.revision,
+		os_type = excluded.os_type, asset_tag = excluded.asset_tag, enroll_status = excluded.enroll_status,
+		owner = excluded.owner, source = excluded.source, attestation = excluded.attestation, frozen = excluded.frozen,
+		credential_id = excluded.credential_id, ek_digest = excluded.ek_digest, document = excluded.document,
+		created_at = excluded.created_at, updated_at = excluded.updated_at, last_seen_at = excluded.last_seen_at`)
 	if err != nil {
 		return fmt.Errorf("devices: %w", err)
 	}
-	d.Metadata.Revision = "1"
-	if len(d.Spec.Owners) == 0 {
-		return nil
-	}
-	return keepOwners(tx, *d)
+	return nil
 }
 
 // update stores a device that was read in the same transaction.
 func update(tx *store.Tx, d *resource.Device) error {
-	c, err := columns(d)
+	row, err := nextRow(d)
 	if err != nil {
 		return err
 	}
-	n, err := tx.Exec(`UPDATE devices SET
-		os_type = $2, asset_tag = $3, enroll_status = $4, owner = $5, source = $6, attestation = $7, frozen = $8,
-		credential_id = $9, ek_digest = $10, document = $11, created_at = $12, updated_at = $13, last_seen_at = $14,
-		revision = revision + 1
-		WHERE id = $1`,
-		append([]any{d.Metadata.Name}, c...)...)
-	if err != nil {
-		return fmt.Errorf("devices: %w", err)
-	}
-	if n != 1 {
-		return fmt.Errorf("devices: device %q is not there", d.Metadata.Name)
-	}
+	return updateRows(tx, [][]any{row})
+}
+
+// nextRow raises the revision of d, and gives what updateRows takes.
+func nextRow(d *resource.Device) ([]any, error) {
 	revision, err := strconv.ParseInt(d.Metadata.Revision, 10, 64)
 	if err != nil {
-		return fmt.Errorf("devices: revision of device %q: %w", d.Metadata.Name, err)
+		return nil, fmt.Errorf("devices: revision of device %q: %w", d.Metadata.Name, err)
 	}
 	d.Metadata.Revision = strconv.FormatInt(revision+1, 10)
-	return nil
+	return row(d, revision+1)
 }
 
 // columns are what devices are looked up by, from the one document that says

@@ -19,6 +19,28 @@ import (
 // Create registers the device of a document. A name, where it has one, becomes
 // its ID. Fields that only a ceremony or the server sets are refused by name.
 func (i *Inventory) Create(ctx context.Context, actor string, d resource.Device) (device resource.Device, err error) {
+	if device, err = i.proposed(d); err != nil {
+		return resource.Device{}, err
+	}
+	err = i.db.Write(ctx, func(tx *store.Tx) error {
+		same, err := find(tx, `id = $1`, device.Metadata.Name)
+		if err != nil {
+			return err
+		}
+		if len(same) > 0 {
+			return taken(device, same[0])
+		}
+		device, err = i.register(tx, actor, device)
+		return err
+	})
+	if err != nil {
+		return resource.Device{}, err
+	}
+	return device, nil
+}
+
+// proposed is the device that a document registers.
+func (i *Inventory) proposed(d resource.Device) (resource.Device, error) {
 	fresh := resource.Device{Spec: resource.DeviceSpec{OSType: d.Spec.OSType, AssetTag: d.Spec.AssetTag}}
 	if err := onlyEditable(d, fresh); err != nil {
 		return resource.Device{}, err
@@ -29,32 +51,31 @@ func (i *Inventory) Create(ctx context.Context, actor string, d resource.Device)
 	if err := checkNotes(d); err != nil {
 		return resource.Device{}, err
 	}
-	id := d.Metadata.Name
-	if id == "" {
-		id = uuid.NewString()
-	} else if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
-		return resource.Device{}, api.Refuse(connect.CodeInvalidArgument, "metadata.name %.64q is not a device's ID, a UUID in lower case", id).
+	device := i.blank(NewDevice{OSType: d.Spec.OSType, AssetTag: d.Spec.AssetTag})
+	if id := d.Metadata.Name; id != "" {
+		if err := checkID(id); err != nil {
+			return resource.Device{}, err
+		}
+		device.Metadata.Name = id
+	}
+	note(&device, d)
+	return device, nil
+}
+
+func checkID(id string) error {
+	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
+		return api.Refuse(connect.CodeInvalidArgument, "metadata.name %.64q is not a device's ID, a UUID in lower case", id).
 			WithHint("Leave it out, and the device is given one")
 	}
-	n := NewDevice{OSType: d.Spec.OSType, AssetTag: d.Spec.AssetTag}
-	device = i.blank(n)
-	device.Metadata.Name = id
-	note(&device, d)
-	err = i.db.Write(ctx, func(tx *store.Tx) error {
-		same, err := find(tx, `id = $1`, id)
-		if err != nil {
-			return err
-		}
-		if len(same) > 0 {
-			return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", id, label(same[0]))
-		}
-		device, err = i.register(tx, actor, n, device)
-		return err
-	})
-	if err != nil {
-		return resource.Device{}, err
+	return nil
+}
+
+// taken refuses what is registered already: the ID, or the tag and the system.
+func taken(d, by resource.Device) error {
+	if d.Metadata.Name == by.Metadata.Name {
+		return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", d.Metadata.Name, label(by))
 	}
-	return device, nil
+	return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", label(d), by.Metadata.Name)
 }
 
 // Update replaces what an administrator may change of the device that d names
@@ -86,30 +107,40 @@ func (i *Inventory) Update(ctx context.Context, actor string, d resource.Device,
 }
 
 func (i *Inventory) change(tx *store.Tx, actor string, current, wanted resource.Device, inTx func(tx *store.Tx, id string) error) (resource.Device, error) {
+	e, err := i.edit(tx, &current, wanted, inTx)
+	if err != nil {
+		return resource.Device{}, err
+	}
+	if err := update(tx, &current); err != nil {
+		return resource.Device{}, err
+	}
+	e.User = actor
+	_, err = i.log.Record(tx, e)
+	return current, err
+}
+
+// edit changes current and gives the record of it; neither is stored yet.
+func (i *Inventory) edit(tx *store.Tx, current *resource.Device, wanted resource.Device, inTx func(tx *store.Tx, id string) error) (event.Event, error) {
 	var done []string
 	switch status := wanted.Spec.EnrollStatus; {
 	case status == "" || status == current.Spec.EnrollStatus:
 	case status == resource.NotEnrolled:
-		if err := i.unenroll(tx, &current, inTx); err != nil {
-			return resource.Device{}, err
+		if err := i.unenroll(tx, current, inTx); err != nil {
+			return event.Event{}, err
 		}
 		done = append(done, "unenrolled")
 	default:
-		return resource.Device{}, errEnrollStatus(status)
+		return event.Event{}, errEnrollStatus(status)
 	}
 	before := current.Spec.Owners
-	note(&current, wanted)
-	owners, err := i.changeOwners(tx, current, before)
+	note(current, wanted)
+	owners, err := i.changeOwners(tx, *current, before)
 	if err != nil {
-		return resource.Device{}, err
+		return event.Event{}, err
 	}
 	done = append(done, owners...)
 	current.Spec.UpdateTime = i.instant()
-	if err := update(tx, &current); err != nil {
-		return resource.Device{}, err
-	}
-	_, err = i.log.Record(tx, event.Event{Type: event.DeviceUpdate, User: actor, Success: true, Device: described(current), Reasons: done})
-	return current, err
+	return event.Event{Type: event.DeviceUpdate, Success: true, Device: described(*current), Reasons: done}, nil
 }
 
 func errEnrollStatus(status string) error {
@@ -191,11 +222,14 @@ func onlyEditable(d, current resource.Device) error {
 		{"spec.update_time", d.Spec.UpdateTime, current.Spec.UpdateTime},
 		{"spec.last_seen_time", d.Spec.LastSeenTime, current.Spec.LastSeenTime},
 	} {
+		if reflect.ValueOf(field.got).IsZero() {
+			continue
+		}
 		same, err := sameJSON(field.got, field.want)
 		if err != nil {
 			return err
 		}
-		if !reflect.ValueOf(field.got).IsZero() && !same {
+		if !same {
 			return api.Refuse(connect.CodeInvalidArgument, "%s is set by the server and cannot be changed", field.name).
 				WithHint("Leave it as it is, or out")
 		}

@@ -22,3 +22,15 @@ var sessionParameters = map[string]string{
 	"tcp_keepalives_interval":             "5",
 	"tcp_keepalives_count":                "3",
 }
+
+// maxPlaces is how many values one statement may have: SQLite takes 32,766,
+// PostgreSQL 65,535. maxRows: more rows in one are not faster.
+const (
+	maxPlaces = 32_000
+	maxRows   = 200
+)
+
+// writerCacheKiB of pages in memory, of the one writing connection to SQLite.
+// With its own two MiB, thousands of rows that come at once are written to
+// indexes of which each page is read and written again for nearly every row.
+const writerCacheKiB = 64 << 10

@@ -91,7 +91,7 @@ func openSQLite(path string) (*DB, error) {
 		return sql.OpenDB(c), nil
 	}
 	const common = "_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&_pragma=synchronous(FULL)"
-	writer, err := connect(common + "&_pragma=journal_mode(WAL)&_txlock=immediate")
+	writer, err := connect(common + "&_pragma=journal_mode(WAL)&_txlock=immediate" + fmt.Sprintf("&_pragma=cache_size(-%d)", writerCacheKiB))
 	if err != nil {
 		return nil, err
 	}
