@@ -28,6 +28,8 @@ func (s *Server) withBounds(next http.Handler) http.Handler {
 		switch r.URL.Path {
 		case dtv1connect.DeviceServiceEnrollDeviceProcedure, dtv1connect.DeviceServiceAuthenticateDeviceProcedure:
 			limit, length = ceremonyTimeout, maxCeremonyBody
+		case dtv1connect.DeviceServiceCreateDevicesProcedure:
+			limit, length = bulkTimeout, maxBulkBody
 		}
 		answer := http.NewResponseController(w)
 		r = r.WithContext(context.WithValue(r.Context(), answerKey{}, answer))
@@ -130,6 +132,9 @@ const maxBody = devices.MaxMessage + frameHeader
 
 // maxCeremonyBody is the two messages of a device.
 const maxCeremonyBody = 2 * maxBody
+
+// maxBulkBody is the documents with what frames them in messages.
+const maxBulkBody = maxBulkBytes + maxBulkBytes/8
 
 // frameHeader of a message in a stream.
 const frameHeader = 5

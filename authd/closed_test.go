@@ -73,7 +73,7 @@ func column(t *testing.T, db *sql.DB, query string) []string {
 // that a node lives; the ceremonies have this test in devices.
 var unrecorded = []string{
 	"Heartbeat", "Follow", "GetResource", "ListResources", "ListNodes", "ListAudit", "VerifyAudit", "Explain",
-	"ExportAuthority", "Status", "EnrollDevice", "AuthenticateDevice",
+	"ExportAuthority", "Status", "ListDevices", "EnrollDevice", "AuthenticateDevice",
 }
 
 // Every act of every method, where its record cannot be written.
@@ -135,6 +135,12 @@ func TestNothingHappensWithoutItsRecord(t *testing.T) {
 		"Logout": func() error { return fails(own.Logout(ctx, connect.NewRequest(&dtv1.LogoutRequest{}))) },
 		"AddDevice": func() error {
 			return fails(devices.AddDevice(ctx, connect.NewRequest(&dtv1.AddDeviceRequest{OsType: "linux", AssetTag: "TAG99999", Enroll: true})))
+		},
+		"CreateDevices": func() error {
+			return fails(createDevices(ctx, devices, false, device("TAG99999"), device("TAG88888")))
+		},
+		"CreateDevices that replaces": func() error {
+			return fails(createDevices(ctx, devices, true, device("TAG99999"), device("TAG12345")))
 		},
 		"RemoveDevice": func() error {
 			return fails(devices.RemoveDevice(ctx, connect.NewRequest(&dtv1.RemoveDeviceRequest{Device: ref})))

@@ -56,6 +56,13 @@ const (
 	// that it is devices who says why it ended.
 	ceremonyTimeout = 65 * time.Second
 
+	// maxBulkBytes is what the documents of devices that are registered at once
+	// have, 1.3 KiB each where there are as many as can be. As structures they
+	// are about three times that, so it is one call at a time.
+	maxBulkBytes = 64 << 20
+	// bulkTimeout is for sending them and for their transaction.
+	bulkTimeout = 2 * time.Minute
+
 	// maxFailures of one caller within a minute are recorded one by one: more
 	// than a person, or a script that goes wrong, needs to be understood.
 	maxFailures = 60

@@ -47,6 +47,8 @@ type Server struct {
 	reported reported
 	// strangers bounds what callers who have shown nothing send at once.
 	strangers shares
+	// bulk is held by the one call that registers many devices.
+	bulk sync.Mutex
 
 	tls     *serverTLS
 	public  []string

@@ -1075,7 +1075,7 @@ type CreateDevicesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// JSON resources, some in each message.
 	Devices [][]byte `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
-	// Replace what exists.
+	// In the first message: replace what exists.
 	Replace       bool `protobuf:"varint,2,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1126,13 +1126,9 @@ func (x *CreateDevicesRequest) GetReplace() bool {
 }
 
 type CreateDevicesResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many have been written so far, of those that were sent; nothing
-	// stands before done.
-	Written       int64 `protobuf:"varint,1,opt,name=written,proto3" json:"written,omitempty"`
-	Done          bool  `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
-	Created       int64 `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
-	Updated       int64 `protobuf:"varint,4,opt,name=updated,proto3" json:"updated,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Created       int64                  `protobuf:"varint,1,opt,name=created,proto3" json:"created,omitempty"`
+	Updated       int64                  `protobuf:"varint,2,opt,name=updated,proto3" json:"updated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1165,20 +1161,6 @@ func (x *CreateDevicesResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use CreateDevicesResponse.ProtoReflect.Descriptor instead.
 func (*CreateDevicesResponse) Descriptor() ([]byte, []int) {
 	return file_dt_v1_device_proto_rawDescGZIP(), []int{16}
-}
-
-func (x *CreateDevicesResponse) GetWritten() int64 {
-	if x != nil {
-		return x.Written
-	}
-	return 0
-}
-
-func (x *CreateDevicesResponse) GetDone() bool {
-	if x != nil {
-		return x.Done
-	}
-	return false
 }
 
 func (x *CreateDevicesResponse) GetCreated() int64 {
@@ -3190,12 +3172,10 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"J\n" +
 	"\x14CreateDevicesRequest\x12\x18\n" +
 	"\adevices\x18\x01 \x03(\fR\adevices\x12\x18\n" +
-	"\areplace\x18\x02 \x01(\bR\areplace\"y\n" +
+	"\areplace\x18\x02 \x01(\bR\areplace\"K\n" +
 	"\x15CreateDevicesResponse\x12\x18\n" +
-	"\awritten\x18\x01 \x01(\x03R\awritten\x12\x12\n" +
-	"\x04done\x18\x02 \x01(\bR\x04done\x12\x18\n" +
-	"\acreated\x18\x03 \x01(\x03R\acreated\x12\x18\n" +
-	"\aupdated\x18\x04 \x01(\x03R\aupdated\"?\n" +
+	"\acreated\x18\x01 \x01(\x03R\acreated\x12\x18\n" +
+	"\aupdated\x18\x02 \x01(\x03R\aupdated\"?\n" +
 	"\x13AcceptDeviceRequest\x12(\n" +
 	"\x06device\x18\x01 \x01(\v2\x10.dt.v1.DeviceRefR\x06device\"H\n" +
 	"\x14AcceptDeviceResponse\x12\x16\n" +
@@ -3320,7 +3300,7 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\x12\x1b\n" +
 	"\tasset_tag\x18\x03 \x01(\tR\bassetTag\x12%\n" +
 	"\x0eevidence_level\x18\x04 \x01(\tR\revidenceLevel\x12\x1a\n" +
-	"\bwarnings\x18\x05 \x03(\tR\bwarnings2\xfc\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings2\xfa\n" +
 	"\n" +
 	"\rDeviceService\x12V\n" +
 	"\tAddDevice\x12\x17.dt.v1.AddDeviceRequest\x1a\x18.dt.v1.AddDeviceResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06create\x12_\n" +
@@ -3329,8 +3309,8 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\x15RegisterCurrentDevice\x12#.dt.v1.RegisterCurrentDeviceRequest\x1a\x12.dt.v1.EnrollToken\"\x1e\xba\xc8\x18\x1a\b\x04\x12\x06device\x1a\x06create\x1a\x06enroll\x12X\n" +
 	"\x15CreateAutoEnrollToken\x12#.dt.v1.CreateAutoEnrollTokenRequest\x1a\x12.dt.v1.EnrollToken\"\x06\xba\xc8\x18\x02\b\x02\x12U\n" +
 	"\x0eDiagnoseDevice\x12\x1c.dt.v1.DiagnoseDeviceRequest\x1a\x1d.dt.v1.DiagnoseDeviceResponse\"\x06\xba\xc8\x18\x02\b\x02\x12Z\n" +
-	"\vListDevices\x12\x19.dt.v1.ListDevicesRequest\x1a\x1a.dt.v1.ListDevicesResponse\"\x14\xba\xc8\x18\x10\b\x04\x12\x06device\x1a\x04list\x12f\n" +
-	"\rCreateDevices\x12\x1b.dt.v1.CreateDevicesRequest\x1a\x1c.dt.v1.CreateDevicesResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06create(\x010\x01\x12_\n" +
+	"\vListDevices\x12\x19.dt.v1.ListDevicesRequest\x1a\x1a.dt.v1.ListDevicesResponse\"\x14\xba\xc8\x18\x10\b\x04\x12\x06device\x1a\x04list\x12d\n" +
+	"\rCreateDevices\x12\x1b.dt.v1.CreateDevicesRequest\x1a\x1c.dt.v1.CreateDevicesResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06create(\x01\x12_\n" +
 	"\fAcceptDevice\x12\x1a.dt.v1.AcceptDeviceRequest\x1a\x1b.dt.v1.AcceptDeviceResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06update\x12n\n" +
 	"\x0fEvaluateDevices\x12\x1d.dt.v1.EvaluateDevicesRequest\x1a\x1e.dt.v1.EvaluateDevicesResponse\"\x1a\xba\xc8\x18\x16\b\x04\x12\x06device\x1a\x04list\x1a\x04read0\x01\x12l\n" +
 	"\x11ExplainAutoEnroll\x12\x1f.dt.v1.ExplainAutoEnrollRequest\x1a .dt.v1.ExplainAutoEnrollResponse\"\x14\xba\xc8\x18\x10\b\x04\x12\x06device\x1a\x04read\x12n\n" +

@@ -94,9 +94,8 @@ type DeviceServiceClient interface {
 	// ListDevices gives the inventory page by page, by asset tag and operating
 	// system.
 	ListDevices(context.Context, *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error)
-	// CreateDevices registers all devices of the stream, or none. The server
-	// answers with how far it is, and at last with all of them.
-	CreateDevices(context.Context) *connect.BidiStreamForClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]
+	// CreateDevices registers all devices of the stream, or none.
+	CreateDevices(context.Context) *connect.ClientStreamForClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]
 	// AcceptDevice takes what the device last showed as what it should be, and
 	// lets it in again where it was frozen.
 	AcceptDevice(context.Context, *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error)
@@ -268,8 +267,8 @@ func (c *deviceServiceClient) ListDevices(ctx context.Context, req *connect.Requ
 }
 
 // CreateDevices calls dt.v1.DeviceService.CreateDevices.
-func (c *deviceServiceClient) CreateDevices(ctx context.Context) *connect.BidiStreamForClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse] {
-	return c.createDevices.CallBidiStream(ctx)
+func (c *deviceServiceClient) CreateDevices(ctx context.Context) *connect.ClientStreamForClient[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse] {
+	return c.createDevices.CallClientStream(ctx)
 }
 
 // AcceptDevice calls dt.v1.DeviceService.AcceptDevice.
@@ -320,9 +319,8 @@ type DeviceServiceHandler interface {
 	// ListDevices gives the inventory page by page, by asset tag and operating
 	// system.
 	ListDevices(context.Context, *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error)
-	// CreateDevices registers all devices of the stream, or none. The server
-	// answers with how far it is, and at last with all of them.
-	CreateDevices(context.Context, *connect.BidiStream[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]) error
+	// CreateDevices registers all devices of the stream, or none.
+	CreateDevices(context.Context, *connect.ClientStream[dtv1.CreateDevicesRequest]) (*connect.Response[dtv1.CreateDevicesResponse], error)
 	// AcceptDevice takes what the device last showed as what it should be, and
 	// lets it in again where it was frozen.
 	AcceptDevice(context.Context, *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error)
@@ -391,7 +389,7 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(deviceServiceMethods.ByName("ListDevices")),
 		connect.WithHandlerOptions(opts...),
 	)
-	deviceServiceCreateDevicesHandler := connect.NewBidiStreamHandler(
+	deviceServiceCreateDevicesHandler := connect.NewClientStreamHandler(
 		DeviceServiceCreateDevicesProcedure,
 		svc.CreateDevices,
 		connect.WithSchema(deviceServiceMethods.ByName("CreateDevices")),
@@ -500,8 +498,8 @@ func (UnimplementedDeviceServiceHandler) ListDevices(context.Context, *connect.R
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.ListDevices is not implemented"))
 }
 
-func (UnimplementedDeviceServiceHandler) CreateDevices(context.Context, *connect.BidiStream[dtv1.CreateDevicesRequest, dtv1.CreateDevicesResponse]) error {
-	return connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.CreateDevices is not implemented"))
+func (UnimplementedDeviceServiceHandler) CreateDevices(context.Context, *connect.ClientStream[dtv1.CreateDevicesRequest]) (*connect.Response[dtv1.CreateDevicesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.DeviceService.CreateDevices is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) AcceptDevice(context.Context, *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error) {
