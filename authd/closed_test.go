@@ -73,7 +73,7 @@ func column(t *testing.T, db *sql.DB, query string) []string {
 // that a node lives; the ceremonies have this test in devices.
 var unrecorded = []string{
 	"Heartbeat", "Follow", "GetResource", "ListResources", "ListNodes", "ListAudit", "VerifyAudit", "Explain",
-	"ExportAuthority", "Status", "ListDevices", "EnrollDevice", "AuthenticateDevice",
+	"ExportAuthority", "Status", "ListDevices", "EnrollDevice", "AuthenticateDevice", "DiagnoseDevice", "ExplainAutoEnroll",
 }
 
 // Every act of every method, where its record cannot be written.
@@ -88,6 +88,7 @@ func TestNothingHappensWithoutItsRecord(t *testing.T) {
 	if _, err := devices.AddDevice(t.Context(), connect.NewRequest(&dtv1.AddDeviceRequest{OsType: "linux", AssetTag: "TAG12345"})); err != nil {
 		t.Fatal(err)
 	}
+	r.autoEnroll()
 	lock := `{kind: lock, version: v2, metadata: {name: l1}, spec: {target: {user: nobody}}}`
 	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "lock", Resource: []byte(lock)})); err != nil {
 		t.Fatal(err)
@@ -150,6 +151,9 @@ func TestNothingHappensWithoutItsRecord(t *testing.T) {
 		},
 		"RegisterCurrentDevice": func() error {
 			return fails(machines.RegisterCurrentDevice(ctx, connect.NewRequest(&dtv1.RegisterCurrentDeviceRequest{Device: &dtv1.DeviceData{OsType: "linux", AssetTag: "TAG77777"}})))
+		},
+		"CreateAutoEnrollToken": func() error {
+			return fails(machines.CreateAutoEnrollToken(ctx, connect.NewRequest(&dtv1.CreateAutoEnrollTokenRequest{Device: &dtv1.DeviceData{OsType: "linux", AssetTag: "TAG12345"}})))
 		},
 		"Join": func() error {
 			return fails(join.Join(ctx, connect.NewRequest(&dtv1.JoinRequest{Token: token, Node: nodeInfo("m"), SshPublicKey: sshKey, TlsPublicKey: fresh.der})))

@@ -153,10 +153,9 @@ func (h deviceService) EnrollDevice(ctx context.Context, stream *connect.BidiStr
 				return api.Refuse(connect.CodeAborted, "ekcert_allowed_cas was changed while the device was enrolled").
 					WithHint("Enroll it again, with a new token")
 			}
-			with := c
-			with.subject.DeviceID, with.subject.DeviceAssetTag = d.Metadata.Name, d.Spec.AssetTag
-			return h.s.decideCall(tx, with, "", "")
+			return h.s.maySpeak(tx, c, d)
 		},
+		AutoOff: h.s.autoOff,
 	}, stream)
 }
 

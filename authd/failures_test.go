@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
 )
 
@@ -18,6 +22,13 @@ func TestRefusalsDoNotFillTheRecord(t *testing.T) {
 	ahead := time.Now().Add(time.Hour).Truncate(time.Minute)
 	r := startWith(t, t.TempDir(), "", func() time.Time { return ahead.Add(time.Duration(minutes.Load()) * time.Minute) })
 	r.addUser("mallory", "access")
+	r.autoEnroll()
+	// A token waits for the device, so that nobody gets one by auto-enrollment.
+	_, err := dtv1connect.NewDeviceServiceClient(r.admin, "http://admin").AddDevice(t.Context(),
+		connect.NewRequest(&dtv1.AddDeviceRequest{OsType: "linux", AssetTag: "TAG12345", Enroll: true, EnrollTtl: durationpb.New(24 * time.Hour)}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	db := r.database()
 	for _, test := range []struct {
 		name  string
@@ -33,6 +44,10 @@ func TestRefusalsDoNotFillTheRecord(t *testing.T) {
 		}},
 		{"enrollments with tokens that are none", func(c *http.Client) string {
 			_, answer := post(t, c, r.url()+dtv1connect.DeviceServiceEnrollDeviceProcedure, "application/connect+json", framed(t, []byte(`{"init":{"token":"x"}}`)))
+			return answer
+		}},
+		{"auto-enrollments that are refused", func(c *http.Client) string {
+			_, answer := post(t, c, r.url()+dtv1connect.DeviceServiceCreateAutoEnrollTokenProcedure, "application/json", []byte(`{"device":{"osType":"linux","assetTag":"TAG12345"}}`))
 			return answer
 		}},
 	} {

@@ -79,6 +79,17 @@ func sameOS(d resource.Device, data *dtv1.DeviceData) error {
 // collect adds a report to those that are kept, the newest last. It gives what
 // differs from the one before, one line each; of a first report nothing does.
 func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) (changed []string) {
+	c := report(data, now)
+	if n := len(d.Spec.CollectedData); n > 0 {
+		changed = drift(d.Spec.CollectedData[n-1], c)
+	}
+	kept := append(d.Spec.CollectedData, c)
+	d.Spec.CollectedData = kept[max(0, len(kept)-maxCollected):]
+	return changed
+}
+
+// report is data as it is kept.
+func report(data *dtv1.DeviceData, now time.Time) resource.CollectedData {
 	c := resource.CollectedData{
 		RecordTime: now,
 		OSType:     data.GetOsType(), AssetTag: data.GetAssetTag(),
@@ -93,12 +104,7 @@ func collect(d *resource.Device, data *dtv1.DeviceData, now time.Time) (changed 
 	if t := data.GetCollectTime(); t != nil {
 		c.CollectTime = t.AsTime().Truncate(time.Microsecond)
 	}
-	if n := len(d.Spec.CollectedData); n > 0 {
-		changed = drift(d.Spec.CollectedData[n-1], c)
-	}
-	kept := append(d.Spec.CollectedData, c)
-	d.Spec.CollectedData = kept[max(0, len(kept)-maxCollected):]
-	return changed
+	return c
 }
 
 // drift says which fields of two reports differ, as the resource names them;

@@ -50,6 +50,9 @@ type Trust struct {
 	// device anew with the TPM that it was enrolled with, to end what the
 	// enrollment before gave.
 	Replaced func(tx *store.Tx, deviceID string) error
+	// AutoOff is that of AutoTerms, asked where a token of auto-enrollment is
+	// used.
+	AutoOff func(tx *store.Tx) error
 }
 
 // endorsement is an endorsement key that was checked. The certificate, where

@@ -44,11 +44,11 @@ func (i *Inventory) Enroll(ctx context.Context, user, remoteAddr string, trust T
 	if err != nil {
 		return err
 	}
-	device, err := i.spendToken(ctx, user, remoteAddr, init.GetToken())
+	device, auto, err := i.spendToken(ctx, user, remoteAddr, init.GetToken())
 	if err != nil {
 		return err
 	}
-	e := &enrolling{Inventory: i, user: user, remoteAddr: remoteAddr, trust: trust, device: device}
+	e := &enrolling{Inventory: i, user: user, remoteAddr: remoteAddr, trust: trust, auto: auto, device: device}
 	if err = e.run(ctx, init, s); err != nil {
 		return i.recordFailure(ctx, err, e.event(false, err.Error()))
 	}
@@ -75,6 +75,9 @@ type enrolling struct {
 	*Inventory
 	user, remoteAddr string
 	trust            Trust
+	// auto: no administrator gave the token, so the conditions of
+	// auto-enrollment hold to the end.
+	auto bool
 	// device is as the inventory has it, and after the last step as enrolled.
 	device resource.Device
 }
@@ -196,6 +199,9 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		if err := enrolledByOther(d, e.user); err != nil {
 			return err
 		}
+		if err := e.stillFits(tx, d, p.data); err != nil {
+			return err
+		}
 		if err := enrolledWithOther(d, p); err != nil {
 			return err
 		}
@@ -224,6 +230,19 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		_, err = e.log.Record(tx, ev)
 		return err
 	})
+}
+
+// stillFits asks again for what the token of auto-enrollment was given by: the
+// machine may report something else now than then.
+func (e *enrolling) stillFits(tx *store.Tx, d resource.Device, data *dtv1.DeviceData) error {
+	if !e.auto {
+		return nil
+	}
+	all, err := e.autoFindings(tx, d, e.user, data, AutoTerms{Off: e.trust.AutoOff, Stands: e.trust.Stands})
+	if err != nil {
+		return err
+	}
+	return firstFault(d, all)
 }
 
 // stands asks whether the device may be enrolled, and every other device of

@@ -126,7 +126,7 @@ func TestARemovedDeviceIsGoneWithItsTokensAndWhatItGave(t *testing.T) {
 
 		// Registered anew, it does not inherit the token.
 		add(t, w, "linux", testTag)
-		_, err = w.spendToken(t.Context(), alice, testAddr, token.Token)
+		_, _, err = w.spendToken(t.Context(), alice, testAddr, token.Token)
 		wantRefusal(t, err, "never given")
 	})
 }
@@ -164,10 +164,10 @@ func TestTokensAreKeptAsDigestsAndExpire(t *testing.T) {
 		_, err = w.CreateToken(t.Context(), admin, Ref{AssetTag: "ANOTHER1"}, 0)
 		wantCode(t, err, connect.CodeNotFound, "not found")
 
-		if got, err := w.spendToken(t.Context(), alice, testAddr, token.Token); err != nil || got.Metadata.Name != d.Metadata.Name {
+		if got, _, err := w.spendToken(t.Context(), alice, testAddr, token.Token); err != nil || got.Metadata.Name != d.Metadata.Name {
 			t.Errorf("spent: %+v, %v", got, err)
 		}
-		_, err = w.spendToken(t.Context(), alice, testAddr, token.Token)
+		_, _, err = w.spendToken(t.Context(), alice, testAddr, token.Token)
 		wantRefusal(t, err, "was used")
 	})
 }

@@ -22,6 +22,9 @@ const (
 	// people, who have lunch and holidays, but they are also found in chats.
 	defaultTokenTTL = time.Hour
 	maxTokenTTL     = 7 * 24 * time.Hour
+	// autoTokenTTL of those that a login asks for: it uses them at once, and a
+	// slow chip makes its keys meanwhile.
+	autoTokenTTL = 2 * time.Minute
 	// tokenBytes of randomness: more than can be guessed.
 	tokenBytes = 32
 

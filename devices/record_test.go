@@ -50,7 +50,7 @@ func TestWhatCannotBeRecordedDoesNotHappen(t *testing.T) {
 		unchanged("editing", err)
 		_, err = w.Remove(t.Context(), admin, Ref{AssetTag: testTag}, nil)
 		unchanged("removing", err)
-		_, err = w.spendToken(t.Context(), alice, testAddr, token)
+		_, _, err = w.spendToken(t.Context(), alice, testAddr, token)
 		unchanged("spending a token", err)
 		var left int
 		if err := db.Read(t.Context(), func(tx *store.Tx) error {

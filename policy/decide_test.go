@@ -292,3 +292,24 @@ func TestChangesAreFew(t *testing.T) {
 		t.Errorf("want (-), got (+):\n%s", diff)
 	}
 }
+
+func TestWhoAsksForATrustedDeviceIsNamed(t *testing.T) {
+	s := presetState(t)
+	sub := Subject{User: "alice", Roles: []string{"access", "require-trusted-device", "unknown"}}
+	for name, row := range map[string]struct {
+		mode Mode
+		sub  Subject
+		want []string
+	}{
+		"a role":                 {ModeOptional, sub, []string{"role require-trusted-device"}},
+		"nobody":                 {ModeOff, Subject{Roles: []string{"access"}}, nil},
+		"the cluster":            {ModeRequired, Subject{}, []string{"the cluster"}},
+		"the cluster, of people": {ModeRequiredForHumans, Subject{Bot: true}, nil},
+		"an unknown mode":        {"x", Subject{Bot: true}, []string{"the cluster"}},
+	} {
+		s.Preference.DeviceTrust.Mode = row.mode
+		if diff := cmp.Diff(row.want, DemandersOf(s, row.sub)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}

@@ -114,6 +114,24 @@ func (s *Subject) trusted() bool {
 	return s.DeviceID != "" && s.DeviceAssetTag != "" && s.DeviceCredentialID != ""
 }
 
+// DemandersOf names what asks the subject for a trusted device on any node at
+// all: the cluster, and roles. What an unknown mode asks for nobody can meet.
+func DemandersOf(s *State, sub Subject) (names []string) {
+	demands := func(m Mode) bool {
+		d := m.demand()
+		return d == demandUnknown || d == demandOfAll || d == demandOfHumans && !sub.Bot
+	}
+	if demands(s.Preference.DeviceTrust.Mode) {
+		names = append(names, "the cluster")
+	}
+	for _, r := range s.rolesOf(sub) {
+		if demands(r.demands.mode) {
+			names = append(names, "role "+r.name)
+		}
+	}
+	return names
+}
+
 func (e *evaluation) deviceReason(c Cause) string {
 	switch c {
 	case CauseTrustedDevice:
