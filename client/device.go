@@ -114,6 +114,18 @@ func (m *Machine) EnrollCurrent(ctx context.Context, p *Profile, o Options) (res
 	})
 }
 
+// AutoEnroll enrolls this machine in p's cluster where that enrolls registered
+// machines by itself, and this one may be; an Enroller.
+func (m *Machine) AutoEnroll(ctx context.Context, p *Profile, conn *Conn) (resource.Device, error) {
+	return m.enrollOver(ctx, conn, p, func(ctx context.Context, c *Conn, data *dtv1.DeviceData) (string, error) {
+		resp, err := c.Device.CreateAutoEnrollToken(ctx, connect.NewRequest(&dtv1.CreateAutoEnrollTokenRequest{Device: data}))
+		if err != nil {
+			return "", aboutTag(Explain(p.Proxy, err), data.GetAssetTag(), m.source().Hidden(data.GetAssetTag()))
+		}
+		return resp.Msg.GetToken(), nil
+	})
+}
+
 // mayNotRegister tells of tokens who was refused without a hint: with one,
 // nobody needs rights of their own.
 func mayNotRegister(err error) error {
@@ -148,12 +160,17 @@ func (m *Machine) Enroll(ctx context.Context, p *Profile, token string, o Option
 // TPM is opened first, and room made for what is to be remembered, so that a
 // token is neither made nor spent in vain.
 func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken func(context.Context, *Conn, *dtv1.DeviceData) (string, error)) (resource.Device, error) {
-	var none resource.Device
 	conn, err := Dial(p, o)
 	if err != nil {
-		return none, err
+		return resource.Device{}, err
 	}
 	defer conn.Close()
+	return m.enrollOver(ctx, conn, p, getToken)
+}
+
+// enrollOver is enroll over a connection that there is.
+func (m *Machine) enrollOver(ctx context.Context, conn *Conn, p *Profile, getToken func(context.Context, *Conn, *dtv1.DeviceData) (string, error)) (resource.Device, error) {
+	var none resource.Device
 	t, err := m.open(ctx)
 	if err != nil {
 		return none, err

@@ -15,6 +15,7 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/devices/tpm"
 	"devicetrust/identity"
+	"devicetrust/resource"
 )
 
 // Prover proves which machine this is: it holds the device authentication
@@ -22,6 +23,10 @@ import (
 // (Challenge and CredentialID are the ceremony's). Machine.Prove is the one
 // with a TPM.
 type Prover func(ctx context.Context, binding identity.LoginBinding, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error)
+
+// Enroller enrolls this machine in the cluster of p over a connection of a
+// login that is not kept yet. Machine.AutoEnroll is the one with a TPM.
+type Enroller func(ctx context.Context, p *Profile, conn *Conn) (resource.Device, error)
 
 // Ask is what a person wants of a login.
 type Ask struct {
@@ -32,6 +37,9 @@ type Ask struct {
 	Trust Trust
 	// Prove authenticates the device; nil leaves it out.
 	Prove Prover
+	// Enroll is for where the cluster does not know the machine and enrolls
+	// such by itself; nil leaves it out.
+	Enroll Enroller
 }
 
 // Login logs in at p's dtauthd and keeps the new keys and certificates,
@@ -46,7 +54,7 @@ func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, e
 	if err != nil {
 		return Credentials{}, err
 	}
-	outcome := login.authenticateDevice(ctx, ask.Prove)
+	outcome := login.authenticateDevice(ctx, ask, p.home)
 	next := login.profile(p.home)
 	next.Device = outcome
 	var old *Credentials
@@ -166,18 +174,44 @@ func (l *newLogin) profile(home *Home) *Profile {
 
 // authenticateDevice is the second half: which machine? On success l has the
 // certificates that say so; on failure those it had.
-func (l *newLogin) authenticateDevice(ctx context.Context, prove Prover) DeviceOutcome {
+func (l *newLogin) authenticateDevice(ctx context.Context, ask Ask, home *Home) DeviceOutcome {
 	if l.cluster.GetDeviceTrustMode() == "off" {
 		return DeviceOutcome{Reason: "the cluster does not use device trust"}
 	}
-	if prove == nil {
+	if ask.Prove == nil {
 		return outcomeOf(errNotAsked)
 	}
-	if err := l.proveDevice(ctx, prove); err != nil {
+	err := l.proveDevice(ctx, ask.Prove)
+	if ask.Enroll != nil && l.cluster.GetAutoEnroll() && notEnrolled(err) {
+		if err = l.enrollDevice(ctx, ask.Enroll, home); err == nil {
+			err = l.proveDevice(ctx, ask.Prove)
+		}
+	}
+	if err != nil {
 		l.options.log().Debug("device not authenticated", "error", err)
 		return outcomeOf(Explain(l.proxy, err))
 	}
 	return DeviceOutcome{}
+}
+
+// notEnrolled tells whether err is that the machine remembers no enrollment in
+// the cluster, or the cluster not the one that it remembers.
+func notEnrolled(err error) bool {
+	if ce, ok := errors.AsType[*connect.Error](err); ok && connect.IsWireError(ce) {
+		err = api.FromWire(err)
+	}
+	r, ok := errors.AsType[*api.Refusal](err)
+	return errors.Is(err, tpm.ErrNotEnrolled) || ok && r.Code == connect.CodeNotFound
+}
+
+func (l *newLogin) enrollDevice(ctx context.Context, enroll Enroller, home *Home) error {
+	conn, err := dial(l.proxy, l.trust, l.creds.tls(), l.options)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = enroll(ctx, l.profile(home), conn)
+	return err
 }
 
 func (l *newLogin) proveDevice(ctx context.Context, prove Prover) error {

@@ -18,6 +18,7 @@ import (
 	"devicetrust/client/clienttest"
 	"devicetrust/devices/tpm"
 	"devicetrust/identity"
+	"devicetrust/resource"
 )
 
 func TestALoginGivesCertificatesThatTheClusterKnows(t *testing.T) {
@@ -137,6 +138,69 @@ func TestHowTheDeviceCeremonyEndsIsKept(t *testing.T) {
 			s, err := p.Status()
 			if err != nil || s.Device.Trusted != (tt.want == DeviceOutcome{}) {
 				t.Errorf("device %+v, %v", s.Device, err)
+			}
+		})
+	}
+}
+
+func TestALoginEnrollsAMachineThatTheClusterDoesNotKnow(t *testing.T) {
+	unknown := api.Refuse(connect.CodeNotFound, "this device is not enrolled, or not any more")
+	forgot := errors.Join(tpm.ErrNotEnrolled, api.Refuse(connect.CodeFailedPrecondition, "this device is not enrolled"))
+	stale := errors.Join(tpm.ErrStaleKey, api.Refuse(connect.CodeFailedPrecondition, "the TPM was cleared"))
+	const trusted = ""
+	for _, tt := range []struct {
+		name     string
+		mode     string
+		off      bool // the cluster enrolls nobody
+		disabled bool // the person does not want it
+		before   error
+		enroll   error
+		reason   string
+		asked    int
+	}{
+		{name: "it remembers nothing", before: forgot, reason: trusted, asked: 1},
+		{name: "the cluster has forgotten it", before: unknown, reason: trusted, asked: 1},
+		{name: "it is known", reason: trusted},
+		{name: "its TPM was cleared", before: stale, reason: "the TPM was cleared"},
+		{name: "the cluster does not do it", off: true, before: forgot, reason: "this device is not enrolled"},
+		{name: "the cluster has no device trust", mode: "off", before: forgot, reason: "the cluster does not use device trust"},
+		{name: "the person does not want it", disabled: true, before: forgot, reason: "this device is not enrolled"},
+		{name: "it is refused", before: forgot, enroll: api.Refuse(connect.CodePermissionDenied, "it is another's"), reason: "it is another's", asked: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, h := clienttest.Start(t), newHome(t)
+			c.AutoEnroll = !tt.off
+			if tt.mode != "" {
+				c.Mode = tt.mode
+			}
+			before, asked := tt.before, 0
+			want := ask(c, func(ctx context.Context, b identity.LoginBinding, s tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+				if before != nil {
+					return nil, before
+				}
+				return clienttest.Prove(ctx, b, s)
+			})
+			if !tt.disabled {
+				want.Enroll = func(_ context.Context, p *Profile, conn *Conn) (resource.Device, error) {
+					if asked++; tt.enroll == nil {
+						before = nil
+					}
+					if p.Cluster != clienttest.Name || conn == nil {
+						t.Errorf("asked to enroll in %q over %v", p.Cluster, conn)
+					}
+					return resource.Device{}, tt.enroll
+				}
+			}
+			p, err := h.Profile(c.Proxy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			creds, err := p.Login(t.Context(), want, options())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asked != tt.asked || !strings.HasSuffix(p.Device.Reason, tt.reason) || creds.Identity.Device.Trusted() != (tt.reason == trusted) {
+				t.Errorf("asked %d times, device %+v, reason %q", asked, creds.Identity.Device, p.Device.Reason)
 			}
 		})
 	}

@@ -118,7 +118,7 @@ func (i *Inventory) mayAutoEnroll(tx *store.Tx, user string, data *dtv1.DeviceDa
 	}
 	if len(found) != 1 {
 		return resource.Device{}, api.Refuse(connect.CodeNotFound, "device %s/%s is not registered in %s", data.GetAssetTag(), data.GetOsType(), i.cluster).
-			WithHint("An administrator registers it: %s", addCommand(data))
+			WithHint("%s", registerRemedy(data))
 	}
 	d := found[0]
 	findings, err := i.autoFindings(tx, d, user, data, terms)
@@ -128,8 +128,9 @@ func (i *Inventory) mayAutoEnroll(tx *store.Tx, user string, data *dtv1.DeviceDa
 	return d, firstFault(d, findings)
 }
 
-func addCommand(data *dtv1.DeviceData) string {
-	return fmt.Sprintf("dtctl devices add --os=%s --asset-tag=%s", data.GetOsType(), data.GetAssetTag())
+func registerRemedy(data *dtv1.DeviceData) string {
+	return fmt.Sprintf("An administrator registers it: dtctl devices add --os=%s --asset-tag=%s; or, where your roles allow it: dtsh device enroll --current-device",
+		data.GetOsType(), data.GetAssetTag())
 }
 
 // autoFindings adds to unfitness what only the store and the rooms beside it

@@ -27,7 +27,7 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 	if !known {
 		return []Finding{{
 			Name: "registered", Detail: "device " + data.GetAssetTag() + "/" + data.GetOsType() + " is not registered in " + i.cluster,
-			Remedy: "An administrator registers it: " + addCommand(data) + "; whoever may do both: dtsh device enroll --current-device",
+			Remedy: registerRemedy(data),
 		}}, nil
 	}
 	enrolled := isEnrolledAs(d, credentialID)

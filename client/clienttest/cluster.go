@@ -45,6 +45,8 @@ type Cluster struct {
 	CAFile string
 	// Mode is its device trust mode.
 	Mode string
+	// AutoEnroll is what it says of itself.
+	AutoEnroll bool
 	// Passwords by user.
 	Passwords map[string]string
 	// Roles and Logins of everybody.

@@ -106,7 +106,7 @@ func (s *loginService) Login(_ context.Context, req *connect.Request[dtv1.LoginR
 		Name:            Name,
 		TlsAuthorities:  [][]byte{s.c.tls.cert.Raw},
 		HostAuthorities: [][]byte{s.c.HostAuthority.PublicKey().Marshal()},
-		DeviceTrustMode: s.c.Mode,
+		DeviceTrustMode: s.c.Mode, AutoEnroll: s.c.AutoEnroll,
 	}}), nil
 }
 

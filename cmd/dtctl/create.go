@@ -148,18 +148,10 @@ func (a *app) createOne(ctx context.Context, services client.Services, d documen
 		return fmt.Errorf("%s: %s: %w", d.place, referTo(d), err)
 	}
 	ref := reference{d.Head().Kind, changed.GetName()}
-	defer a.remark(d)
 	if changed.GetCreated() {
 		return a.say("%s has been created", ref)
 	}
 	return a.say("%s has been updated", ref)
-}
-
-// remark says of what was stored what its writer may not expect of it.
-func (a *app) remark(r resource.Resource) {
-	if p, ok := r.(*resource.Preference); ok && p.Spec.DeviceTrust.AutoEnroll {
-		fmt.Fprintln(a.Stderr, "NOTE: auto_enroll is kept and shown, and enrolls nobody in this version.")
-	}
 }
 
 // send creates r, or with force replaces it whatever its revision. A

@@ -73,9 +73,8 @@ func (a *app) editOne(ctx context.Context, services client.Services, ref referen
 		if bytes.Equal(text, original) {
 			return a.say("%s has not been changed", ref)
 		}
-		after, err := replace(ctx, services, before, text)
+		err = replace(ctx, services, before, text)
 		if err == nil {
-			defer a.remark(after)
 			return a.say("%s has been updated", ref)
 		}
 		if !mendable(err) || !a.again(ctx, err) {
@@ -102,19 +101,20 @@ func (a *app) editDraft(d *draft) ([]byte, error) {
 }
 
 // replace sends text in place of before, the version that the person saw.
-func replace(ctx context.Context, services client.Services, before resource.Resource, text []byte) (after resource.Resource, err error) {
-	if after, err = parseEdited(before, text); err != nil {
-		return nil, err
+func replace(ctx context.Context, services client.Services, before resource.Resource, text []byte) error {
+	after, err := parseEdited(before, text)
+	if err != nil {
+		return err
 	}
 	after.Head().Metadata.Revision = ""
 	doc, err := resource.MarshalJSON(after)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	_, err = services.Resource.UpdateResource(ctx, connect.NewRequest(&dtv1.UpdateResourceRequest{
 		Kind: before.Head().Kind, Resource: doc, Revision: before.Head().Metadata.Revision,
 	}))
-	return after, err
+	return err
 }
 
 func parseEdited(before resource.Resource, text []byte) (resource.Resource, error) {

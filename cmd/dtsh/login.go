@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
+	"devicetrust/resource"
 )
 
 func (a *app) loginCommand() *cobra.Command {
@@ -19,7 +21,9 @@ func (a *app) loginCommand() *cobra.Command {
 		Short: "Log in to a cluster, with this device where it is enrolled",
 		Long: `Log in to a cluster. What is not given is asked for. Where this device is
 enrolled in the cluster, its TPM proves that you are at it, and the login's
-certificates say so. Logging in while logged in replaces the login.`,
+certificates say so. Where it is registered only, and the cluster enrolls
+registered devices by itself, the login enrolls it. Logging in while logged in
+replaces the login.`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh login --proxy=dt.example.com --user=alice --ca-pin=sha256:9f86d0…
   dtsh login --password-stdin < password`,
@@ -60,9 +64,11 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
 	}
 	m := a.machine(home)
 	defer m.Close() //nolint:errcheck // the TPM has said all
-	_, err = p.Login(ctx, client.Ask{
-		User: user, Password: password, TTL: time.Duration(a.ttl), Trust: trust, Prove: m.Prove,
-	}, a.options())
+	ask := client.Ask{User: user, Password: password, TTL: time.Duration(a.ttl), Trust: trust, Prove: m.Prove}
+	if !a.autoEnrollDisabled() {
+		ask.Enroll = a.autoEnroller(m)
+	}
+	_, err = p.Login(ctx, ask, a.options())
 	if err != nil {
 		return err
 	}
@@ -75,6 +81,29 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
 	}
 	a.tellDevice(s.Device, p.Device.Hint)
 	return nil
+}
+
+// autoEnrollDisabled reads DTSH_DEVICE_AUTO_ENROLL_DISABLED. Whoever writes
+// something else than a truth value there does not want to be enrolled.
+func (a *app) autoEnrollDisabled() bool {
+	text := a.Getenv("DTSH_DEVICE_AUTO_ENROLL_DISABLED")
+	if text == "" {
+		return false
+	}
+	disabled, err := strconv.ParseBool(text)
+	return disabled || err != nil
+}
+
+// autoEnroller says that it enrolled the device: the person did not ask for
+// it.
+func (a *app) autoEnroller(m *client.Machine) client.Enroller {
+	return func(ctx context.Context, p *client.Profile, conn *client.Conn) (resource.Device, error) {
+		d, err := m.AutoEnroll(ctx, p, conn)
+		if err == nil {
+			fmt.Fprintf(a.Stderr, "Device \"%s\"/%s enrolled\n", cli.Safe(d.Spec.AssetTag), osName(d.Spec.OSType))
+		}
+		return d, err
+	}
 }
 
 // tellDevice says how the device ceremony ended.

@@ -38,7 +38,9 @@ DTSH_USER stand for --proxy and --user; DTSH_TPM names the TPM (default
 /dev/tpmrm0, on Windows the system's; unix:PATH or tcp:HOST:PORT of a TPM 2.0
 command socket); DTSH_TPM_EVENT_LOG the file with the firmware's event log, for
 a TPM that is a socket (off sends none; default the system's, for one that is
-not); DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id).`,
+not); DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id);
+DTSH_DEVICE_AUTO_ENROLL_DISABLED=1 keeps logins from enrolling this device (so
+does anything there that is not a truth value).`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh device enroll --current-device
   dtsh ls
