@@ -126,3 +126,13 @@ func CodeOf(t Type, success bool) string {
 
 // Title is the heading that people see in the web: "Device Enroll Token Created".
 func Title(t Type) string { return catalogue[t].title }
+
+// Named is the type that a person means by text: its name, or its title.
+func Named(text string) Type {
+	for t, e := range catalogue {
+		if strings.EqualFold(e.title, text) {
+			return t
+		}
+	}
+	return Type(text)
+}

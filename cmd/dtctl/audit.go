@@ -38,13 +38,14 @@ func (a *app) auditLs() *cobra.Command {
   dtctl audit ls --type=device.enroll --user=alice --format=json`,
 		Args: cobra.NoArgs,
 	}
-	c.Flags().StringVar(&req.Type, "type", "", "only this event, as device.enroll")
+	c.Flags().StringVar(&req.Type, "type", "", "only this event, by its name (device.enroll) or title (Device Enrolled)")
 	c.Flags().StringVar(&req.User, "user", "", "only what this user did")
 	since := c.Flags().String("since", "", "only what is younger: a duration (30m, 24h, 7d) or a time (2026-01-31T18:00:00Z)")
 	c.Flags().BoolVar(&req.Failed, "failed", false, "only what failed or was refused")
 	limit := c.Flags().Uint("limit", 1000, "at most so many, the newest; 0 is all")
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		req.Type = string(event.Named(req.GetType()))
 		if *since != "" {
 			from, err := parseSince(*since, a.Now())
 			if err != nil {
