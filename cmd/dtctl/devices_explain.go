@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/client"
+	"devicetrust/cmd/internal/cli"
+	"devicetrust/resource"
+)
+
+func (a *app) devicesExplain() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "explain DEVICE --user=USER",
+		Short: "Say whether somebody's next login would enroll a device, and why not",
+		Long: `Ask whether auto-enrollment would enroll a device, named by its asset tag or ID,
+at the next login of a user, and print each of its conditions. Nothing is
+changed.
+
+Its profile is held against what the device last reported, or, with
+--collected, against a report of the device: what dtsh device collect
+--format=json prints there. The exit status is 0 whatever the answer.`,
+		Example: `  dtctl devices explain C00AA0AAAA0A --user=alice
+  dtctl devices explain C00AA0AAAA0A --user=alice --collected=report.json`,
+		Args: cobra.ExactArgs(1),
+	}
+	req := &dtv1.ExplainAutoEnrollRequest{}
+	c.Flags().StringVar(&req.User, "user", "", "name of the user who logs in")
+	collected := c.Flags().String("collected", "", "file with what the device reports; - is standard input")
+	require(c, "user")
+	format := cli.AddFormat(c, cli.Text)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if *collected != "" {
+			var err error
+			if req.Reported, err = a.readReport(*collected); err != nil {
+				return err
+			}
+		}
+		services, err := a.services()
+		if err != nil {
+			return err
+		}
+		d, err := a.deviceNamed(cmd, services, args[0])
+		if err != nil {
+			return err
+		}
+		req.Device = &dtv1.DeviceRef{DeviceId: d.Metadata.Name}
+		resp, err := services.Device.ExplainAutoEnroll(cmd.Context(), connect.NewRequest(req))
+		if err != nil {
+			return err
+		}
+		return a.printAutoEnroll(*format, d, req.GetUser(), resp.Msg)
+	}
+	return c
+}
+
+// deviceNamed finds what a person calls a device, by its ID or asset tag.
+func (a *app) deviceNamed(cmd *cobra.Command, services client.Services, name string) (*resource.Device, error) {
+	resp, err := services.Resource.GetResource(cmd.Context(), connect.NewRequest(
+		&dtv1.GetResourceRequest{Kind: resource.KindDevice, Name: name}))
+	if err != nil {
+		return nil, err
+	}
+	d := &resource.Device{}
+	return d, json.Unmarshal(resp.Msg.GetResource(), d)
+}
+
+// readReport reads what dtsh device collect --format=json printed.
+func (a *app) readReport(name string) (*dtv1.DeviceData, error) {
+	text, err := a.readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	var r resource.CollectedData
+	if err := dec.Decode(&r); err != nil {
+		return nil, cannot("use", name, errors.New("it is not what dtsh device collect --format=json prints"))
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, cannot("use", name, errors.New("want one report"))
+	}
+	return &dtv1.DeviceData{
+		OsType: r.OSType, AssetTag: r.AssetTag, CollectTime: timestamppb.New(r.CollectTime),
+		OsId: r.OSID, OsVersion: r.OSVersion, OsBuild: r.OSBuild, KernelVersion: r.KernelVersion,
+		Hostname: r.Hostname, ModelIdentifier: r.ModelIdentifier, SerialNumber: r.SerialNumber,
+		ReportedAssetTag: r.ReportedAssetTag, SystemSerialNumber: r.SystemSerialNumber, BaseBoardSerialNumber: r.BaseBoardSerialNumber,
+		TpmManufacturer: r.TPMManufacturer, TpmFirmware: r.TPMFirmware, OsUsername: r.OSUsername,
+		JamfBinaryVersion: r.JamfBinaryVersion, MacosEnrollmentProfiles: r.MacOSEnrollmentProfiles,
+	}, nil
+}
+
+func (a *app) printAutoEnroll(format cli.Format, d *resource.Device, user string, e *dtv1.ExplainAutoEnrollResponse) error {
+	findings := cli.Findings(e.GetFindings())
+	if format != cli.Text {
+		return cli.Write(a.Stdout, format, struct {
+			WouldEnroll bool          `json:"would_enroll"`
+			Findings    []cli.Finding `json:"findings"`
+		}{e.GetWouldEnroll(), findings})
+	}
+	would := "would not"
+	if e.GetWouldEnroll() {
+		would = "would"
+	}
+	if err := a.say("%s/%s %s be enrolled by %s's next login", d.Spec.AssetTag, d.Spec.OSType, would, user); err != nil {
+		return err
+	}
+	return cli.WriteFindings(a.Stdout, findings)
+}
