@@ -59,6 +59,8 @@ type Cluster struct {
 	ErrLogin error
 	// ErrDevice is what AuthenticateDevice answers, where set.
 	ErrDevice error
+	// Findings are what DiagnoseDevice answers.
+	Findings []*dtv1.Finding
 	// Certificates, where set, changes what is about to be handed out.
 	Certificates func(*dtv1.Certificates)
 	// Date, where set, is what its clock says.
@@ -74,6 +76,8 @@ type Cluster struct {
 	serial uint64
 	// ended are the users whose logins ended, by Logout.
 	ended []string
+	// diagnosed is what DiagnoseDevice was last asked.
+	diagnosed *dtv1.DiagnoseDeviceRequest
 }
 
 // Start starts a cluster that ends with the test.
@@ -131,6 +135,13 @@ func (c *Cluster) wrapped(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// Diagnosed is what DiagnoseDevice was last asked; nil before.
+func (c *Cluster) Diagnosed() *dtv1.DiagnoseDeviceRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.diagnosed
 }
 
 // Ended are the users whose logins were ended, in order.

@@ -166,6 +166,16 @@ type deviceService struct {
 	c *Cluster
 }
 
+func (s *deviceService) DiagnoseDevice(ctx context.Context, req *connect.Request[dtv1.DiagnoseDeviceRequest]) (*connect.Response[dtv1.DiagnoseDeviceResponse], error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.c.diagnosed = req.Msg
+	return connect.NewResponse(&dtv1.DiagnoseDeviceResponse{Findings: s.c.Findings}), nil
+}
+
 // AuthenticateDevice believes whatever comes back, for the keys of the
 // certificates that the client showed.
 func (s *deviceService) AuthenticateDevice(ctx context.Context, stream *connect.BidiStream[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]) error {

@@ -1,19 +1,23 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"devicetrust/api/dtv1"
+	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 	"devicetrust/resource"
 )
 
 func (a *app) deviceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "device", Annotations: cli.Later("status"), Short: "Enroll this device, and see what it reports", Example: "  dtsh device enroll --current-device\n  dtsh device asset-tag"}
-	c.AddCommand(a.enrollCommand(), a.assetTagCommand(), a.collectCommand())
+	c := &cobra.Command{Use: "device", Short: "Enroll this device, see what it reports, and what it lacks", Example: "  dtsh device enroll --current-device\n  dtsh device status"}
+	c.AddCommand(a.enrollCommand(), a.assetTagCommand(), a.collectCommand(), a.deviceStatusCommand())
 	return c
 }
 
@@ -127,6 +131,49 @@ names that dtctl get device/TAG shows it under.`,
 			*format = cli.YAML
 		}
 		return cli.Write(a.Stdout, *format, collected(data))
+	}
+	return c
+}
+
+func (a *app) deviceStatusCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say what keeps logins on this device from being trusted, and what to do",
+		Long: `Look at all that a login of a trusted device needs, from the TPM to the
+certificate, and print a line for each: ok, FAIL with what to do about it, or --
+for what is only worth knowing or could not be looked at. Nothing is changed.
+
+The exit status is 0 where nothing is at fault, else 1. Without a login only the
+machine itself is looked at.`,
+		Example:           "  dtsh device status\n  dtsh device status --format=json",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	format := cli.AddFormat(c, cli.Text)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		home, err := a.home()
+		if err != nil {
+			return err
+		}
+		p, err := home.Profile(a.namedProxy())
+		if err != nil && !errors.Is(err, client.ErrNotLoggedIn) {
+			return err
+		}
+		m := a.machine(home)
+		defer m.Close() //nolint:errcheck // the TPM has said all
+		findings := cli.Findings(m.Diagnose(c.Context(), p, a.options()))
+		if err := c.Context().Err(); err != nil {
+			return context.Cause(c.Context())
+		}
+		if *format == cli.Text {
+			err = cli.WriteFindings(a.Stdout, findings)
+		} else {
+			err = cli.Write(a.Stdout, *format, findings)
+		}
+		if err == nil && slices.ContainsFunc(findings, func(f cli.Finding) bool { return f.State == "fault" }) {
+			err = &cli.ExitError{Status: 1}
+		}
+		return err
 	}
 	return c
 }

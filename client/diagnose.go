@@ -1,0 +1,237 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/devices/tpm"
+)
+
+// Diagnose looks at each thing that a trusted login on this machine needs, in
+// the order in which they are needed, and says what to do about each fault. p
+// is the person's cluster, logged in or not, and nil where there is none. What
+// cannot be looked at for a fault before it is a note.
+func (m *Machine) Diagnose(ctx context.Context, p *Profile, o Options) []*dtv1.Finding {
+	d := &diagnosis{m: m, p: p, o: o}
+	d.askTPM(ctx)
+	d.askTag(ctx)
+	d.askLogin()
+	d.askEnrollment(ctx)
+	d.askCluster(ctx)
+	d.askCertificate()
+	return d.found
+}
+
+// diagnosis is one that goes on.
+type diagnosis struct {
+	m     *Machine
+	p     *Profile
+	o     Options
+	found []*dtv1.Finding
+
+	chip     *tpm.TPM // nil where it does not answer
+	loggedIn bool
+	enrolled tpm.Enrollment // zero where none is remembered
+}
+
+func (d *diagnosis) add(name string, state dtv1.Finding_State, detail, remedy string) {
+	d.found = append(d.found, &dtv1.Finding{Name: name, State: state, Detail: detail, Remedy: remedy})
+}
+
+func (d *diagnosis) ok(name, format string, args ...any) {
+	d.add(name, dtv1.Finding_STATE_OK, fmt.Sprintf(format, args...), "")
+}
+
+// fault says err, with the hint that it has.
+func (d *diagnosis) fault(name string, err error) {
+	f := outcomeOf(err)
+	d.add(name, dtv1.Finding_STATE_FAULT, f.Reason, f.Hint)
+}
+
+func (d *diagnosis) skip(name, why string) {
+	d.add(name, dtv1.Finding_STATE_NOTE, "not looked at: "+why, "")
+}
+
+func (d *diagnosis) askTPM(ctx context.Context) {
+	const name = "tpm"
+	address := d.m.TPM
+	if address == "" {
+		address = tpm.DefaultAddress
+	}
+	chip, err := d.m.open(ctx)
+	if err != nil {
+		remedy := outcomeOf(err).Hint
+		if errors.Is(err, fs.ErrPermission) && strings.HasPrefix(address, "/") {
+			if better := accessOf(address).remedy(); better != "" {
+				remedy = better
+			}
+		}
+		d.add(name, dtv1.Finding_STATE_FAULT, err.Error(), remedy)
+		return
+	}
+	manufacturer, firmware, err := chip.Info(ctx)
+	if err != nil {
+		d.fault(name, err)
+		return
+	}
+	d.chip = chip
+	d.ok(name, "the TPM at %s answers: %s, firmware %s", address, manufacturer, firmware)
+}
+
+func (d *diagnosis) askTag(ctx context.Context) {
+	const name = "asset_tag"
+	tag, err := d.m.AssetTag(ctx)
+	if err != nil {
+		d.fault(name, err)
+		return
+	}
+	if hidden := d.m.source().Hidden(tag); hidden != "" {
+		d.add(name, dtv1.Finding_STATE_NOTE, "this machine is "+tag+", named after its TPM, for its serial numbers are not for this account to read", hidden)
+		return
+	}
+	d.ok(name, "this machine is %s", tag)
+}
+
+func (d *diagnosis) askLogin() {
+	const name = "login"
+	if d.p == nil || d.p.User == "" {
+		d.fault(name, ErrNotLoggedIn)
+		return
+	}
+	creds, err := d.p.Credentials()
+	if err == nil {
+		err = creds.check(d.o.Now())
+	}
+	if err != nil {
+		d.fault(name, err)
+		return
+	}
+	d.loggedIn = true
+	d.ok(name, "logged in to %s as %s", d.p.Cluster, d.p.User)
+}
+
+func (d *diagnosis) askEnrollment(ctx context.Context) {
+	const remembered, key = "enrollment", "key"
+	if d.p == nil || d.p.Cluster == "" {
+		d.skip(remembered, "no cluster is known here")
+		d.skip(key, "no cluster is known here")
+		return
+	}
+	state := d.m.Home.DeviceState()
+	enrolled, err := tpm.Enrolled(state, d.p.Cluster)
+	if err != nil {
+		d.fault(remembered, err)
+		d.skip(key, "there is no enrollment that it could be of")
+		return
+	}
+	d.enrolled = enrolled
+	d.ok(remembered, "this machine remembers its enrollment in %s, as %s", d.p.Cluster, enrolled.AssetTag)
+	if d.chip == nil {
+		d.skip(key, "the TPM does not answer")
+		return
+	}
+	if err := d.chip.CheckKey(ctx, state, d.p.Cluster); err != nil {
+		d.fault(key, err)
+		return
+	}
+	d.ok(key, "the TPM can load the key of that enrollment")
+}
+
+// askCluster has the server say what it makes of this machine.
+func (d *diagnosis) askCluster(ctx context.Context) {
+	const name = "cluster"
+	if !d.loggedIn {
+		d.skip(name, "nobody is logged in")
+		return
+	}
+	data, err := d.m.Collect(ctx)
+	if err != nil {
+		d.skip(name, "this machine has no asset tag to ask with")
+		return
+	}
+	conn, err := Dial(d.p, d.o)
+	if err != nil {
+		d.fault(name, err)
+		return
+	}
+	defer conn.Close()
+	resp, err := conn.Device.DiagnoseDevice(ctx, connect.NewRequest(&dtv1.DiagnoseDeviceRequest{
+		Device: data, CredentialId: d.enrolled.CredentialID,
+	}))
+	if err != nil {
+		d.fault(name, Explain(d.p.Proxy, err))
+		return
+	}
+	d.ok(name, "%s answers", d.p.Proxy)
+	d.found = append(d.found, resp.Msg.GetFindings()...)
+}
+
+func (d *diagnosis) askCertificate() {
+	const name = "certificate"
+	if !d.loggedIn {
+		d.skip(name, "nobody is logged in")
+		return
+	}
+	s, err := d.p.Status()
+	if err != nil {
+		d.fault(name, err)
+		return
+	}
+	if s.Device.Trusted {
+		d.ok(name, "this login is one of the trusted device %s", s.Device.AssetTag)
+		return
+	}
+	remedy := d.p.Device.Hint
+	if remedy == "" {
+		remedy = "When nothing else is wrong, log in again: dtsh login"
+	}
+	d.add(name, dtv1.Finding_STATE_FAULT, "this login is not one of a trusted device: "+d.p.Device.Reason, remedy)
+}
+
+// access is why an account may not open a TPM's device.
+type access struct {
+	device, account string
+	// group is of the device, where that may open it; else empty.
+	group string
+	// tss tells that the system has that group.
+	tss bool
+	// member tells that the account is in group, as the system has it: this
+	// session began before.
+	member bool
+}
+
+const (
+	rulesFile = "/etc/udev/rules.d/70-dt-tpm.rules"
+	// uaccess gives the person at the machine access; the group is for those
+	// who come over the network.
+	ruleForSeat  = `KERNEL=="tpmrm[0-9]*", TAG+="uaccess"`
+	ruleForGroup = ruleForSeat + `, GROUP="tss", MODE="0660"`
+)
+
+// remedy is one line, ready to be followed; empty where nothing is known of
+// the device.
+func (a access) remedy() string {
+	if a.device == "" {
+		return ""
+	}
+	join := fmt.Sprintf("have an administrator of this machine run: usermod -aG %s %s; and log in to the machine again", a.group, a.account)
+	rule := func(text string) string {
+		return fmt.Sprintf("write this line into %s: %s and run: udevadm control --reload && udevadm trigger --name-match=%s", rulesFile, text, a.device)
+	}
+	switch {
+	case a.member:
+		return fmt.Sprintf("%s belongs to the group %s, and %s is in it now: log in to the machine again", a.device, a.group, a.account)
+	case a.group != "":
+		return fmt.Sprintf("%s belongs to the group %s, and %s is not in it: %s. Or %s", a.device, a.group, a.account, join, rule(ruleForSeat))
+	case a.tss:
+		return fmt.Sprintf("No group may open %s: have an administrator of this machine %s, and run: usermod -aG tss %s; then log in to the machine again", a.device, rule(ruleForGroup), a.account)
+	default:
+		return fmt.Sprintf("No group may open %s, and there is no group tss: have an administrator of this machine %s", a.device, rule(ruleForSeat))
+	}
+}
