@@ -230,16 +230,20 @@ func (i *Inventory) Remove(ctx context.Context, actor string, ref Ref, inTx func
 		if device, err = i.Get(tx, ref); err != nil {
 			return err
 		}
-		if err := i.end(tx, device.Metadata.Name, inTx); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`DELETE FROM devices WHERE id = $1`, device.Metadata.Name); err != nil {
-			return fmt.Errorf("devices: %w", err)
-		}
-		_, err := i.log.Record(tx, event.Event{Type: event.DeviceDelete, User: actor, Success: true, Device: described(device)})
-		return err
+		return i.remove(tx, actor, device, inTx)
 	})
 	return device, err
+}
+
+func (i *Inventory) remove(tx *store.Tx, actor string, d resource.Device, inTx func(tx *store.Tx, id string) error) error {
+	if err := i.end(tx, d.Metadata.Name, inTx); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`DELETE FROM devices WHERE id = $1`, d.Metadata.Name); err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	_, err := i.log.Record(tx, event.Event{Type: event.DeviceDelete, User: actor, Success: true, Device: described(d)})
+	return err
 }
 
 // end voids a device's tokens and has inTx end the rest.

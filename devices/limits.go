@@ -77,4 +77,9 @@ const (
 	maxPageToken = 128
 	// maxOwners: the people of a shift who share a machine, and some.
 	maxOwners = 64
+	// maxProblems of a synchronization are named; the others are counted.
+	maxProblems = 20
+	// deleteBatch is how many devices one transaction deletes: the store's one
+	// writer is held for a tenth of a second.
+	deleteBatch = 200
 )
