@@ -45,8 +45,10 @@ var arrows = map[string][]string{
 	"devices":        with(wire, third...),
 	"ca":             with(wire, third...),
 	"policy/catalog": with(wire, third...),
+	// on top of one of them
+	"devices/mdm": {"api", "devices", "resource", "store"},
 	// floor 4
-	"authd": with(wire, append([]string{"login", "devices", "ca", "policy/catalog"}, third...)...),
+	"authd": with(wire, append([]string{"login", "devices", "devices/mdm", "ca", "policy/catalog"}, third...)...),
 	"node":  with(wire, "node/helper", "identity", "policy", "resource", "audit/event"),
 	"client": with(wire, "client/machine", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),
@@ -72,7 +74,7 @@ var testOnly = []string{"store/storetest", "policy/vectors", "devices/tpm/tpmtes
 // signs from.
 var (
 	outside = []string{"node", "client", "client/machine", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
-	inside  = []string{"ca", "login", "devices", "policy/catalog", "store", "audit", "authd"}
+	inside  = []string{"ca", "login", "devices", "devices/mdm", "policy/catalog", "store", "audit", "authd"}
 )
 
 func with(a []string, b ...string) []string { return append(slices.Clone(a), b...) }

@@ -1,0 +1,72 @@
+package mdm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"devicetrust/devices"
+	"devicetrust/resource"
+)
+
+// jsonRecord has the keys that CSV has as columns.
+type jsonRecord struct {
+	OSType   string `json:"os_type"`
+	AssetTag string `json:"asset_tag"` // in place of the profile's
+	resource.DeviceProfile
+}
+
+// jsonRecords reads an array of objects, or objects one after another.
+func jsonRecords(in io.Reader, fence *fence, array bool) iter.Seq2[devices.SyncRecord, error] {
+	return func(yield func(devices.SyncRecord, error) bool) {
+		d := json.NewDecoder(in)
+		d.DisallowUnknownFields()
+		if array {
+			if _, err := d.Token(); err != nil { // the bracket
+				yield(devices.SyncRecord{}, err)
+				return
+			}
+		}
+		for n := 1; ; n++ {
+			fence.passed()
+			if array && !d.More() {
+				if err := endOfArray(d); err != nil {
+					yield(devices.SyncRecord{}, fmt.Errorf("after record %d: %w", n-1, err))
+				}
+				return
+			}
+			var j jsonRecord
+			err := d.Decode(&j)
+			if err == io.EOF { //nolint:errorlint // as Decode gives it
+				if !array {
+					return
+				}
+				err = io.ErrUnexpectedEOF
+			}
+			if err != nil {
+				yield(devices.SyncRecord{}, fmt.Errorf("record %d: %w", n, err))
+				return
+			}
+			rec := devices.SyncRecord{OSType: j.OSType, AssetTag: j.AssetTag, Profile: j.DeviceProfile, Place: fmt.Sprintf("record %d", n)}
+			if !yield(rec, nil) {
+				return
+			}
+		}
+	}
+}
+
+// endOfArray wants the closing bracket, and nothing behind it: what breaks off
+// between two objects has neither.
+func endOfArray(d *json.Decoder) error {
+	if _, err := d.Token(); errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	} else if err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more behind the array")
+	}
+	return nil
+}
