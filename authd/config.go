@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/devices/mdm"
 	"devicetrust/identity"
 )
 
@@ -34,6 +35,8 @@ type Config struct {
 	TLSCert    string `yaml:"tls_cert"`
 	TLSKey     string `yaml:"tls_key"`
 	DiagListen string `yaml:"diag_listen"`
+	// MDM are the sources that the inventory is synchronized with.
+	MDM []mdm.Config `yaml:"mdm"`
 
 	Version string           `yaml:"-"`
 	Log     *slog.Logger     `yaml:"-"`
@@ -71,6 +74,9 @@ func (c *Config) check() error {
 		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
 			return wrong("--public-addr=%s: want HOST:PORT", a)
 		}
+	}
+	if err := mdm.Check(c.MDM); err != nil {
+		return wrong("%v", err)
 	}
 	return nil
 }

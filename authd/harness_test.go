@@ -78,16 +78,20 @@ func dataDir(t *testing.T) string {
 
 func startAt(t *testing.T, dir, storage string) *running { return startWith(t, dir, storage, time.Now) }
 
-func startWith(t *testing.T, dir, storage string, now func() time.Time) *running {
+func startWith(t *testing.T, dir, storage string, now func() time.Time, change ...func(*Config)) *running {
 	t.Helper()
 	r := &running{t: t, dir: dir, log: &syncBuffer{}, now: now}
 	ctx, cancel := context.WithCancel(context.Background())
 	up, down := make(chan struct{}), make(chan error, 1)
+	cfg := Config{
+		DataDir: r.dir, ClusterName: "test", Listen: "127.0.0.1:0", DiagListen: "off", Storage: storage, Version: "0.0.0",
+		Log: slog.New(slog.NewTextHandler(r.log, nil)), Now: now,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
 	go func() {
-		down <- Run(ctx, Config{
-			DataDir: r.dir, ClusterName: "test", Listen: "127.0.0.1:0", DiagListen: "off", Storage: storage, Version: "0.0.0",
-			Log: slog.New(slog.NewTextHandler(r.log, nil)), Now: now,
-		}, nil, func(a net.Addr, pins []string) {
+		down <- Run(ctx, cfg, nil, func(a net.Addr, pins []string) {
 			r.addr, r.pins = a.String(), pins
 			close(up)
 		})

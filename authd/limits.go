@@ -81,6 +81,10 @@ const (
 	// nothing: two looks that failed, and some.
 	feedStale = 15 * time.Second
 
+	// syncSilence is how long a call that synchronizes devices may say nothing:
+	// a source has four minutes for a page, with all that is tried again.
+	syncSilence = 5 * time.Minute
+
 	// maxEventsPerCall and maxEvent bound what a node reports in one call.
 	maxEventsPerCall = 1000
 	maxEvent         = 64 << 10

@@ -21,6 +21,7 @@ import (
 	"devicetrust/audit"
 	"devicetrust/ca"
 	"devicetrust/devices"
+	"devicetrust/devices/mdm"
 	"devicetrust/login"
 	"devicetrust/policy/catalog"
 	"devicetrust/store"
@@ -38,6 +39,7 @@ type Server struct {
 	ca      *ca.CA
 	login   *login.Service
 	devices *devices.Inventory
+	mdm     *mdm.Syncer
 	catalog *catalog.Catalog
 	nodes   nodes
 	// refusals bounds the records that a caller's refused calls make, and
@@ -128,6 +130,13 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 		_, err := s.ca.RevokeDeviceOf(tx, id, user, "the user is not an owner of the device any more")
 		return err
 	}
+	s.mdm, err = mdm.New(cfg.MDM, mdm.Deps{
+		DB: db, Inventory: s.devices, Clock: mdm.Clock{Now: cfg.Now}, Log: cfg.Log,
+		Ended: s.endDevice("the device is no longer in its source"),
+	})
+	if err != nil {
+		return nil, err
+	}
 	s.nodes = nodes{now: cfg.Now}
 	s.tls = &serverTLS{
 		ca: s.ca, now: cfg.Now, certFile: cfg.TLSCert, keyFile: cfg.TLSKey,
@@ -210,6 +219,7 @@ func (s *Server) runAll(ctx context.Context, servers []*serving, reload <-chan o
 	var wg sync.WaitGroup
 	wg.Go(func() { s.feed.run(background, s.db.Follow(background)) })
 	wg.Go(func() { s.prune(background) })
+	wg.Go(func() { s.mdm.Schedule(background) })
 
 	failed := make(chan error, len(servers))
 	for _, srv := range servers {
