@@ -36,7 +36,7 @@ logged in with dtsh, with that person's rights.`,
 	root.AddCommand(
 		a.users(), a.devices(), a.lock(),
 		a.get(), a.create(), a.edit(), a.rm(),
-		a.tokens(), a.nodes(), a.auth(),
+		a.mdm(), a.tokens(), a.nodes(), a.auth(),
 		a.audit(), a.explain(), a.status(),
 	)
 	return root
