@@ -46,6 +46,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"converse": cmdConverse,
 	"garbage":  cmdGarbage,
 	"sql":      cmdSQL,
+	"jamf":     cmdJamf,
 }
 
 // set is the stage of one script and who stands on it.
