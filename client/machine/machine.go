@@ -6,13 +6,13 @@ package machine
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"path/filepath"
+	"os/user"
 	"runtime"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -33,7 +33,7 @@ type Source struct {
 	// DMIDir holds the firmware's tables as files (Linux,
 	// Documentation/ABI/testing/sysfs-class-dmi); empty is DefaultDMIDir.
 	DMIDir string
-	// OSRelease is a file as os-release(5) describes; empty is
+	// OSRelease is a file as os-release(5) describes (Linux); empty is
 	// DefaultOSRelease.
 	OSRelease string
 	// EK gives the public half of the TPM's endorsement key, PKIX DER. It is
@@ -46,30 +46,33 @@ type Source struct {
 // machine without a label is named after its TPM; the error of one that has no
 // TPM either is a *api.Refusal with what to do.
 func (s Source) Collect(ctx context.Context, now time.Time) (*dtv1.DeviceData, error) {
-	dmi := s.firmware()
-	release := s.osRelease()
+	firmware, system := s.firmware(ctx), s.system(ctx)
 	d := &dtv1.DeviceData{
 		OsType:                OSType(),
 		CollectTime:           timestamppb.New(now),
-		OsId:                  release["ID"],
-		OsVersion:             release["VERSION_ID"],
-		OsBuild:               release["BUILD_ID"],
-		KernelVersion:         kernelVersion(),
+		OsId:                  system.id,
+		OsVersion:             system.version,
+		OsBuild:               system.build,
+		KernelVersion:         system.kernel,
 		Hostname:              hostname(),
-		ModelIdentifier:       dmi.productName,
-		ReportedAssetTag:      dmi.chassisAssetTag,
-		SystemSerialNumber:    dmi.productSerial,
-		BaseBoardSerialNumber: dmi.boardSerial,
+		OsUsername:            username(),
+		ModelIdentifier:       firmware.productName,
+		ReportedAssetTag:      firmware.chassisAssetTag,
+		SystemSerialNumber:    firmware.productSerial,
+		BaseBoardSerialNumber: firmware.boardSerial,
+
+		JamfBinaryVersion:       system.jamf,
+		MacosEnrollmentProfiles: system.profiles,
 	}
-	d.SerialNumber, _ = assettag.Pick(dmi.productSerial, dmi.boardSerial)
+	d.SerialNumber, _ = assettag.Pick(firmware.productSerial, firmware.boardSerial)
 	var err error
-	d.AssetTag, err = s.assetTag(ctx, dmi)
+	d.AssetTag, err = s.assetTag(ctx, firmware)
 	return d, err
 }
 
 // AssetTag gives the machine's tag alone.
 func (s Source) AssetTag(ctx context.Context) (string, error) {
-	return s.assetTag(ctx, s.firmware())
+	return s.assetTag(ctx, s.firmware(ctx))
 }
 
 // assetTag takes the label that the owner gave before those of the makers:
@@ -119,77 +122,32 @@ func (s Source) Hidden(tag string) string {
 	if !assettag.IsFromEK(tag) {
 		return ""
 	}
-	return s.firmware().hidden()
+	return s.dmi().hidden()
 }
 
-// hidden names a line of tmpfiles.d(5) for the first file: sysfs forgets a
-// chmod at the next start.
-func (f firmware) hidden() string {
-	if len(f.unreadable) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("Only root can read %s: allow it with a line such as 'z %s 0440 - tss' in /etc/tmpfiles.d/dt.conf, or set an asset tag in the firmware.",
-		strings.Join(f.unreadable, ", "), f.unreadable[0])
+// system is what the operating system says of itself; what it does not tell is
+// empty.
+type system struct {
+	id, version, build, kernel string
+	// macOS: the version of the management agent, and what the system says of
+	// its management.
+	jamf, profiles string
 }
 
-// firmware is what SMBIOS says (DMTF DSP0134, structures 1 to 3).
-type firmware struct {
-	chassisAssetTag, productSerial, boardSerial, productName string
-	// unreadable are files that exist and are not for us.
-	unreadable []string
-}
-
-func (s Source) firmware() firmware {
-	dir := s.DMIDir
-	if dir == "" {
-		dir = DefaultDMIDir
-	}
-	var f firmware
-	for _, file := range []struct {
-		name string
-		into *string
-	}{
-		{"chassis_asset_tag", &f.chassisAssetTag},
-		{"product_serial", &f.productSerial},
-		{"board_serial", &f.boardSerial},
-		{"product_name", &f.productName},
-	} {
-		path := filepath.Join(dir, file.name)
-		data, err := readBounded(path, maxField)
-		if errors.Is(err, os.ErrPermission) {
-			f.unreadable = append(f.unreadable, path)
-		}
-		*file.into = line(data)
-	}
-	return f
-}
-
-// readBounded reads at most limit bytes; more is no such file at all.
-func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, errors.New("it is too long")
-	}
-	return data, nil
-}
-
-// line is the text of a one-line file: firmware pads with white space, and
-// bytes that are not printable ASCII are not worth sending.
-func line(data []byte) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
+// field is text that can be sent: firmware pads with white space, and what
+// cannot be printed is not worth sending. Where it is longer than a field can
+// be it is none.
+func field(text string) string {
+	text = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
 			return -1
 		}
 		return r
-	}, string(data)))
+	}, text))
+	if len(text) > maxField {
+		return ""
+	}
+	return text
 }
 
 // OSType is this system as devices have it: linux, macos or windows.
@@ -205,5 +163,14 @@ func hostname() string {
 	if err != nil {
 		return ""
 	}
-	return line([]byte(name))
+	return field(name)
+}
+
+// username is the account, as the system calls it: with its domain on Windows.
+func username() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return field(u.Username)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -109,8 +110,11 @@ func TestWhatIsReportedIsWhatTheFilesSay(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if !d.GetCollectTime().AsTime().Equal(now) || d.GetHostname() == "" {
-		t.Errorf("time %v, host name %q", d.GetCollectTime().AsTime(), d.GetHostname())
+	if !d.GetCollectTime().AsTime().Equal(now) || d.GetHostname() == "" || d.GetKernelVersion() == "" {
+		t.Errorf("time %v, host name %q, kernel %q", d.GetCollectTime().AsTime(), d.GetHostname(), d.GetKernelVersion())
+	}
+	if u, err := user.Current(); err != nil || d.GetOsUsername() != u.Username {
+		t.Errorf("account %q, want %v", d.GetOsUsername(), u)
 	}
 	if got := s.osRelease()["NAME"]; got != `a "b"` {
 		t.Errorf("quoted value %q", got)

@@ -20,9 +20,7 @@ func (s Source) osRelease() map[string]string {
 		if !ok || strings.HasPrefix(key, "#") {
 			continue
 		}
-		if value = line([]byte(unquote(value))); len(value) <= maxField {
-			values[key] = value
-		}
+		values[key] = field(unquote(value))
 	}
 	return values
 }

@@ -31,7 +31,7 @@ func FuzzOSReleaseGivesPlainText(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		s := source(t, nil, text)
 		for key, value := range s.osRelease() {
-			if len(value) > maxField || line([]byte(value)) != value {
+			if len(value) > maxField || field(value) != value {
 				t.Errorf("%q has value %q", key, value)
 			}
 		}

@@ -306,7 +306,7 @@ func TestADeviceSaysWhatItIs(t *testing.T) {
 	}
 	want(t, s.dtsh("device", "asset-tag"), 0, `^C00AA0AAAA0A\n$`, "")
 	want(t, s.dtsh("device", "collect"), 0, `^asset_tag: C00AA0AAAA0A$`, "")
-	want(t, s.dtsh("device", "collect", "--format=json"), 0, `^  "system_serial_number": "C00AA0AAAA0A"$`, "")
+	want(t, s.dtsh("device", "collect", "--format=json"), 0, `^  "system_serial_number": "C00AA0AAAA0A",$`, "")
 	// Nothing of it needs a login, nor a home.
 	s.env["DTSH_HOME"] = ""
 	want(t, s.dtsh("device", "asset-tag"), 0, `^C00AA0AAAA0A\n$`, "")
