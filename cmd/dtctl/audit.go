@@ -43,6 +43,7 @@ func (a *app) auditLs() *cobra.Command {
 	since := c.Flags().String("since", "", "only what is younger: a duration (30m, 24h, 7d) or a time (2026-01-31T18:00:00Z)")
 	c.Flags().BoolVar(&req.Failed, "failed", false, "only what failed or was refused")
 	limit := c.Flags().Uint("limit", 1000, "at most so many, the newest; 0 is all")
+	verbose := c.Flags().BoolP("verbose", "v", false, "also show the reasons: what was decided by, and what changed")
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		req.Type = string(event.Named(req.GetType()))
@@ -64,7 +65,7 @@ func (a *app) auditLs() *cobra.Command {
 		if more && !cmd.Flags().Changed("limit") {
 			fmt.Fprintf(a.Stderr, "Only the newest %d records are listed: --limit=0 lists all.\n", *limit)
 		}
-		return a.printEvents(*format, events)
+		return a.printEvents(*format, events, *verbose)
 	}
 	return c
 }
@@ -107,7 +108,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	return now.Add(-d), nil
 }
 
-func (a *app) printEvents(format cli.Format, docs [][]byte) error {
+func (a *app) printEvents(format cli.Format, docs [][]byte, verbose bool) error {
 	if format != cli.Text {
 		all := make([]json.RawMessage, 0, len(docs))
 		for _, d := range docs {
@@ -128,7 +129,11 @@ func (a *app) printEvents(format cli.Format, docs [][]byte) error {
 		if e.Success {
 			result = "success"
 		}
-		rows = append(rows, []string{a.Time(e.Time), string(e.Type), e.User, result, details(e)})
+		about := details(e)
+		if verbose && len(e.Reasons) > 0 {
+			about = strings.TrimSpace(about + " (" + strings.Join(e.Reasons, "; ") + ")")
+		}
+		rows = append(rows, []string{a.Time(e.Time), string(e.Type), e.User, result, about})
 	}
 	return cli.Table(a.Stdout, []string{"Time", "Event", "User", "Result", "Details"}, rows)
 }
