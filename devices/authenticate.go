@@ -40,7 +40,7 @@ func (v Verified) Evidence() identity.Evidence { return v.evidence }
 // OSType is linux, macos or windows.
 func (v Verified) OSType() string { return v.osType }
 
-// Authenticate is the server's half of the ceremony of every login: the TPM of
+// Authenticate is the server's half of the ceremony of every login: the key of
 // an enrolled device signs a nonce that covers the person and the two keys of
 // b. Cluster, Challenge and CredentialID of b are filled in here. The last
 // message of the stream, with the certificates, is the caller's. Every outcome
