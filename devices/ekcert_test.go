@@ -136,6 +136,14 @@ func sanOf(t testing.TB, names ...pkix.RDNSequence) []byte {
 }
 
 func TestTheManufacturerIsReadStrictly(t *testing.T) {
+	name, err := asn1.Marshal(pkix.RDNSequence{rdn(oidManufacturer, "id:49465800")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trailing, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: append(name, 5, 0)}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	model := rdn(asn1.ObjectIdentifier{2, 23, 133, 2, 2}, "SLB9672")
 	for _, test := range []struct {
 		name, want string // empty: none is read
@@ -159,6 +167,7 @@ func TestTheManufacturerIsReadStrictly(t *testing.T) {
 		{"none", "", sanOf(t, pkix.RDNSequence{model})},
 		{"no name", "", sanOf(t)},
 		{"something after it", "", append(sanOf(t, pkix.RDNSequence{rdn(oidManufacturer, "id:49465800")}), 0)},
+		{"something after the name in it", "", trailing},
 		{"garbage", "", []byte("garbage")},
 	} {
 		cert := &x509.Certificate{Extensions: []pkix.Extension{{Id: oidSubjectAltName, Value: test.san}}}
