@@ -22,6 +22,9 @@ type Services struct {
 	Device   dtv1connect.DeviceServiceClient
 	Admin    dtv1connect.AdminServiceClient
 	Resource dtv1connect.ResourceServiceClient
+	// Address is how errors call the server: what Explain is given for those
+	// of streams.
+	Address string
 }
 
 // NewServices makes the API's clients on an HTTP client. address is how
@@ -37,6 +40,7 @@ func NewServices(h connect.HTTPClient, url, address string) Services {
 		Device:   dtv1connect.NewDeviceServiceClient(h, url, opts...),
 		Admin:    dtv1connect.NewAdminServiceClient(h, url, opts...),
 		Resource: dtv1connect.NewResourceServiceClient(h, url, opts...),
+		Address:  address,
 	}
 }
 

@@ -3,11 +3,12 @@ package resource
 // Bounds of what is read. The yaml parser needs some 200 bytes for the
 // smallest node, so a text may grow by that much while it is read.
 const (
-	// maxText: documents are kilobytes; an export of some thousand devices
-	// fits. What goes to the server has its own, smaller bound there.
-	maxText = 1 << 20
+	// MaxText: documents are kilobytes; a file of all devices that can be
+	// registered at once fits, with 300 bytes each. What goes to the server
+	// has its own, smaller bound there.
+	MaxText = 16 << 20
 	// maxDocuments is the same for many small ones.
-	maxDocuments = 10_000
+	maxDocuments = 50_000
 	// maxName is that of a user, the longest of all names.
 	maxName = 128
 	// maxLine is a label, a message, a field of a device: one line that

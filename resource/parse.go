@@ -56,8 +56,8 @@ func ParseJSON(data []byte) (Resource, error) {
 }
 
 func checkSize(data []byte) error {
-	if len(data) > maxText {
-		return fmt.Errorf("%d bytes are more than %d", len(data), maxText)
+	if len(data) > MaxText {
+		return fmt.Errorf("%d bytes are more than %d", len(data), MaxText)
 	}
 	if !utf8.Valid(data) {
 		return errors.New("it is not text in UTF-8")

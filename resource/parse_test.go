@@ -203,7 +203,7 @@ func TestMistakesAreToldWithTheirLine(t *testing.T) {
 		"a number for a JSON text":  {`{"kind":"user","metadata":{"name":7}}`, "line 1: metadata.name is a text, and not 7"},
 		"a JSON field twice":        {"{\"kind\":\"user\",\n\"metadata\":{\"name\":\"a\",\n\"name\":\"b\"}}", `line 3: field "name" is there twice (metadata)`},
 		"no UTF-8":                  {"kind: \xff", "it is not text in UTF-8"},
-		"too much":                  {strings.Repeat("#", maxText+1), "1048577 bytes are more than 1048576"},
+		"too much":                  {strings.Repeat("#", MaxText+1), "16777217 bytes are more than 16777216"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			all, err := ParseYAML([]byte(row.text))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -255,6 +256,70 @@ func (d deviceAPI) RemoveDevice(_ context.Context, r *connect.Request[dtv1.Remov
 }
 func (d deviceAPI) CreateEnrollToken(_ context.Context, r *connect.Request[dtv1.CreateEnrollTokenRequest]) (*connect.Response[dtv1.EnrollToken], error) {
 	return answer[dtv1.CreateEnrollTokenRequest, dtv1.EnrollToken](d.c, "CreateEnrollToken", r)
+}
+
+// ListDevices gives what is kept, two at a time, by asset tag; it filters by
+// the prefix alone.
+func (d deviceAPI) ListDevices(_ context.Context, r *connect.Request[dtv1.ListDevicesRequest]) (*connect.Response[dtv1.ListDevicesResponse], error) {
+	if err := d.c.note(proto.CloneOf(r.Msg)); err != nil {
+		return nil, err
+	}
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	byTag := map[string]*resource.Device{}
+	for _, found := range d.c.resources {
+		if one, ok := found.(*resource.Device); ok && strings.HasPrefix(one.Spec.AssetTag, r.Msg.GetAssetTagPrefix()) {
+			byTag[one.Spec.AssetTag] = one
+		}
+	}
+	out, last := &dtv1.ListDevicesResponse{}, ""
+	for _, tag := range slices.Sorted(maps.Keys(byTag)) {
+		if tag <= r.Msg.GetPageToken() {
+			continue
+		}
+		if len(out.Devices) == min(2, int(r.Msg.GetPageSize())) {
+			out.NextPageToken = last
+			return connect.NewResponse(out), nil
+		}
+		doc, err := resource.MarshalJSON(byTag[tag])
+		if err != nil {
+			return nil, err
+		}
+		out.Devices, last = append(out.Devices, doc), tag
+	}
+	return connect.NewResponse(out), nil
+}
+
+// CreateDevices keeps them unless a tag is kept already.
+func (d deviceAPI) CreateDevices(_ context.Context, stream *connect.ClientStream[dtv1.CreateDevicesRequest]) (*connect.Response[dtv1.CreateDevicesResponse], error) {
+	out, replace := &dtv1.CreateDevicesResponse{}, false
+	for stream.Receive() {
+		if err := d.c.note(proto.CloneOf(stream.Msg())); err != nil {
+			return nil, err
+		}
+		replace = replace || stream.Msg().GetReplace()
+		for _, doc := range stream.Msg().GetDevices() {
+			r, err := resource.ParseJSON(doc)
+			if err != nil {
+				return nil, err
+			}
+			tag := r.(*resource.Device).Spec.AssetTag
+			switch {
+			case d.c.get(resource.KindDevice, tag) == nil:
+				d.c.mu.Lock()
+				r.Head().Metadata.Name = fmt.Sprintf("9cdfc0ad-64b7-4d9c-8a9c-%012d", len(d.c.resources))
+				d.c.store(r)
+				d.c.mu.Unlock()
+				out.Created++
+			case replace:
+				out.Updated++
+			default:
+				wire, _ := api.ToWire(api.Refuse(connect.CodeAlreadyExists, "document %d: device %s is there", out.Created+1, tag))
+				return nil, wire
+			}
+		}
+	}
+	return connect.NewResponse(out), stream.Err()
 }
 
 // resourceAPI keeps resources with the rules of the real one.

@@ -20,9 +20,9 @@ import (
 	"devicetrust/resource"
 )
 
-// maxDocument bounds what create and edit read: 1,000 roles of 1 KiB. A file
-// named by mistake is refused before it is held in memory.
-const maxDocument = 1 << 20
+// maxDocument bounds what create and edit read: all that can be understood. A
+// file named by mistake is refused before it is held in memory.
+const maxDocument = resource.MaxText
 
 func (a *app) create() *cobra.Command {
 	c := &cobra.Command{
@@ -31,10 +31,14 @@ func (a *app) create() *cobra.Command {
 		Long: `Create the resources in a file (- is stdin), YAML or JSON, one or more
 documents. All are read before the first is created, so that a slip in the
 text of one changes nothing; what the cluster refuses then is left out, and
-said. What exists is refused, or with --force replaced.`,
+said. What exists is refused, or with --force replaced.
+
+Several devices in one file are registered together, after the rest of it: all
+of them, at most 50,000, or none.`,
 		Example: `  dtctl create roles.yaml
   dtctl get role/access | sed s/access/contractor/ | dtctl create -
-  dtctl create -f cluster_auth_preference.yaml`,
+  dtctl create -f cluster_auth_preference.yaml
+  dtctl create fleet.yaml`,
 		Args: cobra.ExactArgs(1),
 	}
 	force := c.Flags().BoolP("force", "f", false, "replace what exists")
@@ -47,22 +51,44 @@ said. What exists is refused, or with --force replaced.`,
 		if err != nil {
 			return err
 		}
-		failed := false
-		for _, d := range docs {
-			if err := a.createOne(cmd.Context(), services, d, *force); err != nil {
-				if cmd.Context().Err() != nil {
-					return err
-				}
-				a.PrintError(err)
-				failed = true
-			}
-		}
-		if failed {
-			return &cli.ExitError{Status: 1}
-		}
-		return nil
+		return a.createAll(cmd.Context(), services, args[0], docs, *force)
 	}
 	return c
+}
+
+// createAll goes on after a document that is refused.
+func (a *app) createAll(ctx context.Context, services client.Services, file string, docs []document, force bool) error {
+	acts := []func() error{}
+	fleet, rest := split(docs)
+	for _, d := range rest {
+		acts = append(acts, func() error { return a.createOne(ctx, services, d, force) })
+	}
+	if len(fleet) > 0 {
+		if len(rest) > 0 {
+			file += ", of its devices" // which are counted without the rest
+		}
+		acts = append(acts, func() error {
+			err := a.createDevices(ctx, services, fleet, force)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", file, err)
+			}
+			return err
+		})
+	}
+	failed := false
+	for _, act := range acts {
+		if err := act(); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			a.PrintError(err)
+			failed = true
+		}
+	}
+	if failed {
+		return &cli.ExitError{Status: 1}
+	}
+	return nil
 }
 
 // document is a resource and where it stands, as "roles.yaml:12".

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 	"devicetrust/policy"
-	"devicetrust/resource"
 )
 
 func (a *app) devices() *cobra.Command {
@@ -26,7 +24,6 @@ func (a *app) devices() *cobra.Command {
 }
 
 func (a *app) devicesAdd() *cobra.Command {
-	systems := []string{"linux", "macos", "windows"}
 	req := &dtv1.AddDeviceRequest{}
 	c := &cobra.Command{
 		Use:   "add",
@@ -41,7 +38,7 @@ func (a *app) devicesAdd() *cobra.Command {
 	current := c.Flags().Bool("current-device", false, "register the machine that this runs on")
 	c.Flags().BoolVar(&req.Enroll, "enroll", false, "also make a token with which the device can enroll")
 	ttl := addTTL(c, "enroll-ttl", "how long that token is good (default 1h)")
-	complete(c, "os", systems...)
+	complete(c, "os", systems()...)
 	c.MarkFlagsRequiredTogether("os", "asset-tag")
 	c.MarkFlagsOneRequired("current-device", "os")
 	format := cli.AddFormat(c, cli.Text)
@@ -54,8 +51,8 @@ func (a *app) devicesAdd() *cobra.Command {
 				return err
 			}
 		}
-		if !slices.Contains(systems, req.OsType) {
-			return cli.Usagef("unknown operating system %q: want linux, macos or windows", req.OsType)
+		if err := checkSystem(req.OsType); err != nil {
+			return err
 		}
 		req.EnrollTtl = ttl.wire()
 		services, err := a.services()
@@ -69,6 +66,15 @@ func (a *app) devicesAdd() *cobra.Command {
 		return a.printAdded(*format, req, resp.Msg)
 	}
 	return c
+}
+
+func systems() []string { return []string{"linux", "macos", "windows"} }
+
+func checkSystem(os string) error {
+	if !slices.Contains(systems(), os) {
+		return cli.Usagef("unknown operating system %q: want linux, macos or windows", os)
+	}
+	return nil
 }
 
 // describeCurrent fills in what this machine calls itself, by the variables
@@ -104,61 +110,6 @@ func (a *app) printAdded(format cli.Format, req *dtv1.AddDeviceRequest, resp *dt
 		Device       json.RawMessage `json:"device"`
 		*enrollToken                 // only with --enroll
 	}{resp.GetDevice(), tokenOf(resp.GetToken())})
-}
-
-func (a *app) devicesLs() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "ls",
-		Short: "List devices",
-		Example: `  dtctl devices ls -v
-  dtctl devices ls --format=json`,
-		Args: cobra.NoArgs,
-	}
-	verbose := c.Flags().BoolP("verbose", "v", false, "also show source, owner, attestation and when it was last seen")
-	format := cli.AddFormat(c, cli.Text)
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, err := a.fetchAll(cmd.Context(), resource.KindDevice)
-		if err != nil {
-			return err
-		}
-		slices.SortStableFunc(all, byAssetTag)
-		if *verbose && *format == cli.Text && len(all) > 0 {
-			return a.verboseDevices(all)
-		}
-		return a.printResources(*format, resource.KindDevice, all)
-	}
-	return c
-}
-
-func byAssetTag(x, y resource.Resource) int {
-	dx, okx := x.(*resource.Device)
-	dy, oky := y.(*resource.Device)
-	if !okx || !oky {
-		return 0
-	}
-	return cmp.Or(cmp.Compare(dx.Spec.AssetTag, dy.Spec.AssetTag), cmp.Compare(dx.Metadata.Name, dy.Metadata.Name))
-}
-
-func (a *app) verboseDevices(all []resource.Resource) error {
-	rows := make([][]string, 0, len(all))
-	for _, r := range all {
-		var source, attestation string
-		var seen time.Time
-		d, ok := r.(*resource.Device)
-		if !ok {
-			return fmt.Errorf("the server sent a %s among the devices", r.Head().Kind)
-		}
-		if s := d.Spec.Source; s != nil {
-			source = s.Name
-		}
-		if c := d.Spec.Credential; c != nil {
-			attestation = c.DeviceAttestationType
-		}
-		seen = d.Spec.LastSeenTime
-		rows = append(rows, append(a.row(r), source, d.Spec.Owner, attestation, a.Time(seen)))
-	}
-	wide := append(headers(resource.KindDevice), "Source", "Owner", "Attestation", "Last Seen")
-	return cli.Table(a.Stdout, wide, rows)
 }
 
 // deviceFlags adds the two ways to name a device, of which one is needed.

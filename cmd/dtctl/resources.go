@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -104,6 +103,13 @@ func (a *app) fetchAll(ctx context.Context, kind string) ([]resource.Resource, e
 
 // list is the ls of a kind.
 func (a *app) list(ctx context.Context, kind string, format cli.Format) error {
+	if kind == resource.KindDevice { // of which there may be very many
+		p := &printer{app: a, format: format, kind: kind}
+		if _, err := a.listDevices(ctx, &dtv1.ListDevicesRequest{}, 0, p); err != nil {
+			return err
+		}
+		return p.end()
+	}
 	all, err := a.fetchAll(ctx, kind)
 	if err != nil {
 		return err
@@ -114,30 +120,11 @@ func (a *app) list(ctx context.Context, kind string, format cli.Format) error {
 // printResources prints all, which are of one kind: a table, an array, or
 // YAML documents that create takes.
 func (a *app) printResources(format cli.Format, kind string, all []resource.Resource) error {
-	switch format {
-	case cli.JSON:
-		docs := make([]json.RawMessage, 0, len(all))
-		for _, r := range all {
-			doc, err := resource.MarshalJSON(r)
-			if err != nil {
-				return err
-			}
-			docs = append(docs, doc)
-		}
-		return cli.Write(a.Stdout, format, docs)
-	case cli.YAML:
-		if len(all) == 0 {
-			return nil // a stream without documents
-		}
-		text, err := resource.MarshalYAML(all...)
-		if err != nil {
-			return err
-		}
-		_, err = a.Stdout.Write(text)
+	p := &printer{app: a, format: format, kind: kind}
+	if err := p.page(all); err != nil {
 		return err
-	default:
-		return a.table(kind, all)
 	}
+	return p.end()
 }
 
 func (a *app) delete(ctx context.Context, ref reference) error {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"devicetrust/cmd/internal/cli"
 	"devicetrust/policy"
 	"devicetrust/resource"
 )
@@ -33,18 +32,6 @@ func headers(kind string) []string {
 		return []string{"Type", "Cluster", "Created"}
 	}
 	return []string{"Name"}
-}
-
-// table prints resources of one kind.
-func (a *app) table(kind string, all []resource.Resource) error {
-	if len(all) == 0 {
-		return a.say("No %s found", plural(kind))
-	}
-	rows := make([][]string, 0, len(all))
-	for _, r := range all {
-		rows = append(rows, a.row(r))
-	}
-	return cli.Table(a.Stdout, headers(kind), rows)
 }
 
 func plural(kind string) string {
