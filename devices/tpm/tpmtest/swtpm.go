@@ -29,6 +29,9 @@ type TPM struct {
 	Address string
 	// EKCertificate is what Manufacture put into it, DER; nil without one.
 	EKCertificate []byte
+
+	dir  string // its state and its socket
+	stop func()
 }
 
 // Start runs a software TPM until the test ends, with the endorsement key
@@ -41,11 +44,7 @@ func Start(t testing.TB, certificates ...Certificate) *TPM {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	tpm, stop, err := Run(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
+	tpm := start(t, dir)
 	for _, c := range certificates {
 		if tpm.EKCertificate, err = Manufacture(tpm.Address, c); err != nil {
 			t.Fatal(err)
@@ -54,12 +53,56 @@ func Start(t testing.TB, certificates ...Certificate) *TPM {
 	return tpm
 }
 
+func start(t testing.TB, dir string) *TPM {
+	t.Helper()
+	tpm, stop, err := Run(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpm.dir, tpm.stop = dir, stop
+	t.Cleanup(func() { tpm.stop() })
+	return tpm
+}
+
+// Restart turns it off and on again, as with the machine: TPM Reset.
+func (tpm *TPM) Restart(t testing.TB) {
+	t.Helper()
+	tpm.stop()
+	again, stop, err := Run(tpm.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpm.Address, tpm.stop = again.Address, stop
+}
+
+// Copy gives a second TPM with what this one has stored, as with the disk of a
+// virtual machine. The copy has been started once more.
+func (tpm *TPM) Copy(t testing.TB) *TPM {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	state, err := os.ReadFile(filepath.Join(tpm.dir, "tpm2-00.permall"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tpm2-00.permall"), state, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, dir)
+}
+
 // Run starts swtpm with its state and its socket in dir and waits until it
 // answers; stop ends it.
 func Run(dir string) (tpm *TPM, stop func(), err error) {
 	socket := filepath.Join(dir, "tpm.sock")
 	if len(socket) > 100 {
 		return nil, nil, fmt.Errorf("tpmtest: %s is too long for a socket", socket)
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, err
 	}
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
 		"--server", "type=unixio,path="+socket, "--ctrl", "type=unixio,path="+socket+".ctrl",
