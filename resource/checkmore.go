@@ -35,7 +35,29 @@ func (p *Preference) check() error {
 	if err := policy.CheckMode(s.DeviceTrust.Mode); err != nil {
 		return fieldError("spec.device_trust.mode", "%v", err)
 	}
+	if err := checkPCRs(s.DeviceTrust); err != nil {
+		return err
+	}
 	return checkAllowedCAs("spec.device_trust.ekcert_allowed_cas", s.DeviceTrust.EKCertAllowedCAs)
+}
+
+// checkPCRs refuses what would compare nothing: a TPM has PCRs 0 to 23.
+func checkPCRs(t policy.DeviceTrust) error {
+	switch t.PCRPolicy {
+	case policy.PCRPolicyUnset, policy.PCRPolicyOff, policy.PCRPolicyWarn, policy.PCRPolicyEnforce:
+	default:
+		return fieldError("spec.device_trust.pcr_policy", "%.64q is not one of off, warn, enforce", string(t.PCRPolicy))
+	}
+	for i, n := range t.PCRs {
+		at := fmt.Sprintf("spec.device_trust.pcrs[%d]", i)
+		if n < 0 || n > 23 {
+			return fieldError(at, "%d is not a PCR: want 0 to 23", n)
+		}
+		if slices.Contains(t.PCRs[:i], n) {
+			return fieldError(at, "PCR %d is there twice", n)
+		}
+	}
+	return nil
 }
 
 func checkAllowedCAs(at string, cas []string) error {
