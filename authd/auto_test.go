@@ -14,14 +14,12 @@ import (
 	"devicetrust/resource"
 )
 
-// prefer sets device_trust of the cluster.
+// prefer sets device_trust, in YAML's flow style.
 func (r *running) prefer(trust string) {
 	r.t.Helper()
-	_, err := r.resources().UpdateResource(r.t.Context(), connect.NewRequest(&dtv1.UpdateResourceRequest{
-		Kind:     "cluster_auth_preference",
-		Resource: fmt.Appendf(nil, `{"kind":"cluster_auth_preference","version":"v2","metadata":{"name":"cluster-auth-preference"},"spec":{"device_trust":%s}}`, trust),
-	}))
-	if err != nil {
+	if _, err := r.resources().UpdateResource(r.t.Context(), connect.NewRequest(&dtv1.UpdateResourceRequest{
+		Kind: resource.KindPreference, Resource: preferring(trust),
+	})); err != nil {
 		r.t.Fatal(err)
 	}
 }

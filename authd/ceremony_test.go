@@ -148,6 +148,7 @@ func TestADeviceThatEndsAfterItProvedItselfGetsNoCertificate(t *testing.T) {
 	for name, end := range map[string]string{
 		"REMOVED1": `DELETE FROM devices WHERE asset_tag = 'REMOVED1'`,
 		"UNENROLL": `UPDATE devices SET enroll_status = 'not_enrolled', document = json_set(document, '$.spec.enroll_status', 'not_enrolled') WHERE asset_tag = 'UNENROLL'`,
+		"FROZEN01": `UPDATE devices SET document = json_set(document, '$.spec.frozen', json('{"time":"2026-01-02T03:04:05Z","reason":"it went back"}')) WHERE asset_tag = 'FROZEN01'`,
 		"ANOTHERS": `UPDATE devices SET owner = 'bob', document = json_set(document, '$.spec.owner', 'bob') WHERE asset_tag = 'ANOTHERS'`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -74,6 +74,7 @@ func column(t *testing.T, db *sql.DB, query string) []string {
 var unrecorded = []string{
 	"Heartbeat", "Follow", "GetResource", "ListResources", "ListNodes", "ListAudit", "VerifyAudit", "Explain",
 	"ExportAuthority", "Status", "ListDevices", "EnrollDevice", "AuthenticateDevice", "DiagnoseDevice", "ExplainAutoEnroll",
+	"EvaluateDevices",
 }
 
 // Every act of every method, where its record cannot be written.
@@ -94,6 +95,8 @@ func TestNothingHappensWithoutItsRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	node, person, token := r.join("n"), r.login("alice"), r.joinToken(nil)
+	enrolled := r.newLaptop("TAG55555")
+	enrolled.enroll(person)
 	tokens, err := r.resources().ListResources(t.Context(), connect.NewRequest(&dtv1.ListResourcesRequest{Kind: "token"}))
 	if err != nil || len(tokens.Msg.GetResources()) != 1 {
 		t.Fatal(tokens, err)
@@ -145,6 +148,9 @@ func TestNothingHappensWithoutItsRecord(t *testing.T) {
 		},
 		"RemoveDevice": func() error {
 			return fails(devices.RemoveDevice(ctx, connect.NewRequest(&dtv1.RemoveDeviceRequest{Device: ref})))
+		},
+		"AcceptDevice": func() error {
+			return fails(devices.AcceptDevice(ctx, connect.NewRequest(&dtv1.AcceptDeviceRequest{Device: &dtv1.DeviceRef{AssetTag: "TAG55555"}})))
 		},
 		"CreateEnrollToken": func() error {
 			return fails(devices.CreateEnrollToken(ctx, connect.NewRequest(&dtv1.CreateEnrollTokenRequest{Device: ref})))

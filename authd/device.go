@@ -176,7 +176,7 @@ func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.B
 	}
 	verified, err := h.s.devices.Authenticate(ctx, identity.LoginBinding{
 		Cluster: h.s.ca.Cluster(), User: c.login.User, SSHPublicKey: c.login.SSHKey, TLSPublicKey: c.login.TLSKey,
-	}, c.remote(), stream)
+	}, devices.Demands{Trust: h.s.trustIn, Frozen: h.s.endDevice("the device was frozen")}, c.remote(), stream)
 	if err != nil {
 		return err
 	}
@@ -209,20 +209,71 @@ func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Ve
 		})
 	}
 	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{
-		Success: &dtv1.AuthenticateSuccess{Certificates: certs, DeviceId: device.ID, AssetTag: device.AssetTag},
+		Success: &dtv1.AuthenticateSuccess{
+			Certificates: certs, DeviceId: device.ID, AssetTag: device.AssetTag,
+			EvidenceLevel: verified.Evidence().Level, Warnings: verified.Warnings(),
+		},
 	}})
 }
 
 // deviceTrust are the settings in force.
 func (s *Server) deviceTrust(ctx context.Context) (trust policy.DeviceTrust, err error) {
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
-		state, err := s.policyState(tx)
-		if err == nil {
-			trust = state.Preference.DeviceTrust
-		}
+		trust, err = s.trustIn(tx)
 		return err
 	})
 	return trust, err
+}
+
+// trustIn are the settings in force in tx.
+func (s *Server) trustIn(tx *store.Tx) (policy.DeviceTrust, error) {
+	preference, err := s.catalog.Preference(tx)
+	return preference.DeviceTrust, err
+}
+
+// AcceptDevice takes what the device last showed as its new baseline.
+func (h deviceService) AcceptDevice(ctx context.Context, req *connect.Request[dtv1.AcceptDeviceRequest]) (*connect.Response[dtv1.AcceptDeviceResponse], error) {
+	d, changes, err := h.s.devices.Accept(ctx, callerOf(ctx).actor, deviceRef(req.Msg.GetDevice()))
+	if err != nil {
+		return nil, err
+	}
+	document, err := resource.MarshalJSON(&d)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&dtv1.AcceptDeviceResponse{Device: document, Changes: changes}), nil
+}
+
+// EvaluateDevices holds the evidence that is kept against the preference in
+// force, or the one that is sent.
+func (h deviceService) EvaluateDevices(ctx context.Context, req *connect.Request[dtv1.EvaluateDevicesRequest], stream *connect.ServerStream[dtv1.EvaluateDevicesResponse]) error {
+	trust, err := h.evaluatedTrust(ctx, req.Msg.GetPreference())
+	if err != nil {
+		return err
+	}
+	ref := devices.Ref{}
+	if req.Msg.GetDevice() != nil {
+		if ref = deviceRef(req.Msg.GetDevice()); ref == (devices.Ref{}) {
+			return api.Refuse(connect.CodeInvalidArgument, "a device is named by its ID or by its asset tag, one of the two")
+		}
+	}
+	return h.s.devices.Evaluate(ctx, ref, trust, func(e devices.Evaluation) error {
+		return stream.Send(&dtv1.EvaluateDevicesResponse{
+			DeviceId: e.Device.Metadata.Name, AssetTag: e.Device.Spec.AssetTag, OsType: e.Device.Spec.OSType, Owner: e.Device.Spec.Owner,
+			Passes: e.Passes, EvidenceLevel: string(e.Level), Reasons: e.Reasons,
+		})
+	})
+}
+
+func (h deviceService) evaluatedTrust(ctx context.Context, document []byte) (policy.DeviceTrust, error) {
+	if len(document) == 0 {
+		return h.s.deviceTrust(ctx)
+	}
+	r, err := parse(document, resource.KindPreference)
+	if err != nil {
+		return policy.DeviceTrust{}, err
+	}
+	return r.(*resource.Preference).Spec.DeviceTrust, nil
 }
 
 func deviceRef(r *dtv1.DeviceRef) devices.Ref {

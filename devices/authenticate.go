@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -12,6 +13,7 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
 	"devicetrust/identity"
+	"devicetrust/policy"
 	"devicetrust/resource"
 	"devicetrust/store"
 )
@@ -27,6 +29,7 @@ type AuthenticateStream interface {
 type Verified struct {
 	device   identity.Device
 	evidence identity.Evidence
+	warnings []string
 	osType   string
 	owner    string
 }
@@ -37,15 +40,28 @@ func (v Verified) Device() identity.Device { return v.device }
 // Evidence is what it proved of itself in this ceremony.
 func (v Verified) Evidence() identity.Evidence { return v.evidence }
 
+// Warnings are what the person should know of it, one line each.
+func (v Verified) Warnings() []string { return v.warnings }
+
 // OSType is linux, macos or windows.
 func (v Verified) OSType() string { return v.osType }
+
+// Demands are what the cluster asks of a device that logs in.
+type Demands struct {
+	// Trust gives the settings that hold in the transaction that decides: they
+	// may change during a ceremony. Nil stands for empty ones.
+	Trust func(tx *store.Tx) (policy.DeviceTrust, error)
+	// Frozen, where not nil, is called in the transaction that freezes a
+	// device, to end what it gave.
+	Frozen func(tx *store.Tx, deviceID string) error
+}
 
 // Authenticate is the server's half of the ceremony of every login: the key of
 // an enrolled device signs a nonce that covers the person and the two keys of
 // b. Cluster, Challenge and CredentialID of b are filled in here. The last
 // message of the stream, with the certificates, is the caller's. Every outcome
 // is recorded; what a device is refused for is an *api.Refusal.
-func (i *Inventory) Authenticate(ctx context.Context, b identity.LoginBinding, remoteAddr string, s AuthenticateStream) (Verified, error) {
+func (i *Inventory) Authenticate(ctx context.Context, b identity.LoginBinding, demands Demands, remoteAddr string, s AuthenticateStream) (Verified, error) {
 	if b.User == "" || len(b.SSHPublicKey) == 0 || len(b.TLSPublicKey) == 0 {
 		return Verified{}, errors.New("devices: a device is authenticated for a user and two keys")
 	}
@@ -65,8 +81,11 @@ func (i *Inventory) Authenticate(ctx context.Context, b identity.LoginBinding, r
 		return Verified{}, api.Refuse(connect.CodeInvalidArgument, "a device authentication begins with init")
 	}
 	b.Cluster = i.cluster
-	a := &authenticating{Inventory: i, binding: b, remoteAddr: remoteAddr}
+	a := &authenticating{Inventory: i, binding: b, demands: demands, remoteAddr: remoteAddr}
 	v, err := a.run(ctx, msg.GetInit(), s)
+	if a.recorded {
+		return Verified{}, err
+	}
 	if err != nil {
 		return Verified{}, i.recordFailure(ctx, err, a.event(false, err.Error()))
 	}
@@ -77,9 +96,13 @@ func (i *Inventory) Authenticate(ctx context.Context, b identity.LoginBinding, r
 type authenticating struct {
 	*Inventory
 	binding    identity.LoginBinding
+	demands    Demands
 	remoteAddr string
-	// device is zero until it is found.
+	// device is zero until it is found, and then as it was when it was
+	// challenged.
 	device resource.Device
+	// recorded tells that a refusal stands in the record already.
+	recorded bool
 }
 
 func (a *authenticating) run(ctx context.Context, init *dtv1.AuthenticateInit, s AuthenticateStream) (Verified, error) {
@@ -156,6 +179,9 @@ func stands(d resource.Device, v Verified) error {
 	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil || d.Spec.Credential.ID != v.device.CredentialID {
 		return api.Refuse(connect.CodePermissionDenied, "device %s is not enrolled any more", d.Spec.AssetTag)
 	}
+	if err := notFrozen(d); err != nil {
+		return err
+	}
 	return notTheirs(d, v.owner)
 }
 
@@ -171,10 +197,13 @@ func (a *authenticating) verified() Verified {
 	return v
 }
 
-// commit keeps what the device reported, with the record of it, provided that
-// it still stands: the inventory may have changed since the ceremony began.
+// commit keeps what the device reported and showed, with the record of it,
+// provided that it still stands: the inventory may have changed since the
+// ceremony began. A device that is refused for what it showed is kept and
+// recorded in the same way.
 func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m measured) (Verified, error) {
 	v := a.verified()
+	var refused *api.Refusal
 	err := a.db.Write(ctx, func(tx *store.Tx) error {
 		d, err := a.Get(tx, Ref{ID: v.device.ID})
 		if err != nil {
@@ -184,21 +213,107 @@ func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m me
 			return err
 		}
 		now := a.instant()
-		d.Spec.LastSeenTime = now
-		changed := collect(&d, data, now)
+		ev := a.event(true, "")
+		ev.Reasons = m.reasons()
+		j, err := a.judge(tx, &d, m, now)
+		if err != nil {
+			return err
+		}
+		if refused = j.refused; refused != nil {
+			ev.Success, ev.Message = false, refused.Message
+		} else {
+			d.Spec.LastSeenTime = now
+			ev.Reasons = append(ev.Reasons, collect(&d, data, now)...)
+		}
+		ev.Reasons, v.warnings = append(ev.Reasons, j.notes...), j.warnings
+		v.evidence = identity.Evidence{
+			Level: d.Spec.Evidence.Level, TPMManufacturer: d.Spec.Evidence.TPMManufacturer, TPMFirmware: d.Spec.Evidence.TPMFirmware,
+		}
 		if err := update(tx, &d); err != nil {
 			return err
 		}
-		ev := a.event(true, "")
-		ev.Reasons = append(m.reasons(), changed...)
 		_, err = a.log.Record(tx, ev)
 		return err
 	})
 	if err != nil {
 		return Verified{}, err
 	}
-	v.evidence = identity.Evidence{Level: string(m.level)}
+	if refused != nil {
+		a.recorded = true
+		return Verified{}, refused
+	}
 	return v, nil
+}
+
+// judgement is what comes of what a device showed.
+type judgement struct {
+	// refused is nil where the device is let in.
+	refused *api.Refusal
+	// notes are for the record, warnings for the person.
+	notes, warnings []string
+}
+
+// judge holds what a device showed against what it should show, and keeps it:
+// first whether its TPM went back in time, then whether its PCRs have changed.
+func (a *authenticating) judge(tx *store.Tx, d *resource.Device, m measured, now time.Time) (j judgement, err error) {
+	var trust policy.DeviceTrust
+	if a.demands.Trust != nil {
+		if trust, err = a.demands.Trust(tx); err != nil {
+			return judgement{}, err
+		}
+	}
+	manufacturer := ""
+	if d.Spec.Evidence != nil {
+		manufacturer = d.Spec.Evidence.TPMManufacturer
+	}
+	d.Spec.Evidence = shown(m, manufacturer, now)
+	if m.quoted == nil {
+		return judgement{}, nil
+	}
+	if why := discontinuity(a.device.Spec.Baseline, d.Spec.Baseline, m.quoted.counters); why != "" {
+		j = judgement{refused: errFrozen(*d, why), notes: []string{why}}
+		err = a.freeze(tx, d, why, now, a.event(true, ""), a.demands.Frozen)
+	} else {
+		j = a.comparePCRs(d, m.quoted, trust, now)
+	}
+	if err != nil {
+		return judgement{}, err
+	}
+	kept := evidenceOf(toLogIn, a.binding.User, m, now)
+	kept.accepted = j.refused == nil
+	return j, keep(tx, d.Metadata.Name, kept)
+}
+
+// comparePCRs says what the cluster's policy makes of PCRs that are not as in
+// the baseline; a policy that is not known is the strictest. A device that was
+// enrolled before there were baselines gets one, unless the policy lets in
+// nothing that was not accepted.
+func (a *authenticating) comparePCRs(d *resource.Device, q *quoted, trust policy.DeviceTrust, now time.Time) (j judgement) {
+	off := trust.PCRPolicy == policy.PCRPolicyUnset || trust.PCRPolicy == policy.PCRPolicyOff
+	enforce := !off && trust.PCRPolicy != policy.PCRPolicyWarn
+	if d.Spec.Baseline != nil {
+		advance(d.Spec.Baseline, q.counters)
+	} else if !enforce {
+		d.Spec.Baseline = baselineOf(q, now)
+	}
+	changed := changedPCRs(d.Spec.Baseline, q.pcrs, comparedPCRs(trust))
+	d.Spec.Evidence.ChangedPCRs = changed
+	if len(changed) == 0 || off {
+		return judgement{}
+	}
+	text := pcrNames(changed) + " changed"
+	j.notes = []string{text}
+	if enforce {
+		j.refused = errPCRs(*d, text)
+	} else {
+		j.warnings = []string{text + " since this device was enrolled or last accepted"}
+	}
+	return j
+}
+
+func errPCRs(d resource.Device, text string) *api.Refusal {
+	return api.Refuse(connect.CodeFailedPrecondition, "device %s did not start as it should: %s", d.Spec.AssetTag, text).
+		WithHint("After an update of its firmware or boot loader that is known, an administrator accepts it: dtctl devices accept %s", d.Metadata.Name)
 }
 
 func (a *authenticating) event(success bool, message string) event.Event {

@@ -229,7 +229,7 @@ func TestALoginIsForAUserAndTwoKeys(t *testing.T) {
 		{User: alice, TLSPublicKey: []byte("x")},
 		{SSHPublicKey: []byte("x"), TLSPublicKey: []byte("x")},
 	} {
-		if _, err := w.Authenticate(t.Context(), b, testAddr, nil); err == nil {
+		if _, err := w.Authenticate(t.Context(), b, Demands{}, testAddr, nil); err == nil {
 			t.Errorf("%+v was accepted", b)
 		}
 	}

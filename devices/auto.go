@@ -175,7 +175,7 @@ func findings(f facts) []Finding {
 	all := []Finding{
 		answered("auto_enroll", f.off, "the cluster enrolls registered devices by itself"),
 		{Name: "registered", State: OK, Detail: "device " + label(f.device) + " is registered"},
-		notFrozen(f.device),
+		answered("frozen", refusalOf(notFrozen(f.device)), "it is not frozen"),
 		answered("locked", f.keptOut, "no lock keeps it out"),
 		notEnrolled(f.device, f.user),
 		ownedByNobodyElse(f.device, f.user),
@@ -190,16 +190,6 @@ func answered(name string, refused *api.Refusal, good string) Finding {
 		return Finding{Name: name, State: OK, Detail: good}
 	}
 	return Finding{Name: name, Detail: refused.Message, Remedy: refused.Hint}
-}
-
-func notFrozen(d resource.Device) Finding {
-	if d.Spec.Frozen == nil {
-		return Finding{Name: "frozen", State: OK, Detail: "it is not frozen"}
-	}
-	return Finding{
-		Name: "frozen", Detail: "device " + d.Spec.AssetTag + " is frozen", Inside: d.Spec.Frozen.Reason,
-		Remedy: "An administrator looks into it, and lets it in again: dtctl devices accept " + d.Spec.AssetTag,
-	}
 }
 
 func notEnrolled(d resource.Device, user string) Finding {
@@ -294,13 +284,13 @@ func one(s string) []string {
 func profileFinding(d resource.Device, name string, want, got []string) Finding {
 	reported := "nothing"
 	if len(got) > 0 {
-		reported = quoted(got)
+		reported = inQuotes(got)
 	}
 	f := Finding{Name: "profile." + name, State: OK, Detail: name + " is as the inventory expects: " + reported}
 	if len(without(got, want)) == len(got) {
 		f.State = Fault
 		f.Detail = "device " + d.Spec.AssetTag + " is not as its profile says: " + name + " is reported as " + reported
-		f.Inside = "expected is " + quoted(want)
+		f.Inside = "expected is " + inQuotes(want)
 		f.Remedy = "An administrator sees what is expected: dtctl devices explain " + d.Spec.AssetTag + " --user=USER. It can be changed (dtctl edit device/" +
 			d.Spec.AssetTag + "), or the device enrolled with a token"
 	}
@@ -308,7 +298,7 @@ func profileFinding(d resource.Device, name string, want, got []string) Finding 
 }
 
 // quoted is for texts that came from a machine or a document.
-func quoted(texts []string) string {
+func inQuotes(texts []string) string {
 	var all []string
 	for _, s := range texts {
 		all = append(all, fmt.Sprintf("%.64q", s))

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -154,6 +155,9 @@ func (e *enrolling) admit(init *dtv1.EnrollInit) error {
 	if err := enrolledByOther(e.device, e.user); err != nil {
 		return err
 	}
+	if err := notFrozen(e.device); err != nil {
+		return err
+	}
 	switch mac := e.device.Spec.OSType == osMacOS; {
 	case mac && (init.GetMacos() == nil || init.GetTpm() != nil):
 		return api.Refuse(connect.CodeInvalidArgument, "the device has not shown the key of a Mac, and without one it cannot be enrolled")
@@ -199,6 +203,9 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		if err := enrolledByOther(d, e.user); err != nil {
 			return err
 		}
+		if err := notFrozen(d); err != nil {
+			return err
+		}
 		if err := e.stillFits(tx, d, p.data); err != nil {
 			return err
 		}
@@ -220,7 +227,11 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 			DeviceAttestationType: p.attestation, TPMSerial: p.serial, TPMEKKeyDigest: p.digest(),
 		}
 		d.Spec.UpdateTime, d.Spec.LastSeenTime = now, now
+		d.Spec.Baseline, d.Spec.Evidence = nil, shown(m, p.manufacturer, now)
 		collect(&d, p.data, now)
+		if err := e.keep(tx, &d, p, m, now); err != nil {
+			return err
+		}
 		if err := update(tx, &d); err != nil {
 			return err
 		}
@@ -243,6 +254,17 @@ func (e *enrolling) stillFits(tx *store.Tx, d resource.Device, data *dtv1.Device
 		return err
 	}
 	return firstFault(d, all)
+}
+
+// keep takes what the TPM signed as what the device should show from now on.
+func (e *enrolling) keep(tx *store.Tx, d *resource.Device, p proposal, m measured, now time.Time) error {
+	if m.quoted == nil {
+		return nil
+	}
+	d.Spec.Baseline = baselineOf(m.quoted, now)
+	kept := evidenceOf(toEnroll, e.user, m, now)
+	kept.document.EKKey, kept.document.EKCertificate = p.der, p.certificate
+	return keep(tx, d.Metadata.Name, kept)
 }
 
 // stands asks whether the device may be enrolled, and every other device of

@@ -103,7 +103,7 @@ func TestADeviceIsEnrolledAsWhatItsTPMProves(t *testing.T) {
 				if !e.Success || !cmp.Equal(e.Device, want) || e.User != alice {
 					t.Errorf("the enrollment's record is %+v", e)
 				}
-				if diff := cmp.Diff([]string{"attestation: " + test.want, "event log: empty"}, e.Reasons); diff != "" {
+				if diff := cmp.Diff([]string{"attestation: " + test.want, "evidence: quote", "event log: empty"}, e.Reasons); diff != "" {
 					t.Error(diff)
 				}
 			})

@@ -48,6 +48,15 @@ const (
 	maxMacSignature = 72
 	// maxEventLog: real ones have 30 to 300 KiB.
 	maxEventLog = 1 << 20
+	// maxLogAlgorithms: TPMs have two to four banks of PCRs.
+	maxLogAlgorithms = 16
+	// maxAuthentications is of how many logins the evidence is kept, beside
+	// that of the enrollment: enough to see what a machine was before and
+	// after a change. Each may have an event log of its own.
+	maxAuthentications = 10
+	// evaluated is how many devices are read in one transaction when all are
+	// held against a policy; with an event log each, up to 16 MiB.
+	evaluated = 16
 	// maxToken and maxCredentialID: what is longer is no such thing.
 	maxToken        = 128
 	maxCredentialID = 64

@@ -157,7 +157,7 @@ func (w *world) loginMac(t testing.TB, m *mac, l macLogin) (v Verified, err erro
 	binding := identity.LoginBinding{User: first(l.user, alice), SSHPublicKey: []byte("ssh key"), TLSPublicKey: []byte("tls key")}
 	_, err = converse(t,
 		func(s *serverEnd[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]) (err error) {
-			if v, err = w.Inventory.Authenticate(t.Context(), binding, testAddr, s); err != nil {
+			if v, err = w.Inventory.Authenticate(t.Context(), binding, Demands{}, testAddr, s); err != nil {
 				return err
 			}
 			return s.Send(&dtv1.AuthenticateDeviceResponse{})
@@ -202,7 +202,7 @@ func TestAMacIsEnrolledAndLogsInWithItsKey(t *testing.T) {
 		if diff := cmp.Diff(want, d.Spec.Credential); diff != "" || d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Owner != alice {
 			t.Errorf("it is %s, of %q: %s", d.Spec.EnrollStatus, d.Spec.Owner, diff)
 		}
-		if e := w.lastEvent(t, event.DeviceEnroll); !e.Success || !cmp.Equal(e.Reasons, []string{"attestation: macos_key"}) {
+		if e := w.lastEvent(t, event.DeviceEnroll); !e.Success || !cmp.Equal(e.Reasons, []string{"attestation: macos_key", "evidence: key"}) {
 			t.Errorf("the record is %+v", e)
 		}
 		v, err := w.loginMac(t, m, macLogin{})

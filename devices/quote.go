@@ -26,27 +26,32 @@ const generated = 0xff544347
 var errQuote = api.Refuse(connect.CodePermissionDenied, "the TPM's quote does not hold").
 	WithHint("Try again; if it stays so, enroll the device again")
 
-// measured is what a ceremony proved of the machine.
+// measured is what a device proved of itself. The zero value is nothing.
 type measured struct {
 	level policy.EvidenceLevel
-	// eventLog tells whether the device sent one. It is not looked at yet and
-	// proves nothing.
-	eventLog bool
+	// notes say why it is no higher, one line each.
+	notes []string
+	// quoted is nil where no TPM signed.
+	quoted *quoted
+}
+
+// quoted is a quote that holds, with all that is needed to see it again.
+type quoted struct {
+	akPublic, nonce  []byte
+	quote, signature []byte
+	pcrs             []attest.PCR
+	eventLog         []byte
+	counters         counters
 }
 
 // reasons are what the audit record says of it.
 func (m measured) reasons() []string {
-	if m.level == policy.EvidenceKey {
-		return nil
-	}
-	if m.eventLog {
-		return []string{"event log: sent, not verified"}
-	}
-	return []string{"event log: empty"}
+	return append([]string{"evidence: " + string(m.level)}, m.notes...)
 }
 
 // verifyQuote holds a device's platform against the attestation key: one quote,
-// fresh by its nonce, over all SHA-256 PCRs with the values that were sent.
+// fresh by its nonce, over all SHA-256 PCRs with the values that were sent. Its
+// event log is replayed against those.
 func verifyQuote(akPublic []byte, platform *dtv1.TPMPlatform, nonce []byte) (measured, error) {
 	if len(nonce) == 0 {
 		return measured{}, errors.New("devices: no nonce to hold a quote against")
@@ -66,7 +71,8 @@ func verifyQuote(akPublic []byte, platform *dtv1.TPMPlatform, nonce []byte) (mea
 	if err != nil {
 		return measured{}, withDetail(errQuote, err)
 	}
-	if err := checkQuoted(quote.Quote, nonce); err != nil {
+	data, err := checkQuoted(quote.Quote, nonce)
+	if err != nil {
 		return measured{}, withDetail(errQuote, err)
 	}
 	key, err := attest.ParseAKPublic(akPublic)
@@ -76,7 +82,14 @@ func verifyQuote(akPublic []byte, platform *dtv1.TPMPlatform, nonce []byte) (mea
 	if err := key.Verify(quote, pcrs, nonce); err != nil {
 		return measured{}, withDetail(errQuote, err)
 	}
-	return measured{level: policy.EvidenceQuote, eventLog: len(platform.GetEventLog()) > 0}, nil
+	e, err := explain(platform.GetEventLog(), pcrs)
+	if err != nil {
+		return measured{}, err
+	}
+	return measured{level: e.level, notes: e.reasons, quoted: &quoted{
+		akPublic: akPublic, nonce: nonce, quote: quote.Quote, signature: quote.Signature, pcrs: pcrs,
+		eventLog: platform.GetEventLog(), counters: countersOf(data),
+	}}, nil
 }
 
 // rebuildPCRs makes the list anew: go-attestation takes the last of two values
@@ -103,24 +116,24 @@ func rebuildPCRs(sent []*dtv1.TPMPCR) ([]attest.PCR, error) {
 
 // checkQuoted looks at what was signed: a quote, made by a TPM, for this
 // nonce, over exactly the PCRs that are wanted.
-func checkQuoted(quoted, nonce []byte) error {
+func checkQuoted(quoted, nonce []byte) (*tpm2.AttestationData, error) {
 	data, err := tpm2.DecodeAttestationData(quoted)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch {
 	case data.Magic != generated || data.Type != tpm2.TagAttestQuote || data.AttestedQuoteInfo == nil:
-		return fmt.Errorf("magic %#x and type %#x are not of a quote", data.Magic, uint16(data.Type))
+		return nil, fmt.Errorf("magic %#x and type %#x are not of a quote", data.Magic, uint16(data.Type))
 	case !bytes.Equal(data.ExtraData, nonce):
-		return errors.New("it is for another challenge")
+		return nil, errors.New("it is for another challenge")
 	case data.AttestedQuoteInfo.PCRSelection.Hash != tpm2.AlgSHA256:
-		return fmt.Errorf("it is over bank %v, want SHA-256", data.AttestedQuoteInfo.PCRSelection.Hash)
+		return nil, fmt.Errorf("it is over bank %v, want SHA-256", data.AttestedQuoteInfo.PCRSelection.Hash)
 	}
 	// The decoder gives the PCRs in the order of their bits, so a list of 24
 	// that ends with 23 is all of them.
 	covered := data.AttestedQuoteInfo.PCRSelection.PCRs
 	if len(covered) != pcrCount || covered[pcrCount-1] != pcrCount-1 {
-		return fmt.Errorf("it covers PCRs %v, want 0 to %d", covered, pcrCount-1)
+		return nil, fmt.Errorf("it covers PCRs %v, want 0 to %d", covered, pcrCount-1)
 	}
-	return nil
+	return data, nil
 }

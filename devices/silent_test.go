@@ -31,7 +31,7 @@ func ceremonies(left chan struct{}) map[string]func(*testing.T, *Inventory) erro
 		},
 		"authentication": func(t *testing.T, i *Inventory) error {
 			b := identity.LoginBinding{User: alice, SSHPublicKey: []byte("ssh key"), TLSPublicKey: []byte("tls key")}
-			_, err := i.Authenticate(t.Context(), b, testAddr, silent[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]{left})
+			_, err := i.Authenticate(t.Context(), b, Demands{}, testAddr, silent[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]{left})
 			return err
 		},
 	}
@@ -100,7 +100,7 @@ func TestACredentialIDThatIsTooLongIsNotLookedFor(t *testing.T) {
 		}}}
 	}}
 	b := identity.LoginBinding{User: alice, SSHPublicKey: []byte("ssh key"), TLSPublicKey: []byte("tls key")}
-	_, err := w.Authenticate(t.Context(), b, testAddr, s)
+	_, err := w.Authenticate(t.Context(), b, Demands{}, testAddr, s)
 	wantRefusal(t, err, "which key")
 }
 

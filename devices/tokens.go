@@ -42,6 +42,9 @@ func (i *Inventory) CreateToken(ctx context.Context, actor string, ref Ref, ttl 
 }
 
 func (i *Inventory) issueToken(tx *store.Tx, actor string, d resource.Device, ttl time.Duration) (Token, error) {
+	if err := notFrozen(d); err != nil {
+		return Token{}, err
+	}
 	if ttl == 0 {
 		ttl = defaultTokenTTL
 	}

@@ -151,6 +151,7 @@ func errEnrollStatus(status string) error {
 // unenroll takes away what the ceremony gave.
 func (i *Inventory) unenroll(tx *store.Tx, d *resource.Device, inTx func(tx *store.Tx, id string) error) error {
 	d.Spec.EnrollStatus, d.Spec.Owner, d.Spec.Credential = resource.NotEnrolled, "", nil
+	d.Spec.Baseline, d.Spec.Evidence, d.Spec.Frozen = nil, nil, nil
 	return i.end(tx, d.Metadata.Name, inTx)
 }
 

@@ -161,6 +161,7 @@ type login struct {
 	// clientKeys are those that the machine believes in, where they differ.
 	clientSSH, clientTLS []byte
 	clientUser           string
+	demands              Demands
 
 	onInit      func(*dtv1.AuthenticateInit)
 	onChallenge func(*dtv1.AuthenticateChallenge)
@@ -185,7 +186,7 @@ func (w *world) loginWith(t testing.TB, m *machine, l login) (Verified, error) {
 	var v Verified
 	_, err := converse(t,
 		func(s *serverEnd[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]) (err error) {
-			if v, err = w.Inventory.Authenticate(t.Context(), binding, testAddr, s); err != nil {
+			if v, err = w.Inventory.Authenticate(t.Context(), binding, l.demands, testAddr, s); err != nil {
 				return err
 			}
 			return s.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{
