@@ -41,7 +41,9 @@ type cluster struct {
 	revision  int
 	requests  []proto.Message
 	answers   map[string]proto.Message
-	fault     error
+	// evaluations are the answers of EvaluateDevices.
+	evaluations []*dtv1.EvaluateDevicesResponse
+	fault       error
 }
 
 func startCluster(t *testing.T) *cluster {

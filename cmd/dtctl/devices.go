@@ -17,9 +17,10 @@ import (
 )
 
 func (a *app) devices() *cobra.Command {
-	c := &cobra.Command{Use: "devices", Short: "Register, list, enroll, lock and remove devices", Example: `  dtctl devices add --os=linux --asset-tag=PF0A0AAA --enroll
+	c := &cobra.Command{Use: "devices", Short: "Register, list, enroll, evaluate, lock and remove devices", Example: `  dtctl devices add --os=linux --asset-tag=PF0A0AAA --enroll
   dtctl devices ls`}
-	c.AddCommand(a.devicesAdd(), a.devicesLs(), a.devicesEnroll(), a.devicesRm(), a.devicesLock(), a.devicesExplain())
+	c.AddCommand(a.devicesAdd(), a.devicesLs(), a.devicesEnroll(), a.devicesRm(), a.devicesLock(),
+		a.devicesAccept(), a.devicesEvaluate(), a.devicesExplain())
 	return c
 }
 

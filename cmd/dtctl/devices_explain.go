@@ -5,20 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"devicetrust/api/dtv1"
-	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 	"devicetrust/resource"
 )
 
 func (a *app) devicesExplain() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "explain DEVICE --user=USER",
+		Use:   "explain [DEVICE] --user=USER",
 		Short: "Say whether somebody's next login would enroll a device, and why not",
 		Long: `Ask whether auto-enrollment would enroll a device, named by its asset tag or ID,
 at the next login of a user, and print each of its conditions. Nothing is
@@ -29,9 +29,9 @@ Its profile is held against what the device last reported, or, with
 --format=json prints there. The exit status is 0 whatever the answer.`,
 		Example: `  dtctl devices explain C00AA0AAAA0A --user=alice
   dtctl devices explain C00AA0AAAA0A --user=alice --collected=report.json`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 	}
-	req := &dtv1.ExplainAutoEnrollRequest{}
+	ref, req := optionalDevice(c), &dtv1.ExplainAutoEnrollRequest{}
 	c.Flags().StringVar(&req.User, "user", "", "name of the user who logs in")
 	collected := c.Flags().String("collected", "", "file with what the device reports; - is standard input")
 	require(c, "user")
@@ -47,29 +47,19 @@ Its profile is held against what the device last reported, or, with
 		if err != nil {
 			return err
 		}
-		d, err := a.deviceNamed(cmd, services, args[0])
-		if err != nil {
+		if req.Device, err = a.deviceNamed(cmd.Context(), services, ref, args); err != nil {
 			return err
 		}
-		req.Device = &dtv1.DeviceRef{DeviceId: d.Metadata.Name}
+		if req.Device == nil {
+			return errWhichDevice
+		}
 		resp, err := services.Device.ExplainAutoEnroll(cmd.Context(), connect.NewRequest(req))
 		if err != nil {
 			return err
 		}
-		return a.printAutoEnroll(*format, d, req.GetUser(), resp.Msg)
+		return a.printAutoEnroll(*format, given(ref)+strings.Join(args, ""), req.GetUser(), resp.Msg)
 	}
 	return c
-}
-
-// deviceNamed finds what a person calls a device, by its ID or asset tag.
-func (a *app) deviceNamed(cmd *cobra.Command, services client.Services, name string) (*resource.Device, error) {
-	resp, err := services.Resource.GetResource(cmd.Context(), connect.NewRequest(
-		&dtv1.GetResourceRequest{Kind: resource.KindDevice, Name: name}))
-	if err != nil {
-		return nil, err
-	}
-	d := &resource.Device{}
-	return d, json.Unmarshal(resp.Msg.GetResource(), d)
 }
 
 // readReport reads what dtsh device collect --format=json printed.
@@ -97,7 +87,7 @@ func (a *app) readReport(name string) (*dtv1.DeviceData, error) {
 	}, nil
 }
 
-func (a *app) printAutoEnroll(format cli.Format, d *resource.Device, user string, e *dtv1.ExplainAutoEnrollResponse) error {
+func (a *app) printAutoEnroll(format cli.Format, device, user string, e *dtv1.ExplainAutoEnrollResponse) error {
 	findings := cli.Findings(e.GetFindings())
 	if format != cli.Text {
 		return cli.Write(a.Stdout, format, struct {
@@ -109,7 +99,7 @@ func (a *app) printAutoEnroll(format cli.Format, d *resource.Device, user string
 	if e.GetWouldEnroll() {
 		would = "would"
 	}
-	if err := a.say("%s/%s %s be enrolled by %s's next login", d.Spec.AssetTag, d.Spec.OSType, would, user); err != nil {
+	if err := a.say("%s %s be enrolled by %s's next login", device, would, user); err != nil {
 		return err
 	}
 	return cli.WriteFindings(a.Stdout, findings)

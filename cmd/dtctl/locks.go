@@ -60,14 +60,24 @@ func lockFlags(c *cobra.Command) *lockTerms {
 	return t
 }
 
-// createLock makes a lock. A device is looked up first: a lock on one that
-// does not exist would keep nobody out, and its writer would not know.
+// createLock makes a lock and says its name.
 func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *lockTerms) error {
+	name, err := a.makeLock(ctx, target, terms)
+	if err != nil {
+		return err
+	}
+	return a.say("Created a lock with name %q.", name)
+}
+
+// makeLock makes a lock and gives its name. A device is looked up first: a lock
+// on one that does not exist would keep nobody out, and its writer would not
+// know.
+func (a *app) makeLock(ctx context.Context, target policy.LockTarget, terms *lockTerms) (string, error) {
 	if target == (policy.LockTarget{}) {
-		return cli.Usagef("the lock is on nobody: a flag that says on whom is empty")
+		return "", cli.Usagef("the lock is on nobody: a flag that says on whom is empty")
 	}
 	if strings.ContainsAny(terms.message, "\n\r") {
-		return cli.Usagef("--message: want one line")
+		return "", cli.Usagef("--message: want one line")
 	}
 	now := a.Now()
 	lock := &resource.Lock{
@@ -78,30 +88,30 @@ func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *l
 		lock.Spec.Expires = now.Add(terms.ttl.duration()).UTC()
 	}
 	if e := lock.Spec.Expires; !e.IsZero() && !e.After(now) {
-		return cli.Usagef("--expires is in the past")
+		return "", cli.Usagef("--expires is in the past")
 	}
 	services, err := a.services()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if target.Device != "" {
 		device, err := fetch(ctx, services, reference{resource.KindDevice, target.Device})
 		if err != nil {
-			return err
+			return "", err
 		}
 		lock.Spec.Target.Device = device.Head().Metadata.Name
 	}
 	a.warnOfStrangers(ctx, services, target)
 	doc, err := resource.MarshalJSON(lock)
 	if err != nil {
-		return err
+		return "", err
 	}
 	resp, err := services.Resource.CreateResource(ctx, connect.NewRequest(
 		&dtv1.CreateResourceRequest{Kind: resource.KindLock, Resource: doc}))
 	if err != nil {
-		return err
+		return "", err
 	}
-	return a.say("Created a lock with name %q.", resp.Msg.GetName())
+	return resp.Msg.GetName(), nil
 }
 
 // warnOfStrangers says which names of target are nobody's: such a lock holds
