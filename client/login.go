@@ -181,17 +181,17 @@ func (l *newLogin) authenticateDevice(ctx context.Context, ask Ask, home *Home) 
 	if ask.Prove == nil {
 		return outcomeOf(errNotAsked)
 	}
-	err := l.proveDevice(ctx, ask.Prove)
+	warnings, err := l.proveDevice(ctx, ask.Prove)
 	if ask.Enroll != nil && l.cluster.GetAutoEnroll() && notEnrolled(err) {
 		if err = l.enrollDevice(ctx, ask.Enroll, home); err == nil {
-			err = l.proveDevice(ctx, ask.Prove)
+			warnings, err = l.proveDevice(ctx, ask.Prove)
 		}
 	}
 	if err != nil {
 		l.options.log().Debug("device not authenticated", "error", err)
 		return outcomeOf(Explain(l.proxy, err))
 	}
-	return DeviceOutcome{}
+	return DeviceOutcome{Warnings: warnings}
 }
 
 // notEnrolled tells whether err is that the machine remembers no enrollment in
@@ -214,17 +214,17 @@ func (l *newLogin) enrollDevice(ctx context.Context, enroll Enroller, home *Home
 	return err
 }
 
-func (l *newLogin) proveDevice(ctx context.Context, prove Prover) error {
+func (l *newLogin) proveDevice(ctx context.Context, prove Prover) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
 	defer cancel()
 	conn, err := dial(l.proxy, l.trust, l.creds.tls(), l.options)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	sshKey, tlsKey, err := l.creds.keys.public()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stream := conn.Device.AuthenticateDevice(ctx)
 	success, err := prove(ctx, identity.LoginBinding{
@@ -234,18 +234,18 @@ func (l *newLogin) proveDevice(ctx context.Context, prove Prover) error {
 		TLSPublicKey: tlsKey,
 	}, stream)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	hangUp(stream)
 	before := l.creds
 	if err := l.take(before.keys, success.GetCertificates(), before.Identity.User); err != nil {
-		return err
+		return nil, err
 	}
 	if !l.creds.Identity.Device.Trusted() {
 		l.creds = before
-		return errors.New("the server's certificate names no device")
+		return nil, errors.New("the server's certificate names no device")
 	}
-	return nil
+	return success.GetWarnings(), nil
 }
 
 var errNotAsked = api.Refuse(connect.CodeFailedPrecondition, "this machine's TPM was not asked")

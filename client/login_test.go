@@ -136,7 +136,7 @@ func TestHowTheDeviceCeremonyEndsIsKept(t *testing.T) {
 				t.Error(diff)
 			}
 			s, err := p.Status()
-			if err != nil || s.Device.Trusted != (tt.want == DeviceOutcome{}) {
+			if err != nil || s.Device.Trusted != (tt.want.Reason == "") {
 				t.Errorf("device %+v, %v", s.Device, err)
 			}
 		})

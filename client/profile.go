@@ -43,6 +43,8 @@ type DeviceOutcome struct {
 	Reason string `json:"reason,omitempty"`
 	// Hint is what to do about it.
 	Hint string `json:"hint,omitempty"`
+	// Warnings are what the person should know of a device that was.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // profileNamePattern is what fileName makes of an address.

@@ -79,7 +79,7 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
 	if err := a.printStatus(s); err != nil {
 		return err
 	}
-	a.tellDevice(s.Device, p.Device.Hint)
+	a.tellDevice(s.Device, p.Device)
 	return nil
 }
 
@@ -107,14 +107,17 @@ func (a *app) autoEnroller(m *client.Machine) client.Enroller {
 }
 
 // tellDevice says how the device ceremony ended.
-func (a *app) tellDevice(d client.DeviceStatus, hint string) {
+func (a *app) tellDevice(d client.DeviceStatus, outcome client.DeviceOutcome) {
 	if d.Trusted {
 		fmt.Fprintf(a.Stderr, "Device %q authenticated.\n", d.AssetTag)
+		for _, w := range outcome.Warnings {
+			fmt.Fprintf(a.Stderr, "WARNING: %s\n", cli.Safe(w))
+		}
 		return
 	}
 	fmt.Fprintf(a.Stderr, "Device not authenticated: %s\n", cli.Safe(d.Reason))
-	if hint != "" {
-		fmt.Fprintln(a.Stderr, cli.Safe(hint))
+	if outcome.Hint != "" {
+		fmt.Fprintln(a.Stderr, cli.Safe(outcome.Hint))
 	}
 }
 
