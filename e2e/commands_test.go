@@ -192,12 +192,14 @@ func certify(ts *testscript.TestScript, s *set, tpm *stage.TPM, args []string) {
 	ts.Check(err)
 }
 
-// tpm clear|replace|stop NAME does it to a laptop's TPM. tpm certify NAME MAKER
+// tpm clear|replace|restart|stop NAME does it to a laptop's TPM. tpm extend NAME
+// PCR measures something into it; tpm snapshot NAME and tpm rollback NAME are as
+// of a virtual machine. tpm certify NAME MAKER
 // [rsa|p384] [expired] gives it a certificate. tpm stall NAME enroll|login makes it think for ever in the middle of that ceremony; tpm
 // stalled NAME waits until it does; tpm release NAME ends it.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	s := setOf(ts, neg)
-	usage(ts, args, 2, "tpm clear|replace|certify|stop|stall|stalled|release NAME")
+	usage(ts, args, 2, "tpm clear|replace|restart|extend|snapshot|rollback|certify|stop|stall|stalled|release NAME")
 	tpm := s.tpms[args[1]]
 	if tpm == nil {
 		ts.Fatalf("there is no laptop %s", args[1])
@@ -207,6 +209,17 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(tpm.Clear())
 	case "replace":
 		ts.Check(tpm.Replace(context.Background()))
+	case "restart":
+		ts.Check(tpm.Restart(context.Background()))
+	case "extend":
+		usage(ts, args, 3, "tpm extend NAME PCR")
+		pcr, err := strconv.Atoi(args[2])
+		ts.Check(err)
+		ts.Check(tpm.Extend(pcr))
+	case "snapshot":
+		ts.Check(tpm.Snapshot())
+	case "rollback":
+		ts.Check(tpm.Rollback(context.Background()))
 	case "certify":
 		certify(ts, s, tpm, args[2:])
 	case "stop":

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -76,6 +77,56 @@ func (t *TPM) Clear() (err error) {
 		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Auth: tpm2.PasswordAuth(nil)},
 	}.Execute(tpm)
 	return err
+}
+
+// Extend extends a PCR, as firmware and boot loader do with what they start.
+func (t *TPM) Extend(pcr int) (err error) {
+	tpm, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tpm.Close()) }()
+	digest := sha256.Sum256([]byte("another boot loader"))
+	_, err = tpm2.PCRExtend{
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest[:]}}},
+	}.Execute(tpm)
+	return err
+}
+
+// Restart turns it off and on, as the machine.
+func (t *TPM) Restart(ctx context.Context) error {
+	if err := t.Kill(); err != nil {
+		return err
+	}
+	return t.start(ctx)
+}
+
+// permanent is the file in which swtpm keeps a TPM's memory.
+const permanent = "tpm2-00.permall"
+
+// Snapshot keeps the TPM's memory, as a snapshot of a virtual machine does.
+func (t *TPM) Snapshot() error {
+	memory, err := os.ReadFile(filepath.Join(t.state, permanent))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(t.state+".snapshot", memory, 0o600)
+}
+
+// Rollback goes back to the last snapshot.
+func (t *TPM) Rollback(ctx context.Context) error {
+	if err := t.Kill(); err != nil {
+		return err
+	}
+	memory, err := os.ReadFile(t.state + ".snapshot")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(t.state, permanent), memory, 0o600); err != nil {
+		return err
+	}
+	return t.start(ctx)
 }
 
 // Replace puts another chip in its place, as with a new mainboard.
