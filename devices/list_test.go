@@ -100,6 +100,9 @@ func TestTheListIsFiltered(t *testing.T) {
 			{"a whole tag", Filter{AssetTagPrefix: "ABx3"}, "ABx3/windows"},
 			{"not seen since yesterday", Filter{NotSeenSince: w.now().Add(-24 * time.Hour)}, "AB_2/macos ABx3/windows AC4/linux"},
 			{"frozen", Filter{Frozen: true}, "AB_2/macos"},
+			{"one's of a source", Filter{Owner: bob, Source: "jamf", Attestation: "tpm_ekcert_trusted"}, "AB_2/macos"},
+			{"another's of a source", Filter{Owner: alice, Source: "jamf"}, ""},
+			{"all that is frozen of one's", Filter{Owner: bob, Frozen: true, Source: "jamf"}, "AB_2/macos"},
 			{"two at once", Filter{EnrollStatus: "enrolled", OSType: "linux"}, "AB_1/linux"},
 			{"what none has", Filter{Owner: "carol"}, ""},
 		} {
@@ -220,6 +223,10 @@ func TestFiltersHaveAnIndex(t *testing.T) {
 			"the attestation": {Filter{Attestation: "tpm_ekcert"}, []string{"devices_attestation"}},
 			"enrolled":        {Filter{EnrollStatus: "enrolled"}, []string{"devices_enrolled"}},
 			"frozen":          {Filter{Frozen: true}, []string{"devices_frozen"}},
+			"frozen of many": {
+				Filter{Frozen: true, Source: "manual", Owner: alice, Attestation: "tpm_ekcert", EnrollStatus: "enrolled", AssetTagPrefix: "A"},
+				[]string{"devices_frozen"},
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				q, err := c.f.query()

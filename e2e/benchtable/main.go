@@ -93,7 +93,7 @@ func table(all figures, out io.Writer) error {
 		if l.over(value) {
 			verdict = "OVER"
 		}
-		fmt.Fprintf(w, "%s\t%.3g %s\t%s\t%s\n", l.what, value, l.unit, l.limit(), verdict)
+		fmt.Fprintf(w, "%s\t%.5g %s\t%s\t%s\n", l.what, value, l.unit, l.limit(), verdict)
 	}
 	if err := w.Flush(); err != nil {
 		return err
