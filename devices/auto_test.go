@@ -386,3 +386,13 @@ func TestADiagnosisNamesTheFirstThingThatIsMissing(t *testing.T) {
 	w.edit(t, func(d *resource.Device) { d.Spec.Frozen = &resource.DeviceFreeze{Reason: "back in time"} })
 	want(alice, credential, but("frozen"))
 }
+
+func TestWhatWasNotComparedDoesNotFit(t *testing.T) {
+	d := resource.Device{Spec: resource.DeviceSpec{AssetTag: testTag}}
+	if err := firstFault(d, []Finding{{Name: "profile", State: Note, Detail: "nothing is compared"}}); err == nil {
+		t.Error("a note enrolls")
+	}
+	if err := firstFault(d, []Finding{{}}); err == nil {
+		t.Error("the zero value of a finding enrolls")
+	}
+}
