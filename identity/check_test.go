@@ -335,7 +335,7 @@ func TestEvidenceThatCannotBeReadIsNone(t *testing.T) {
 		"firmware in words":     `{"version":"v1","level":"quote","tpm_firmware":"new"}`,
 		"firmware as a number":  `{"version":"v1","level":"quote","tpm_firmware":7.85}`,
 		"firmware of two lines": `{"version":"v1","level":"quote","tpm_firmware":"7\n8"}`,
-		"too much":              `{"version":"v1","level":"quote"` + strings.Repeat(" ", maxEvidence) + `}`,
+		"too much":              `{"version":"v1","level":"quote"` + strings.Repeat(" ", maxJSON) + `}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			cert := encode(t, alice(), ed25519Signer(t).PublicKey())
@@ -354,6 +354,7 @@ func TestEvidenceThatCannotBeReadIsNone(t *testing.T) {
 func TestEvidenceHasOneFormInACertificate(t *testing.T) {
 	for want, e := range map[string]Evidence{
 		`{"version":"v1","level":"key"}`:                                                               {Level: "key"},
+		`{"version":"v1","level":"quote","tpm_manufacturer":"id:00001014"}`:                            {Level: "quote", TPMManufacturer: "id:00001014"},
 		`{"version":"v1","level":"quote","tpm_firmware":"8217.4131.22.13878"}`:                         {Level: "quote", TPMFirmware: "8217.4131.22.13878"},
 		`{"version":"v1","level":"secure_boot","tpm_manufacturer":"IFX","tpm_firmware":"7.85.4555.0"}`: {"secure_boot", "IFX", "7.85.4555.0"},
 	} {

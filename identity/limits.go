@@ -21,9 +21,6 @@ const (
 	// maxDeviceField: IDs are UUIDs; asset tags are serial numbers of at
 	// most a few dozen characters.
 	maxDeviceField = 128
-	// maxEvidence: four short texts, of which CheckEvidence bounds each, with
-	// their keys.
-	maxEvidence = 256
 	// maxHostName is the longest DNS name (RFC 1035 section 2.3.4).
 	maxHostName = 253
 	// minRSA: NIST SP 800-131A allows no shorter key; OpenSSH's own

@@ -42,6 +42,7 @@ func TestAnIdentityThatCannotBeWrittenIsRefused(t *testing.T) {
 		"evidence of two words":       func(id *Identity) { id.Evidence.Level = "event log" },
 		"a long level":                func(id *Identity) { id.Evidence.Level = strings.Repeat("x", 33) },
 		"a manufacturer's name":       func(id *Identity) { id.Evidence.TPMManufacturer = "Infineon" },
+		"a manufacturer of 9 digits":  func(id *Identity) { id.Evidence.TPMManufacturer = "id:000010145" },
 		"an unprintable manufacturer": func(id *Identity) { id.Evidence.TPMManufacturer = "IF\x00" },
 		"firmware in words":           func(id *Identity) { id.Evidence.TPMFirmware = "v7" },
 		"firmware of five numbers":    func(id *Identity) { id.Evidence.TPMFirmware = "1.2.3.4.5" },

@@ -134,12 +134,13 @@ func checkDevice(d Device) error {
 }
 
 // A level is a word, whichever ones policy knows. A vendor ID has four bytes of
-// ASCII at most (TCG TPM Vendor ID Registry); the version of a TPM's firmware is
-// 64 bits (firmwareVersion of TPMS_ATTEST, TPM 2.0 Part 2), so people write it
-// as at most four numbers.
+// ASCII at most (TCG TPM Vendor ID Registry), or eight digits where they are no
+// text (TCG EK Credential Profile, section 3.1.2); the version of a TPM's
+// firmware is 64 bits (firmwareVersion of TPMS_ATTEST, TPM 2.0 Part 2), so
+// people write it as at most four numbers.
 var (
 	levelPattern    = regexp.MustCompile(`^[a-z_]{1,32}$`)
-	vendorPattern   = regexp.MustCompile(`^[!-~]{0,4}$`)
+	vendorPattern   = regexp.MustCompile(`^([!-~]{1,4}|id:[0-9A-F]{8})?$`)
 	firmwarePattern = regexp.MustCompile(`^([0-9]{1,10}(\.[0-9]{1,10}){0,3})?$`)
 )
 
@@ -152,7 +153,7 @@ func CheckEvidence(e Evidence) error {
 	case !levelPattern.MatchString(e.Level):
 		return fmt.Errorf("evidence level %.64q is not one word", e.Level)
 	case !vendorPattern.MatchString(e.TPMManufacturer):
-		return fmt.Errorf("TPM manufacturer %.64q is not a vendor ID of 1 to 4 characters", e.TPMManufacturer)
+		return fmt.Errorf("TPM manufacturer %.64q is not a vendor ID", e.TPMManufacturer)
 	case !firmwarePattern.MatchString(e.TPMFirmware):
 		return fmt.Errorf("TPM firmware %.64q is not up to four numbers with dots", e.TPMFirmware)
 	}

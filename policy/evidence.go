@@ -9,9 +9,10 @@ import (
 // certificate comes from. The zero value is nothing.
 type Evidence struct {
 	Level EvidenceLevel
-	// TPMManufacturer is a vendor ID of the TCG's registry ("IFX"), from a
-	// certificate of a CA that the cluster lists; TPMFirmware the dotted
-	// version that the TPM signed. Empty is unknown.
+	// TPMManufacturer is a vendor ID of the TCG's registry ("IFX", or
+	// "id:00001014" where it is no text), from a certificate of a CA that the
+	// cluster lists; TPMFirmware the dotted version that the TPM signed. Empty
+	// is unknown.
 	TPMManufacturer, TPMFirmware string
 }
 
@@ -63,7 +64,7 @@ func (ev *Evidence) tpmTitle() string {
 		return "of an unknown manufacturer"
 	}
 	if ev.TPMFirmware == "" {
-		return fmt.Sprintf("of %.8q with unknown firmware", ev.TPMManufacturer)
+		return fmt.Sprintf("of %.16q with unknown firmware", ev.TPMManufacturer)
 	}
-	return fmt.Sprintf("of %.8q with firmware %.64q", ev.TPMManufacturer, ev.TPMFirmware)
+	return fmt.Sprintf("of %.16q with firmware %.64q", ev.TPMManufacturer, ev.TPMFirmware)
 }

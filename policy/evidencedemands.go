@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,12 +70,16 @@ func (d *evidenceDemands) makeRules(source string) {
 	d.otherTPM = &Rule{RuleRequire, source, demanded + "the device's TPM is none of those"}
 }
 
-// newTPMDemand: a vendor ID has four bytes (TCG TPM Vendor ID Registry), of
-// which those at the end may be blank and are not written.
+// vendorPattern: a vendor ID has four bytes (TCG TPM Vendor ID Registry), of
+// which those at the end may be blank and are not written. Where they are no
+// text, as of many virtual TPMs, it is written as certificates do (TCG EK
+// Credential Profile, section 3.1.2).
+var vendorPattern = regexp.MustCompile(`^([!-~]{1,4}|id:[0-9A-F]{8})$`)
+
 func newTPMDemand(field string, spec TPMDemand) (tpmDemand, error) {
 	m := spec.Manufacturer
-	if m == "" || len(m) > 4 || strings.ContainsFunc(m, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return tpmDemand{}, fieldError(field+".manufacturer", "%.64q is not a vendor ID such as IFX: 1 to 4 printable characters", m)
+	if !vendorPattern.MatchString(m) {
+		return tpmDemand{}, fieldError(field+".manufacturer", "%.64q is not a vendor ID: 1 to 4 characters such as IFX, or eight digits such as id:00001014", m)
 	}
 	d := tpmDemand{manufacturer: m, minFirmware: spec.MinFirmware, title: m}
 	if d.minFirmware == "" {

@@ -38,6 +38,8 @@ func TestNewRoleRefusesWhatItCannotHoldTo(t *testing.T) {
 		"a vendor by name":       {tpm("Infineon", ""), "options.device_evidence.tpms[0].manufacturer"},
 		"a vendor with a space":  {tpm("IFX ", ""), "options.device_evidence.tpms[0].manufacturer"},
 		"an unprintable vendor":  {tpm("IF\x00", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"a vendor in lower hex":  {tpm("id:0000101a", ""), "options.device_evidence.tpms[0].manufacturer"},
+		"a vendor of six digits": {tpm("id:001014", ""), "options.device_evidence.tpms[0].manufacturer"},
 		"a vendor with accents":  {tpm("Né", ""), "options.device_evidence.tpms[0].manufacturer"},
 		"a vendor twice": {evidence(EvidenceDemand{TPMs: []TPMDemand{{Manufacturer: "IFX", MinFirmware: "7"}, {Manufacturer: "IFX"}}}),
 			"options.device_evidence.tpms[1].manufacturer"},
