@@ -120,6 +120,7 @@ func (i *Inventory) evaluate(s subject, trust policy.DeviceTrust) Evaluation {
 	if c := s.device.Spec.Credential; c != nil && c.DeviceAttestationType == attestedMacOS {
 		// It has no TPM, and nothing more can be known of it.
 		e.Level = policy.EvidenceKey
+		blame(macAllowed(trust.EKCertAllowedCAs))
 	} else {
 		blame(i.evaluateEndorsement(s, trust))
 		m, err := evaluateQuote(s)

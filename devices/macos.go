@@ -30,10 +30,8 @@ var errMacSignature = api.Refuse(connect.CodePermissionDenied, "the device's sig
 // known by. Nothing shows where that key is kept, so it proves no more than
 // itself.
 func (e *enrolling) proveMacOS(ctx context.Context, init *dtv1.EnrollInit, s EnrollStream) (proposal, measured, error) {
-	// With a list of makers only their TPMs come in, and this is none.
-	if len(e.trust.AllowedCAs) > 0 {
-		return proposal{}, measured{}, api.Refuse(connect.CodePermissionDenied, "a macOS device has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas").
-			WithHint("Only an administrator can let it in: by taking ekcert_allowed_cas out of cluster_auth_preference")
+	if err := macAllowed(e.trust.AllowedCAs); err != nil {
+		return proposal{}, measured{}, err
 	}
 	if tag := e.device.Spec.AssetTag; assettag.IsFromEK(tag) {
 		return proposal{}, measured{}, api.Refuse(connect.CodePermissionDenied, "asset tag %s is that of a TPM, and a macOS device has none", tag)
@@ -61,6 +59,16 @@ func (e *enrolling) proveMacOS(ctx context.Context, init *dtv1.EnrollInit, s Enr
 	}))
 	p := proposal{endorsement: endorsement{attestation: attestedMacOS}, key: key, data: init.GetDeviceData()}
 	return p, m, err
+}
+
+// macAllowed refuses where there is a list of makers: only their TPMs come in
+// then, and a Mac has none.
+func macAllowed(allowedCAs []string) error {
+	if len(allowedCAs) == 0 {
+		return nil
+	}
+	return api.Refuse(connect.CodePermissionDenied, "a macOS device has no endorsement key certificate, and this cluster asks for one of the CAs in ekcert_allowed_cas").
+		WithHint("Only an administrator can let it in: by taking ekcert_allowed_cas out of cluster_auth_preference")
 }
 
 // checkMacKey takes a public key of the one kind that a Secure Enclave has, in

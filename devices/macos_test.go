@@ -507,3 +507,16 @@ func FuzzMacSignature(f *testing.F) {
 		}
 	})
 }
+
+func TestAnEvaluationLetsAMacInAsAnEnrollmentWould(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMac(t)
+	m.data.AssetTag = testTag
+	w.enrollMac(t, m)
+	if e := w.evaluation(t, policy.DeviceTrust{}); !e.Passes || e.Level != policy.EvidenceKey {
+		t.Errorf("it is %+v", e)
+	}
+	e := w.evaluation(t, policy.DeviceTrust{EKCertAllowedCAs: pemOf(newCA(t, "maker", nil))})
+	if e.Passes || !strings.Contains(strings.Join(e.Reasons, "; "), "ekcert_allowed_cas") {
+		t.Errorf("with a list of makers it is %+v", e)
+	}
+}
