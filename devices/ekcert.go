@@ -150,7 +150,7 @@ func validity(c *x509.Certificate) string {
 }
 
 // manufacturerOf reads who made the TPM from the alternative name (TCG EK
-// Credential Profile, section 3.1.2): a directory name with exactly one value
+// Credential Profile, section 3): a directory name with exactly one value
 // "id:" and the vendor ID in eight hex digits. Where that is text (TCG TPM
 // Vendor ID Registry), such as IFX, it gives the text, else the value.
 func manufacturerOf(cert *x509.Certificate) (string, error) {

@@ -40,7 +40,7 @@ type ekKind struct {
 func ekKinds() []*ekKind {
 	return []*ekKind{
 		{"RSA 2048", 0x01c00002, 0x01c00003, tpm2.RSAEKTemplate},
-		{"ECC P-256", 0x01c0000a, 0x01c0000b, tpm2.ECCEKTemplate},
+		bareEK(),
 		{"high-range RSA 2048", 0x01c00012, 0, highRange(tpm2.RSAEKTemplate, policyB256)},
 		{"high-range ECC P-256", 0x01c00014, 0, highRange(tpm2.ECCEKTemplate, policyB256)},
 		{"ECC P-384", 0x01c00016, 0, p384EK()},
@@ -48,11 +48,13 @@ func ekKinds() []*ekKind {
 }
 
 // bareEK is the key of a TPM without certificates.
-func bareEK() *ekKind { return ekKinds()[1] }
+func bareEK() *ekKind {
+	return &ekKind{"ECC P-256", 0x01c0000a, 0x01c0000b, tpm2.ECCEKTemplate}
+}
 
 // What the templates of the high range may be used by, beside the empty
-// password: TPM2_PolicyOR of the low range's policy and of one in NV (TCG EK
-// Credential Profile, section B.6.5).
+// password: TPM2_PolicyOR of the low range's policy and of one in NV (PolicyB of
+// the profile).
 const (
 	policyB256 = "\xca\x3d\x0a\x99\xa2\xb9\x39\x06\xf7\xa3\x34\x24\x14\xef\xcf\xb3" +
 		"\xa3\x85\xd4\x4c\xd1\xfd\x45\x90\x89\xd1\x9b\x50\x71\xc0\xb7\xa0"
