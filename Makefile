@@ -78,7 +78,7 @@ fuzz:
 
 bench: packages-test build
 	@set -o pipefail; DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench . -count=$(BENCHCOUNT) -timeout=30m \
-	  ./ca ./devices ./policy ./node ./e2e | $(GO) run ./e2e/benchtable
+	  ./ca ./devices ./devices/mdm ./policy ./node ./e2e | $(GO) run ./e2e/benchtable
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,13 +123,16 @@ func TestWithoutASourceTheAnswerSaysSo(t *testing.T) {
 	wantCode(t, err, connect.CodeNotFound)
 }
 
-// hanging gives the first batch of a file, and then nothing.
-func hanging(t *testing.T) mdm.Config {
+// slow is a file on the web, of which only a part comes while hangs is set.
+func slow(t *testing.T, hangs *atomic.Bool) mdm.Config {
 	t.Helper()
 	over := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte("os_type,asset_tag\n" + strings.Repeat("linux,PF1\n", 500)))
 		w.(http.Flusher).Flush()
+		if !hangs.Load() {
+			return
+		}
 		select {
 		case <-over:
 		case <-r.Context().Done():
@@ -139,20 +143,50 @@ func hanging(t *testing.T) mdm.Config {
 	return mdm.Config{Name: "slow", Type: "file", URL: server.URL}
 }
 
-func TestWhoLeavesEndsTheRunAndWhileItRunsAnotherIsRefused(t *testing.T) {
-	r := startWith(t, dataDir(t), "", time.Now, func(c *Config) { c.MDM = []mdm.Config{hanging(t)} })
-	// The schedule has begun a run, which hangs.
-	r.until("the source is taken", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := r.sync(ctx, &dtv1.SyncDevicesRequest{Source: "slow", Full: true})
-		return connect.CodeOf(err) == connect.CodeAborted
+// startHanging begins a run that hangs, and tells how it ended.
+func startHanging(ctx context.Context, t *testing.T) (r *running, ended <-chan error) {
+	t.Helper()
+	hangs := &atomic.Bool{}
+	r = startMDM(t, slow(t, hangs))
+	r.until("the schedule has run", func() bool { return r.eventsOf(event.DeviceSync) == 1 })
+	r.until("its lease is given back", func() bool {
+		_, err := r.sync(t.Context(), &dtv1.SyncDevicesRequest{Source: "slow"})
+		return err == nil
 	})
-	if err := r.stop(); err != nil {
-		t.Errorf("it did not stop: %v", err)
+	hangs.Store(true)
+	stream, err := dtv1connect.NewDeviceServiceClient(r.admin, "http://admin").SyncDevices(ctx, connect.NewRequest(&dtv1.SyncDevicesRequest{Source: "slow", Full: true}))
+	if err != nil || !stream.Receive() || stream.Msg().GetDone() {
+		t.Fatalf("it does not hang: %v", err)
 	}
-	if !strings.Contains(r.log.String(), "stopping") {
-		t.Error("it ended without stopping")
+	end := make(chan error, 1)
+	go func() {
+		for stream.Receive() {
+		}
+		end <- stream.Err()
+	}()
+	return r, end
+}
+
+func TestWhoLeavesEndsTheRunAndUntilThenAnotherIsRefused(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	r, _ := startHanging(ctx, t)
+	_, err := r.sync(t.Context(), &dtv1.SyncDevicesRequest{Source: "slow", Full: true})
+	wantCode(t, err, connect.CodeAborted)
+	leave()
+	r.until("the run has ended", func() bool {
+		res, err := r.adminService().ListAudit(t.Context(), connect.NewRequest(&dtv1.ListAuditRequest{Type: string(event.DeviceSync), Failed: true}))
+		return err == nil && len(res.Msg.GetEvents()) == 1 && strings.Contains(string(res.Msg.GetEvents()[0]), "context canceled")
+	})
+}
+
+func TestAStopEndsARunThatSomebodyAskedFor(t *testing.T) {
+	r, ended := startHanging(t.Context(), t)
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	wantCode(t, <-ended, connect.CodeUnavailable)
+	if strings.Contains(r.log.String(), "did not end in time") {
+		t.Error("it waited for the run in vain")
 	}
 }
 

@@ -144,7 +144,7 @@ func (r *syncRun) take(ctx context.Context, pages iter.Seq2[[]SyncRecord, error]
 			return err
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 func (r *syncRun) takeOne(tx *store.Tx, rec SyncRecord, counts *SyncCounts) error {

@@ -147,6 +147,25 @@ func TestDevicesOfAnotherSourceAreNeverTouched(t *testing.T) {
 	})
 }
 
+// The note of a run is no reason to delete: what counts is the document.
+func TestADeviceThatOnlyANoteGivesToTheSourceIsKept(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		d := add(t, w, "macos", "MANUAL1")
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.Exec(`INSERT INTO device_sync (device_id, source, origin, run, said_at) VALUES ($1, 'jamf', 'jamf', 'x', 0)`, d.Metadata.Name)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCounts(t, w.sync(t, full(), macRecord("MAC1", "1", 1), macRecord("MAC2", "1", 1)), "2 seen, 2 created, 0 updated, 0 unchanged, 0 deleted, 0 skipped")
+		if got := tags(t, w); got != "MAC1 MAC2 MANUAL1" {
+			t.Errorf("there are %s", got)
+		}
+	})
+}
+
 func TestWhatIsNotAWholeFullSyncDeletesNothing(t *testing.T) {
 	storetest.Run(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)

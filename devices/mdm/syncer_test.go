@@ -165,8 +165,12 @@ func TestARunThatIsInterruptedDeletesNothingAndFreesTheSource(t *testing.T) {
 			t.Fatal(err)
 		}
 		rewrite(t, cfg.Path, csvOf("PF1"))
+		c.pass(defaultFull)
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := s.Sync(ctx, "os:root", "assets", true, func(devices.SyncCounts) { cancel() })
+		if full, due, err := s.due(t.Context(), s.sources[0]); !full || !due || err != nil {
+			t.Errorf("it is not due any more: %v", err)
+		}
 		if !errors.Is(err, context.Canceled) || c.tags(t) != "PF1 PF2" {
 			t.Errorf("got %v; there are %s", err, c.tags(t))
 		}

@@ -41,6 +41,7 @@ var limits = []limit{
 	{what: "devices: count, a million registered", unit: "ms", bound: 20, figure: slowest("Million/Count", "ns/op", 1e6)},
 	{what: "devices: ceremony of a login, a million registered, over a thousand", unit: "×", bound: 1.1,
 		figure: median("Million/Login", "x_thousand")},
+	{what: "devices/mdm: memory of a full sync of 100,000 devices", unit: "MB", bound: 200, figure: median("Sync100k", "peak-MB")},
 	{what: "policy: decide, 20 roles", unit: "µs", bound: 5, figure: slowest("Decide/", "ns/op", 1e3)},
 	{what: "dtsh login with the device ceremony, over one without", unit: "ms", bound: 60,
 		figure: median("LoginWithDevice", "extra-ms")},
