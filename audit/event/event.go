@@ -14,7 +14,8 @@ type Event struct {
 	UID     string    `json:"uid"`
 	Cluster string    `json:"cluster_name"`
 	// User is who acted: a user's name, "os:NAME" for an administrator on
-	// the control-plane machine, "node:ID" for a node; in a user.login that
+	// the control-plane machine, "node:ID" for a node, "mdm:NAME" for the
+	// schedule of a device management source; in a user.login that
 	// failed whom somebody claimed to be; empty where that is not known.
 	User    string `json:"user"`
 	Success bool   `json:"success"`

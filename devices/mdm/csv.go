@@ -95,7 +95,7 @@ func columnOf(name string) column {
 // csvRecord reads the line after line.
 func csvRecord(r *csv.Reader, columns []column, line *int) (devices.SyncRecord, error) {
 	cells, err := r.Read()
-	if _, ok := errors.AsType[*csv.ParseError](err); ok || err == io.EOF { //nolint:errorlint // as csv gives it
+	if _, ok := errors.AsType[*csv.ParseError](err); ok || err == io.EOF {
 		return devices.SyncRecord{}, err
 	}
 	if err != nil {

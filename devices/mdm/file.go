@@ -101,7 +101,7 @@ func (f *file) readPath(ctx context.Context, yield func([]devices.SyncRecord, er
 	if err != nil {
 		return failed("%v", err)
 	}
-	defer in.Close() //nolint:errcheck // read only
+	defer in.Close()
 	before, err := in.Stat()
 	if err != nil {
 		return failed("%v", err)

@@ -39,7 +39,7 @@ func jsonRecords(in io.Reader, fence *fence, array bool) iter.Seq2[devices.SyncR
 			}
 			var j jsonRecord
 			err := d.Decode(&j)
-			if err == io.EOF { //nolint:errorlint // as Decode gives it
+			if err == io.EOF {
 				if !array {
 					return
 				}

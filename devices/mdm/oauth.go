@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,8 +20,9 @@ type clientCredentials struct {
 	secretFile string
 	scope      string
 
-	token string
-	until time.Time
+	mu    sync.Mutex
+	token string    // guarded by mu
+	until time.Time // guarded by mu
 }
 
 // newRemoteWithCredentials is a remote that shows tokens which tokenURL gives
@@ -41,8 +43,10 @@ func newRemoteWithCredentials(cfg Config, clock Clock, tokenURL *url.URL, scope 
 }
 
 // authorize gives a token that is good for a while. A source is read by one
-// run at a time, so nothing is locked.
+// run at a time, but one that lost its lease may not know it yet.
 func (c *clientCredentials) authorize(ctx context.Context, fresh bool) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !fresh && c.token != "" && c.remote.clock.Now().Before(c.until) {
 		return c.token, nil
 	}
@@ -62,7 +66,7 @@ func (c *clientCredentials) authorize(ctx context.Context, fresh bool) (string, 
 	if err != nil {
 		return "", err
 	}
-	return c.keep(body)
+	return c.keepLocked(body)
 }
 
 func (c *clientCredentials) request(ctx context.Context, form url.Values) (*http.Request, error) {
@@ -75,9 +79,9 @@ func (c *clientCredentials) request(ctx context.Context, form url.Values) (*http
 	return req, nil
 }
 
-// keep takes the token out of an answer (RFC 6749, section 5.1), whose text
+// keepLocked takes the token out of an answer (RFC 6749, section 5.1), whose text
 // stands in no error.
-func (c *clientCredentials) keep(body []byte) (string, error) {
+func (c *clientCredentials) keepLocked(body []byte) (string, error) {
 	var answer struct {
 		AccessToken string `json:"access_token"`
 		ExpiresIn   int64  `json:"expires_in"` // seconds

@@ -187,7 +187,7 @@ func (r *remote) try(token string, request func(token string) (*http.Request, er
 	if err != nil {
 		return notReached(req.URL, err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read only
+	defer res.Body.Close()
 	return r.judge(res, token, take)
 }
 

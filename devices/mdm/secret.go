@@ -16,7 +16,7 @@ func readSecret(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -46,7 +46,7 @@ func readCAs(path string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	data, err := readAll(f, maxCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
