@@ -67,35 +67,35 @@ func (r *run) stands(tx *store.Tx) error {
 	return nil
 }
 
-// release gives the lease back, whatever became of ctx.
+// release gives the lease back.
 func (r *run) release(ctx context.Context) error {
-	return r.end(ctx, `UPDATE mdm_runs SET holder = '', lease_until = 0 WHERE source = $1 AND holder = $2`)
+	return r.end(ctx, func(*store.Tx) error { return nil })
 }
 
 // finish notes how the run ended, and gives the lease back.
 func (r *run) finish(ctx context.Context, full, succeeded bool) error {
 	if !succeeded {
-		return r.endFailed(ctx)
+		return r.end(ctx, r.noteFailure)
 	}
 	if full {
 		r.fullAt = store.Micros(r.started)
 	}
-	return r.end(ctx, `UPDATE mdm_runs SET holder = '', lease_until = 0, failures = 0, retry_at = 0,
-		read_at = $3, full_at = $4
-		WHERE source = $1 AND holder = $2`, store.Micros(r.started), r.fullAt)
+	return r.end(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`UPDATE mdm_runs SET failures = 0, retry_at = 0, read_at = $3, full_at = $4 WHERE source = $1 AND holder = $2`,
+			r.c.Name, r.id, store.Micros(r.started), r.fullAt)
+		return err
+	})
 }
 
-func (r *run) endFailed(ctx context.Context) error {
+func (r *run) noteFailure(tx *store.Tx) error {
 	var failures int
-	err := r.s.db.Read(ctx, func(tx *store.Tx) error {
-		return tx.QueryRow(`SELECT failures FROM mdm_runs WHERE source = $1`, r.c.Name).Scan(&failures)
-	})
-	if err != nil {
-		return errors.Join(fmt.Errorf("mdm: %w", err), r.release(ctx))
+	if err := tx.QueryRow(`SELECT failures FROM mdm_runs WHERE source = $1`, r.c.Name).Scan(&failures); err != nil {
+		return err
 	}
 	retry := r.s.clock.Now().Add(backOff(failures, r.c.PartialEvery))
-	return r.end(ctx, `UPDATE mdm_runs SET holder = '', lease_until = 0, failures = failures + 1, retry_at = $3
-		WHERE source = $1 AND holder = $2`, store.Micros(retry))
+	_, err := tx.Exec(`UPDATE mdm_runs SET failures = failures + 1, retry_at = $3 WHERE source = $1 AND holder = $2`,
+		r.c.Name, r.id, store.Micros(retry))
+	return err
 }
 
 // backOff after so many failures before this one, and up to a fifth more.
@@ -104,11 +104,16 @@ func backOff(failures int, most time.Duration) time.Duration {
 	return d + rand.N(d/5)
 }
 
-func (r *run) end(ctx context.Context, statement string, args ...any) error {
+// end gives the lease back after note, whatever became of ctx.
+func (r *run) end(ctx context.Context, note func(tx *store.Tx) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	return r.s.db.Write(ctx, func(tx *store.Tx) error {
-		if _, err := tx.Exec(statement, append([]any{r.c.Name, r.id}, args...)...); err != nil {
+		err := note(tx)
+		if err == nil {
+			_, err = tx.Exec(`UPDATE mdm_runs SET holder = '', lease_until = 0 WHERE source = $1 AND holder = $2`, r.c.Name, r.id)
+		}
+		if err != nil {
 			return fmt.Errorf("mdm: %w", err)
 		}
 		return nil
