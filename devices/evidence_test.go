@@ -239,25 +239,34 @@ func TestTheLastEvidenceIsKeptAndEachEventLogOnce(t *testing.T) {
 // spoil changes the newest evidence.
 func (w *world) spoil(t testing.TB, change func(*evidenceDocument)) {
 	t.Helper()
+	d := w.newest(t, testTag)
+	change(&d)
+	text, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := w.db.Write(t.Context(), func(tx *store.Tx) error {
-		d, err := w.Get(tx, Ref{AssetTag: testTag})
-		if err != nil {
-			return err
-		}
-		e, err := latest(tx, d.Metadata.Name, "")
-		if err != nil {
-			return err
-		}
-		change(&e.document)
-		text, err := json.Marshal(e.document)
-		if err != nil {
-			return err
-		}
-		_, err = tx.Exec(`UPDATE device_evidence SET document = $1 WHERE seq = (SELECT MAX(seq) FROM device_evidence)`, string(text))
+		_, err := tx.Exec(`UPDATE device_evidence SET document = $1 WHERE seq = (SELECT MAX(seq) FROM device_evidence)`, string(text))
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// newest is the evidence that was kept last.
+func (w *world) newest(t testing.TB, tag string) (d evidenceDocument) {
+	t.Helper()
+	id := w.device(t, tag).Metadata.Name
+	if err := w.db.Read(t.Context(), func(tx *store.Tx) error {
+		e, err := latest(tx, id, "")
+		if err == nil {
+			d = e.document
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func TestOnlyEvidenceThatStillVerifiesIsAccepted(t *testing.T) {
@@ -274,15 +283,15 @@ func TestOnlyEvidenceThatStillVerifiesIsAccepted(t *testing.T) {
 	if err := w.enrollWith(t, m, enrollment{token: token.Token}); err != nil {
 		t.Fatal(err)
 	}
-	var foreign []byte
 	other.data.AssetTag = "ANOTHER1"
 	w.enroll(t, other, alice, Trust{})
-	foreign = w.device(t, "ANOTHER1").Spec.Credential.TPMAKPublic
+	foreign := w.newest(t, "ANOTHER1")
 	for name, change := range map[string]func(*evidenceDocument){
 		"a PCR":       func(d *evidenceDocument) { d.PCRs[4][0] ^= 1 },
 		"a signature": func(d *evidenceDocument) { d.Signature[len(d.Signature)-1] ^= 1 },
 		"a nonce":     func(d *evidenceDocument) { d.Nonce[0] ^= 1 },
-		"a key":       func(d *evidenceDocument) { d.AKPublic = foreign },
+		"a key":       func(d *evidenceDocument) { d.AKPublic = foreign.AKPublic },
+		"all of it":   func(d *evidenceDocument) { *d = foreign },
 		"no PCRs":     func(d *evidenceDocument) { d.PCRs = nil },
 	} {
 		if _, err := w.loginWith(t, m, login{}); err != nil {
