@@ -86,8 +86,8 @@ func TestWhoMayCreateDevicesMayNotReplaceThem(t *testing.T) {
 }
 
 func TestDevicesThatAreSentAreBounded(t *testing.T) {
-	var in bulk
-	if err := in.add(&dtv1.CreateDevicesRequest{Devices: [][]byte{make([]byte, maxBulkBytes+1)}}, true); err == nil || !strings.Contains(err.Error(), "bytes") {
+	in := bulk{bytes: maxBulkBytes}
+	if err := in.add(&dtv1.CreateDevicesRequest{Devices: [][]byte{device("A1")}}, true); err == nil || !strings.Contains(err.Error(), "bytes") {
 		t.Errorf("got %v, want that there are too many bytes", err)
 	}
 	in = bulk{devices: make([]resource.Device, devices.MaxBulk)}
