@@ -213,6 +213,8 @@ func TestWhatEndsADeviceEndsALoginThatGoesOn(t *testing.T) {
 		if err := w.enrollWith(t, m, enrollment{user: bob, token: token.Token}); err != nil {
 			t.Fatal(err)
 		}
+		wantRefusal(t, stands(v), "enrolled by another user")
+		w.spoilCredential(t)
 		wantRefusal(t, stands(v), "not enrolled any more")
 		if _, err := w.Remove(t.Context(), admin, Ref{AssetTag: testTag}, nil); err != nil {
 			t.Fatal(err)

@@ -3,7 +3,6 @@ package devices
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -177,7 +176,7 @@ func findings(f facts) []Finding {
 		{Name: "registered", State: OK, Detail: "device " + label(f.device) + " is registered"},
 		answered("frozen", refusalOf(notFrozen(f.device)), "it is not frozen"),
 		answered("locked", f.keptOut, "no lock keeps it out"),
-		notEnrolled(f.device, f.user),
+		notTaken(f.device, f.user),
 		ownedByNobodyElse(f.device, f.user),
 		noTokenWaits(f.device, f.waiting),
 	}
@@ -192,18 +191,15 @@ func answered(name string, refused *api.Refusal, good string) Finding {
 	return Finding{Name: name, Detail: refused.Message, Remedy: refused.Hint}
 }
 
-func notEnrolled(d resource.Device, user string) Finding {
-	switch {
-	case d.Spec.EnrollStatus != resource.Enrolled:
-		return Finding{Name: "enrolled", State: OK, Detail: "nobody has enrolled it"}
-	case d.Spec.Owner == user:
-		return Finding{
-			Name: "enrolled", Detail: "device " + d.Spec.AssetTag + " is enrolled already, by " + user + "; auto-enrollment does not replace an enrollment",
-			Remedy: "Where the machine does not remember its enrollment: " + tokenRemedy(d),
-		}
+// notTaken: an owner of a device that is enrolled proves that enrollment anew.
+func notTaken(d resource.Device, user string) Finding {
+	switch by := refusalOf(enrolledByOther(d, user)); {
+	case by != nil:
+		return Finding{Name: "enrolled", Detail: by.Message, Remedy: by.Hint, Inside: "by " + d.Spec.Owner}
+	case d.Spec.EnrollStatus == resource.Enrolled:
+		return Finding{Name: "enrolled", State: OK, Detail: "it is enrolled, and speaks for " + user}
 	}
-	by := refusalOf(enrolledByOther(d, user))
-	return Finding{Name: "enrolled", Detail: by.Message, Remedy: by.Hint, Inside: "by " + d.Spec.Owner}
+	return Finding{Name: "enrolled", State: OK, Detail: "nobody has enrolled it"}
 }
 
 func tokenRemedy(d resource.Device) string {
@@ -211,7 +207,7 @@ func tokenRemedy(d resource.Device) string {
 }
 
 func ownedByNobodyElse(d resource.Device, user string) Finding {
-	if len(d.Spec.Owners) == 0 || slices.Contains(d.Spec.Owners, user) {
+	if len(d.Spec.Owners) == 0 || speaksFor(d, user) {
 		return Finding{Name: "owners", State: OK, Detail: "it is not somebody else's"}
 	}
 	return Finding{

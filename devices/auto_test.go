@@ -105,7 +105,6 @@ func TestADeviceThatDoesNotFitIsNotEnrolledByALogin(t *testing.T) {
 		},
 		"locked":              {terms: locked, refused: "lock targeting it", recorded: "access denied: lock targeting it"},
 		"enrolled by another": {device: enrolledBy(bob), terms: on, refused: "is enrolled by another user", recorded: "device PF2ABCDE is enrolled by another user: by bob"},
-		"enrolled by oneself": {device: enrolledBy(alice), terms: on, refused: "is enrolled already, by alice", recorded: "does not replace an enrollment"},
 		"others' device": {
 			device: func(d *resource.Device) { d.Spec.Owners = []string{bob} }, terms: on,
 			refused: "belongs to another user", recorded: "device PF2ABCDE belongs to another user: bob",

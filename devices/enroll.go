@@ -215,6 +215,9 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		if err := notElsewhere(tx, d, p); err != nil {
 			return err
 		}
+		if d.Spec.EnrollStatus == resource.Enrolled && (e.auto || d.Spec.Owner != e.user) {
+			return e.join(tx, d, p)
+		}
 		if d.Spec.EnrollStatus == resource.Enrolled && e.trust.Replaced != nil {
 			if err := e.trust.Replaced(tx, d.Metadata.Name); err != nil {
 				return err
@@ -241,6 +244,21 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		_, err = e.log.Record(tx, ev)
 		return err
 	})
+}
+
+// join lets an owner's account remember the enrollment that there is: the key is
+// the TPM's for this cluster, whoever asks, so what was proved is that
+// enrollment once more. Nothing of the device changes.
+func (e *enrolling) join(tx *store.Tx, d resource.Device, p proposal) error {
+	if c := d.Spec.Credential; c == nil || c.ID != p.key.credentialID {
+		return api.Refuse(connect.CodeFailedPrecondition, "device %s is enrolled with another key", label(d)).
+			WithHint("An administrator unenrolls it first: dtctl edit device/%s, and set enroll_status to %s", d.Metadata.Name, resource.NotEnrolled)
+	}
+	e.device = d
+	ev := e.event(true, "")
+	ev.Reasons = []string{"it was enrolled already; one of its owners remembers it now"}
+	_, err := e.log.Record(tx, ev)
+	return err
 }
 
 // stillFits asks again for what the token of auto-enrollment was given by: the

@@ -19,18 +19,14 @@ func speaksFor(d resource.Device, user string) bool {
 	return user != "" && (d.Spec.Owner == user || slices.Contains(d.Spec.Owners, user))
 }
 
-// enrolledByOther refuses to enroll a device that somebody else enrolled: an
-// administrator has to take it away first, so that it does not change hands
-// unseen. To one of its owners the enrollment that there is is of use.
+// enrolledByOther refuses to enroll a device that somebody else enrolled, for
+// whom it does not speak: an administrator has to take it away first, so that
+// it does not change hands unseen.
 func enrolledByOther(d resource.Device, user string) error {
-	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Owner == user {
+	if d.Spec.EnrollStatus != resource.Enrolled {
 		return nil
 	}
-	r := api.Refuse(connect.CodePermissionDenied, "device %s is enrolled by another user", d.Spec.AssetTag)
-	if speaksFor(d, user) {
-		return r.WithHint("You are one of its owners: let the account that enrolled it give you its file device/state.json (by default in ~/.dtsh), whose keys only this TPM can use, and log in again")
-	}
-	return r.WithHint("An administrator can unenroll it: dtctl edit device/%s, and set enroll_status to %s", d.Spec.AssetTag, resource.NotEnrolled)
+	return notTheirs(d, user)
 }
 
 // notTheirs refuses the login of somebody for whom an enrolled device does not

@@ -1,7 +1,9 @@
 package devices
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -119,28 +121,55 @@ func TestWhoEnrolledADeviceStaysItsOwner(t *testing.T) {
 	}
 }
 
-// The one credential of a device is of use to all of its owners; a second
-// enrollment would take it from the first.
-func TestAnOwnerDoesNotEnrollADeviceThatIsEnrolled(t *testing.T) {
+// The one credential of a device is of use to all of its owners: an owner's
+// enrollment proves it anew, and takes it from nobody.
+func TestAnOwnersEnrollmentOfAnEnrolledDeviceChangesNothing(t *testing.T) {
 	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
 	w.withUsers()
 	w.enroll(t, m, alice, Trust{})
 	if err := w.own(t, bob); err != nil {
 		t.Fatal(err)
 	}
-	token, err := w.CreateToken(t.Context(), admin, Ref{AssetTag: testTag}, 0)
-	if err != nil {
+	token := func() string {
+		t.Helper()
+		token, err := w.CreateToken(t.Context(), admin, Ref{AssetTag: testTag}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token.Token
+	}
+	first, before := m.state, w.device(t, testTag)
+	m.state = filepath.Join(t.TempDir(), "device", "state.json") // of bob's account
+	ended := Trust{Replaced: func(*store.Tx, string) error { return errors.New("what alice has was ended") }}
+	if err := w.enrollWith(t, m, enrollment{user: bob, token: token(), trust: ended}); err != nil {
 		t.Fatal(err)
 	}
-	before := w.device(t, testTag).Spec.Credential
-	err = w.enrollWith(t, m, enrollment{user: bob, token: token.Token})
-	wantCode(t, err, connect.CodePermissionDenied, "enrolled by another user")
-	if r := refusalOf(err); r == nil || !strings.Contains(r.Hint, "state.json") {
-		t.Errorf("he is told %+v", r)
-	}
-	if diff := cmp.Diff(before, w.device(t, testTag).Spec.Credential); diff != "" {
+	if diff := cmp.Diff(before, w.device(t, testTag)); diff != "" {
 		t.Error(diff)
 	}
+	if e := w.lastEvent(t, event.DeviceEnroll); !e.Success || e.User != bob || len(e.Reasons) != 1 || !strings.Contains(e.Reasons[0], "enrolled already") {
+		t.Errorf("the record is %+v", e)
+	}
+	if _, err := w.loginWith(t, m, login{user: bob}); err != nil {
+		t.Errorf("bob: %v", err)
+	}
+	m.state = first
+	if _, err := w.loginWith(t, m, login{user: alice}); err != nil {
+		t.Errorf("alice: %v", err)
+	}
+
+	wantRefusal(t, w.enrollWith(t, newMachine(t), enrollment{user: bob, token: token()}), "enrolled with another TPM")
+	wantRefusal(t, w.enrollWith(t, m, enrollment{user: carol, token: token()}), "enrolled by another user")
+	other := newMachine(t)
+	other.chip = m.chip
+	w.spoilCredential(t)
+	wantRefusal(t, w.enrollWith(t, other, enrollment{user: bob, token: token()}), "enrolled with another key")
+}
+
+// spoilCredential has the device be enrolled with a key that is not its TPM's.
+func (w *world) spoilCredential(t testing.TB) {
+	t.Helper()
+	w.set(t, w.device(t, testTag), func(s *resource.DeviceSpec) { s.Credential.ID = strings.Repeat("0", 64) })
 }
 
 func TestOwnersThatCannotBeAreRefused(t *testing.T) {

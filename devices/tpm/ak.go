@@ -1,7 +1,6 @@
 package tpm
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -25,9 +24,15 @@ func credentialID(akPublic []byte) string {
 	return hex.EncodeToString(digest[:])
 }
 
-// uniqueBytes of randomness tell the key of one enrollment from that of
-// another: a P-256 coordinate, which is where the template has room for them.
-const uniqueBytes = 32
+// uniqueOf tells a TPM's key for one cluster from that for another, and those
+// of two systems on one machine, which are two devices: a P-256 coordinate,
+// which is where the template has room for it. All accounts of a system have
+// the same key, so that a device can speak for several people
+// (docs/decisions/0009).
+func uniqueOf(cluster, os string) []byte {
+	digest := sha256.Sum256([]byte("dt/v1 attestation key\x00" + cluster + "\x00" + os))
+	return digest[:]
+}
 
 // akTemplate is a restricted signing key: it signs only what the TPM made
 // itself, so a quote cannot be forged by asking for a signature. ECDSA, since
@@ -49,7 +54,7 @@ func akTemplate(unique []byte) tpm2.TPMTPublic {
 		}),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
 			X: tpm2.TPM2BECCParameter{Buffer: unique},
-			Y: tpm2.TPM2BECCParameter{Buffer: make([]byte, uniqueBytes)},
+			Y: tpm2.TPM2BECCParameter{Buffer: make([]byte, len(unique))},
 		}),
 	}
 }
@@ -73,15 +78,12 @@ func (t *TPM) makeAK(unique []byte) (*attestationKey, *tpm2.CreatePrimaryRespons
 	}, rsp, nil
 }
 
-// newAK makes an attestation key that no other enrollment has. made is the
-// proof of how it was made, which is to be had only now; unique makes it
-// again.
-func (t *TPM) newAK() (ak *attestationKey, made *dtv1.TPMAttestationParameters, unique []byte, err error) {
-	unique = make([]byte, uniqueBytes)
-	rand.Read(unique) // it never fails
+// provenAK makes the attestation key of unique. made is the proof of how it was
+// made, which is to be had only now.
+func (t *TPM) provenAK(unique []byte) (ak *attestationKey, made *dtv1.TPMAttestationParameters, err error) {
 	ak, rsp, err := t.makeAK(unique)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	proof, err := tpm2.CertifyCreation{
 		SignHandle: ak.handle, ObjectHandle: ak.handle,
@@ -90,7 +92,7 @@ func (t *TPM) newAK() (ak *attestationKey, made *dtv1.TPMAttestationParameters, 
 	}.Execute(t.ch)
 	if err != nil {
 		t.flush(ak.handle.Handle)
-		return nil, nil, nil, failedTo("certify the attestation key", err)
+		return nil, nil, failedTo("certify the attestation key", err)
 	}
 	made = &dtv1.TPMAttestationParameters{
 		Public:            ak.public,
@@ -98,7 +100,7 @@ func (t *TPM) newAK() (ak *attestationKey, made *dtv1.TPMAttestationParameters, 
 		CreateAttestation: proof.CertifyInfo.Bytes(),
 		CreateSignature:   tpm2.Marshal(proof.Signature),
 	}
-	return ak, made, unique, nil
+	return ak, made, nil
 }
 
 // errKeyGone says that this TPM cannot have made the key; any other failure

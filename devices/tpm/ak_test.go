@@ -1,12 +1,12 @@
 package tpm
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 
 	"devicetrust/devices/tpm/tpmtest"
@@ -45,7 +45,7 @@ func quoted(t *testing.T, address string, e enrollment) (hour, error) {
 }
 
 // enrollChip makes a key as an enrollment does.
-func enrollChip(t *testing.T, address string) enrollment {
+func enrollChip(t *testing.T, address, cluster, os string) enrollment {
 	t.Helper()
 	chip, err := Open(t.Context(), address)
 	if err != nil {
@@ -53,7 +53,8 @@ func enrollChip(t *testing.T, address string) enrollment {
 	}
 	defer chip.Close()
 	defer chip.hold(t.Context())()
-	ak, _, unique, err := chip.newAK()
+	unique := uniqueOf(cluster, os)
+	ak, _, err := chip.provenAK(unique)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func TestQuotesTellHowOftenTheTPMWasStartedAndItsFirmware(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := enrollChip(t, chip.Address)
+	e := enrollChip(t, chip.Address, "example", "linux")
 	first, err := quoted(t, chip.Address, e)
 	stop()
 	if err != nil {
@@ -105,7 +106,7 @@ func TestQuotesTellHowOftenTheTPMWasStartedAndItsFirmware(t *testing.T) {
 
 func TestAClearedTPMStillHasTheKeyAndTellsThatItWasCleared(t *testing.T) {
 	chip := tpmtest.Start(t)
-	e := enrollChip(t, chip.Address)
+	e := enrollChip(t, chip.Address, "example", "linux")
 	chip.Clear(t)
 	cleared, err := quoted(t, chip.Address, e)
 	if err != nil {
@@ -118,7 +119,7 @@ func TestAClearedTPMStillHasTheKeyAndTellsThatItWasCleared(t *testing.T) {
 
 func TestAnotherSeedMakesAnotherKey(t *testing.T) {
 	chip := tpmtest.Start(t)
-	e := enrollChip(t, chip.Address)
+	e := enrollChip(t, chip.Address, "example", "linux")
 	chip.ChangeEPS(t)
 	if _, err := quoted(t, chip.Address, e); !errors.Is(err, errKeyGone) {
 		t.Errorf("got %v", err)
@@ -128,13 +129,23 @@ func TestAnotherSeedMakesAnotherKey(t *testing.T) {
 	}
 }
 
-func TestNoTwoEnrollmentsHaveOneKey(t *testing.T) {
-	chip := tpmtest.Start(t)
-	a, b := enrollChip(t, chip.Address), enrollChip(t, chip.Address)
-	if a.CredentialID == b.CredentialID || bytes.Equal(a.Unique, b.Unique) {
-		t.Error("two enrollments share a key")
+func TestATPMHasOneKeyForEachClusterAndSystem(t *testing.T) {
+	chip, another := tpmtest.Start(t), tpmtest.Start(t)
+	a := enrollChip(t, chip.Address, "example", "linux")
+	if diff := cmp.Diff(a, enrollChip(t, chip.Address, "example", "linux")); diff != "" {
+		t.Errorf("enrolled again: %s", diff)
 	}
-	a.Unique = b.Unique
+	for name, b := range map[string]enrollment{
+		"another cluster":            enrollChip(t, chip.Address, "other", "linux"),
+		"another system":             enrollChip(t, chip.Address, "example", "windows"),
+		"where the cluster's end is": enrollChip(t, chip.Address, "examplel", "inux"),
+		"another TPM":                enrollChip(t, another.Address, "example", "linux"),
+	} {
+		if a.CredentialID == b.CredentialID {
+			t.Errorf("%s: the same key", name)
+		}
+	}
+	a.Unique = uniqueOf("other", "linux")
 	if _, err := quoted(t, chip.Address, a); !errors.Is(err, errKeyGone) {
 		t.Errorf("with another's unique: %v", err)
 	}

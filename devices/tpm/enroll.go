@@ -54,7 +54,8 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 		return nil, err
 	}
 	// All that takes a chip long comes before the server's clock starts.
-	ak, made, unique, err := t.newAK()
+	unique := uniqueOf(args.Cluster, args.Data.GetOsType())
+	ak, made, err := t.provenAK(unique)
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func TestAnEventLogThatCannotBeReadIsNoticedBeforeATokenIsSpent(t *testing.T) {
 
 func TestTheEventLogGoesAlongWithTheQuote(t *testing.T) {
 	address := tpmtest.Start(t).Address
-	e := enrollChip(t, address)
+	e := enrollChip(t, address, "example", "linux")
 	chip, err := Open(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
