@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,7 +166,8 @@ func (d *diagnosis) askCluster(ctx context.Context) {
 		Device: data, CredentialId: d.enrolled.CredentialID,
 	}))
 	if err != nil {
-		d.fault(name, Explain(d.p.Proxy, err))
+		f := outcomeOf(Explain(d.p.Proxy, err))
+		d.add(name, dtv1.Finding_STATE_FAULT, f.Reason, cmp.Or(f.Hint, "Ask an administrator of the cluster"))
 		return
 	}
 	d.ok(name, "%s answers", d.p.Proxy)
@@ -187,11 +189,8 @@ func (d *diagnosis) askCertificate() {
 		d.ok(name, "this login is one of the trusted device %s", s.Device.AssetTag)
 		return
 	}
-	remedy := d.p.Device.Hint
-	if remedy == "" {
-		remedy = "When nothing else is wrong, log in again: dtsh login"
-	}
-	d.add(name, dtv1.Finding_STATE_FAULT, "this login is not one of a trusted device: "+d.p.Device.Reason, remedy)
+	d.add(name, dtv1.Finding_STATE_FAULT, "this login is not one of a trusted device: "+d.p.Device.Reason,
+		cmp.Or(d.p.Device.Hint, "When nothing else is wrong, log in again: dtsh login"))
 }
 
 // access is why an account may not open a TPM's device.

@@ -11,7 +11,7 @@ import (
 )
 
 // accessOf finds out who may open the device; the zero value where that cannot
-// be told.
+// be told, or is not what keeps this account out.
 func accessOf(device string) access {
 	info, err := os.Stat(device)
 	if err != nil {
@@ -31,6 +31,9 @@ func accessOf(device string) access {
 	const groupReadsAndWrites = 0o060
 	if st.Gid == 0 || info.Mode().Perm()&groupReadsAndWrites != groupReadsAndWrites {
 		return a // nobody is put into root's group
+	}
+	if active, err := os.Getgroups(); err != nil || slices.Contains(active, int(st.Gid)) {
+		return access{}
 	}
 	gid := strconv.FormatUint(uint64(st.Gid), 10)
 	a.group = gid

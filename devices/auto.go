@@ -175,7 +175,7 @@ func findings(f facts) []Finding {
 		answered("auto_enroll", f.off, "the cluster enrolls registered devices by itself"),
 		{Name: "registered", State: OK, Detail: "device " + label(f.device) + " is registered"},
 		answered("frozen", refusalOf(notFrozen(f.device)), "it is not frozen"),
-		answered("locked", f.keptOut, "no lock keeps it out"),
+		notKeptOut(f.keptOut),
 		notTaken(f.device, f.user),
 		ownedByNobodyElse(f.device, f.user),
 		noTokenWaits(f.device, f.waiting),
@@ -189,6 +189,14 @@ func answered(name string, refused *api.Refusal, good string) Finding {
 		return Finding{Name: name, State: OK, Detail: good}
 	}
 	return Finding{Name: name, Detail: refused.Message, Remedy: refused.Hint}
+}
+
+func notKeptOut(refused *api.Refusal) Finding {
+	f := answered("locked", refused, "no lock keeps it out")
+	if f.State == Fault && f.Remedy == "" {
+		f.Remedy = "An administrator sees what is locked, and why: dtctl get locks"
+	}
+	return f
 }
 
 // notTaken: an owner of a device that is enrolled proves that enrollment anew.

@@ -42,8 +42,7 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 	if keptOut != nil && refusalOf(keptOut) == nil {
 		return nil, keptOut
 	}
-	all = append(all, answered("locked", refusalOf(keptOut), "no lock keeps it out"),
-		answered("frozen", refusalOf(notFrozen(d)), "it is not frozen"))
+	all = append(all, notKeptOut(refusalOf(keptOut)), answered("frozen", refusalOf(notFrozen(d)), "it is not frozen"))
 	if d.Spec.EnrollStatus == resource.Enrolled {
 		return append(all, Finding{Name: "auto_enroll", State: Note, Detail: "not needed: the device is enrolled"}), nil
 	}

@@ -171,7 +171,7 @@ func TestAWrongCommandLineIsStatus2(t *testing.T) {
 func TestWhatIsNotInThisVersionSaysSo(t *testing.T) {
 	s := newSeat(t)
 	for line, name := range map[string]string{
-		"scp a b:": "dtsh scp", "proxy ssh x": "dtsh proxy", "agent": "dtsh agent", "mfa ls": "dtsh mfa", "device status": "dtsh device status",
+		"scp a b:": "dtsh scp", "proxy ssh x": "dtsh proxy", "agent": "dtsh agent", "mfa ls": "dtsh mfa",
 		"ssh -L 1:a:1 root@web-1": "dtsh ssh -L", "ssh -A root@web-1": "dtsh ssh -A", "login --otp=123456": "dtsh login --otp",
 	} {
 		want(t, s.dtsh(strings.Fields(line)...), 2, "", `^ERROR: `+name+` is not in this version\n`)
@@ -347,5 +347,27 @@ func TestTheHelpOfSSHNamesItsFlagsOnce(t *testing.T) {
 	got := newSeat(t).dtsh("ssh", "--help")
 	if n := strings.Count(strings.ToLower(got.stdout), "[flags]"); n != 1 {
 		t.Errorf("%d times in %q", n, got.stdout)
+	}
+}
+
+func TestTheDiagnosisOfADeviceNeedsNoLogin(t *testing.T) {
+	s := newSeat(t)
+	want(t, s.dtsh("device", "status"), 1, `^FAIL login: not logged in\n     Log in with: dtsh login`, "")
+	want(t, s.dtsh("device", "status", "--format=json"), 1, `^    "state": "fault",$`, "")
+	s.login(clienttest.Start(t))
+	want(t, s.dtsh("device", "status"), 1, `^ok   login: logged in to .* as alice$`, "")
+}
+
+func TestWhatIsNoTruthValueTurnsAutoEnrollmentOff(t *testing.T) {
+	for value, want := range map[string]bool{"": false, "0": false, "false": false, "1": true, "true": true, "T": true, "yes": true, "off": true} {
+		a := &app{Env: &cli.Env{Getenv: func(name string) string {
+			if name == "DTSH_DEVICE_AUTO_ENROLL_DISABLED" {
+				return value
+			}
+			return ""
+		}}}
+		if got := a.autoEnrollDisabled(); got != want {
+			t.Errorf("%q: disabled is %v", value, got)
+		}
 	}
 }
