@@ -143,30 +143,35 @@ func (p *printer) page(all []resource.Resource) error {
 	return nil
 }
 
-func (p *printer) print(r resource.Resource) error {
+func (p *printer) print(r resource.Resource) (err error) {
 	switch p.format {
 	case cli.JSON:
 		return p.element(r)
 	case cli.YAML:
-		text, err := resource.MarshalYAML(r)
-		if err != nil {
-			return err
-		}
-		if p.count > 0 {
-			text = append([]byte("---\n"), text...)
-		}
-		_, err = p.Stdout.Write(text)
-		return err
+		return p.document(r)
+	case cli.Text:
 	}
 	row := p.row(r)
 	if p.wide {
-		var err error
 		if row, err = p.wideRow(r); err != nil {
 			return err
 		}
 	}
 	p.rows = append(p.rows, row)
 	return nil
+}
+
+// document is r in a stream of them.
+func (p *printer) document(r resource.Resource) error {
+	text, err := resource.MarshalYAML(r)
+	if err != nil {
+		return err
+	}
+	if p.count > 0 {
+		text = append([]byte("---\n"), text...)
+	}
+	_, err = p.Stdout.Write(text)
+	return err
 }
 
 // element is r in an array, as cli.Write would print it.
