@@ -123,6 +123,43 @@ func TestWithoutASourceTheAnswerSaysSo(t *testing.T) {
 	wantCode(t, err, connect.CodeNotFound)
 }
 
+func TestNoDeviceIsTakenOverWithoutItsRecord(t *testing.T) {
+	source := assetsFile(t, "os_type,asset_tag,os_version\nlinux,PF1,1\nlinux,PF2,1\n")
+	r := startMDM(t, source)
+	r.until("the schedule has run", func() bool { return r.eventsOf(event.DeviceSync) == 1 })
+	r.until("its lease is given back", func() bool {
+		_, err := r.sync(t.Context(), &dtv1.SyncDevicesRequest{Full: true})
+		return err == nil
+	})
+	db := r.database()
+	if _, err := db.ExecContext(t.Context(), `CREATE TRIGGER full BEFORE INSERT ON audit_log BEGIN SELECT RAISE(ABORT, 'the record is full'); END`); err != nil {
+		t.Fatal(err)
+	}
+	inventory := func() (text string) {
+		err := db.QueryRowContext(t.Context(), `SELECT group_concat(document, '\n') FROM (SELECT document FROM devices ORDER BY id)`).Scan(&text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	before := inventory()
+	for what, lines := range map[string]string{
+		"nothing": "linux,PF1,1\nlinux,PF2,1\n", "a new one": "linux,PF1,1\nlinux,PF2,1\nlinux,PF3,1\n",
+		"a change": "linux,PF1,2\nlinux,PF2,1\n", "a deletion": "linux,PF1,1\n",
+	} {
+		if err := os.WriteFile(source.Path, []byte("os_type,asset_tag,os_version\n"+lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := r.sync(t.Context(), &dtv1.SyncDevicesRequest{Source: "assets", Full: true})
+		if connect.CodeOf(err) != connect.CodeInternal {
+			t.Errorf("%s: got %v, want an internal error", what, err)
+		}
+		if diff := cmp.Diff(before, inventory()); diff != "" {
+			t.Errorf("%s happened: %s", what, diff)
+		}
+	}
+}
+
 // slow is a file on the web, of which only a part comes while hangs is set.
 func slow(t *testing.T, hangs *atomic.Bool) mdm.Config {
 	t.Helper()
