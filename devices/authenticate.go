@@ -285,12 +285,10 @@ func (a *authenticating) judge(tx *store.Tx, d *resource.Device, m measured, now
 }
 
 // comparePCRs says what the cluster's policy makes of PCRs that are not as in
-// the baseline; a policy that is not known is the strictest. A device that was
-// enrolled before there were baselines gets one, unless the policy lets in
-// nothing that was not accepted.
+// the baseline. A device that was enrolled before there were baselines gets
+// one, unless the policy lets in nothing that was not accepted.
 func (a *authenticating) comparePCRs(d *resource.Device, q *quoted, trust policy.DeviceTrust, now time.Time) (j judgement) {
-	off := trust.PCRPolicy == policy.PCRPolicyUnset || trust.PCRPolicy == policy.PCRPolicyOff
-	enforce := !off && trust.PCRPolicy != policy.PCRPolicyWarn
+	enforce := enforces(trust.PCRPolicy)
 	if d.Spec.Baseline != nil {
 		advance(d.Spec.Baseline, q.counters)
 	} else if !enforce {
@@ -298,7 +296,7 @@ func (a *authenticating) comparePCRs(d *resource.Device, q *quoted, trust policy
 	}
 	changed := changedPCRs(d.Spec.Baseline, q.pcrs, comparedPCRs(trust))
 	d.Spec.Evidence.ChangedPCRs = changed
-	if len(changed) == 0 || off {
+	if len(changed) == 0 || !enforce && trust.PCRPolicy != policy.PCRPolicyWarn {
 		return judgement{}
 	}
 	text := pcrNames(changed) + " changed"
@@ -309,6 +307,16 @@ func (a *authenticating) comparePCRs(d *resource.Device, q *quoted, trust policy
 		j.warnings = []string{text + " since this device was enrolled or last accepted"}
 	}
 	return j
+}
+
+// enforces is true of a policy that is not known, too.
+func enforces(p policy.PCRPolicy) bool {
+	switch p {
+	case policy.PCRPolicyUnset, policy.PCRPolicyOff, policy.PCRPolicyWarn:
+		return false
+	default:
+		return true
+	}
 }
 
 func errPCRs(d resource.Device, text string) *api.Refusal {

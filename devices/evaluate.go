@@ -106,6 +106,7 @@ func subjectOf(tx *store.Tx, d resource.Device) (s subject, err error) {
 	return s, err
 }
 
+// evaluate looks at everything, so that what is said is all that is wrong.
 func (i *Inventory) evaluate(s subject, trust policy.DeviceTrust) Evaluation {
 	e := Evaluation{Device: s.device}
 	var faults, notes []string
@@ -115,7 +116,7 @@ func (i *Inventory) evaluate(s subject, trust policy.DeviceTrust) Evaluation {
 		}
 	}
 	if f := s.device.Spec.Frozen; f != nil {
-		faults = append(faults, "frozen: "+f.Reason)
+		blame(errors.New("frozen: " + f.Reason))
 	}
 	if c := s.device.Spec.Credential; c != nil && c.DeviceAttestationType == attestedMacOS {
 		// It has no TPM, and nothing more can be known of it.
@@ -126,20 +127,27 @@ func (i *Inventory) evaluate(s subject, trust policy.DeviceTrust) Evaluation {
 		m, err := evaluateQuote(s)
 		blame(err)
 		if err == nil {
-			e.Level, notes = m.level, m.notes
-			if changed := changedPCRs(s.device.Spec.Baseline, m.quoted.pcrs, comparedPCRs(trust)); len(changed) > 0 {
-				text := pcrNames(changed) + " changed"
-				switch trust.PCRPolicy {
-				case policy.PCRPolicyUnset, policy.PCRPolicyOff, policy.PCRPolicyWarn:
-					notes = append([]string{text}, notes...)
-				default:
-					faults = append(faults, text)
-				}
-			}
+			note, fault := evaluatePCRs(s, m, trust)
+			blame(fault)
+			e.Level, notes = m.level, append(note, m.notes...)
 		}
 	}
 	e.Passes, e.Reasons = len(faults) == 0 && e.Level != policy.EvidenceNone, append(faults, notes...)
 	return e
+}
+
+// evaluatePCRs gives a change as a fault where the policy enforces PCRs, as an
+// unknown one does.
+func evaluatePCRs(s subject, m measured, trust policy.DeviceTrust) (note []string, fault error) {
+	changed := changedPCRs(s.device.Spec.Baseline, m.quoted.pcrs, comparedPCRs(trust))
+	if len(changed) == 0 {
+		return nil, nil
+	}
+	text := pcrNames(changed) + " changed"
+	if enforces(trust.PCRPolicy) {
+		return nil, errors.New(text)
+	}
+	return []string{text}, nil
 }
 
 // evaluateEndorsement judges the endorsement key as if the device enrolled now.
