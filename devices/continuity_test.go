@@ -134,6 +134,9 @@ func TestADeviceWhoseTPMGoesBackInTimeIsFrozen(t *testing.T) {
 		wantRefusal(t, w.enrollWith(t, m, enrollment{token: token.Token}), "not valid")
 		_, err = w.RegisterCurrent(t.Context(), alice, m.data)
 		wantRefusal(t, err, "is frozen")
+		if e := w.lastEvent(t, event.DeviceTokenCreate); e.Success || e.User != alice || !strings.Contains(e.Message, "is frozen") {
+			t.Errorf("the record is %+v", e)
+		}
 		_, err = w.CreateToken(t.Context(), admin, Ref{AssetTag: testTag}, 0)
 		wantRefusal(t, err, "is frozen")
 
