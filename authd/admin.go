@@ -14,6 +14,7 @@ import (
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit"
 	"devicetrust/audit/event"
+	"devicetrust/devices"
 	"devicetrust/identity"
 	"devicetrust/login"
 	"devicetrust/policy"
@@ -233,9 +234,7 @@ func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainReq
 	if err != nil {
 		return policy.Subject{}, err
 	}
-	// Only an enrolled device of this person's own counts at a login.
-	if d.Spec.EnrollStatus == resource.Enrolled && d.Spec.Owner == m.GetUser() && d.Spec.Credential != nil {
-		device := identity.Device{ID: d.Metadata.Name, AssetTag: d.Spec.AssetTag, CredentialID: d.Spec.Credential.ID}
+	if device, ok := devices.Counts(d, m.GetUser()); ok {
 		return withDevice(subject, device, lastEvidence(&d)), nil
 	}
 	return subject, nil

@@ -21,10 +21,7 @@ import (
 )
 
 // deviceService answers "which machine?".
-type deviceService struct {
-	s *Server
-	dtv1connect.UnimplementedDeviceServiceHandler
-}
+type deviceService struct{ s *Server }
 
 var _ dtv1connect.DeviceServiceHandler = deviceService{}
 

@@ -296,7 +296,7 @@ func (s *Server) handler() (http.Handler, error) {
 	)
 	mux := http.NewServeMux()
 	mux.Handle(dtv1connect.NewLoginServiceHandler(loginService{s}, opts))
-	mux.Handle(dtv1connect.NewDeviceServiceHandler(deviceService{s: s}, opts))
+	mux.Handle(dtv1connect.NewDeviceServiceHandler(deviceService{s}, opts))
 	mux.Handle(dtv1connect.NewNodeServiceHandler(nodeService{s}, opts))
 	mux.Handle(dtv1connect.NewResourceServiceHandler(resourceService{s}, opts))
 	mux.Handle(dtv1connect.NewAdminServiceHandler(adminService{s}, opts))

@@ -174,6 +174,16 @@ func (a *authenticating) find(ctx context.Context, init *dtv1.AuthenticateInit) 
 	return stands(a.device, a.verified())
 }
 
+// Counts gives the device that a login of user on d would be one with; ok is
+// false where it would be none.
+func Counts(d resource.Device, user string) (device identity.Device, ok bool) {
+	if d.Spec.Credential == nil {
+		return identity.Device{}, false
+	}
+	device = identity.Device{ID: d.Metadata.Name, AssetTag: d.Spec.AssetTag, CredentialID: d.Spec.Credential.ID}
+	return device, stands(d, Verified{device: device, owner: user}) == nil
+}
+
 // stands tells whether a device is still what a Verified says.
 func stands(d resource.Device, v Verified) error {
 	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil || d.Spec.Credential.ID != v.device.CredentialID {

@@ -18,7 +18,7 @@ import (
 type Filter struct {
 	// OSType is linux, macos or windows; EnrollStatus enrolled or not_enrolled.
 	OSType, EnrollStatus string
-	// Owner is who enrolled it.
+	// Owner is who enrolled it, or is listed in its owners.
 	Owner string
 	// Source is the name of where the registration came from.
 	Source string
@@ -149,8 +149,11 @@ func (f Filter) query() (q query, err error) {
 	return q, nil
 }
 
-// owner adds the term for whose device it is.
-func (q *query) owner(user string, fewer bool) { q.and(column(`owner`, fewer)+` = %s`, user) }
+// owner takes the devices whose logins user may have: those that user enrolled,
+// and those that list user.
+func (q *query) owner(user string, fewer bool) {
+	q.and(`(`+column(`owner`, fewer)+` = %s OR id IN (SELECT device_id FROM device_owners WHERE user_name = %s))`, user, user)
+}
 
 // few tells whether f takes only devices of which there are few.
 func (f Filter) few() bool { return f.Frozen || f.Owner != "" }

@@ -80,7 +80,12 @@ func TestTheListIsFiltered(t *testing.T) {
 			s.Source = &resource.DeviceSource{Name: "jamf", Origin: "mdm"}
 		})
 		add(t, w, "windows", "ABx3")
-		add(t, w, "linux", "AC4")
+		shared := add(t, w, "linux", "AC4")
+		w.withUsers()
+		shared.Spec.Owners = []string{alice, carol}
+		if _, err := w.Update(t.Context(), admin, shared, "", nil); err != nil {
+			t.Fatal(err)
+		}
 		for _, c := range []struct {
 			name string
 			f    Filter
@@ -90,7 +95,8 @@ func TestTheListIsFiltered(t *testing.T) {
 			{"the system", Filter{OSType: "windows"}, "ABx3/windows"},
 			{"enrolled", Filter{EnrollStatus: "enrolled"}, "AB_1/linux AB_2/macos"},
 			{"not enrolled", Filter{EnrollStatus: "not_enrolled"}, "ABx3/windows AC4/linux"},
-			{"the owner", Filter{Owner: alice}, "AB_1/linux"},
+			{"the owner", Filter{Owner: alice}, "AB_1/linux AC4/linux"},
+			{"one who is listed", Filter{Owner: carol}, "AC4/linux"},
 			{"the source", Filter{Source: "jamf"}, "AB_2/macos"},
 			{"by hand", Filter{Source: "manual"}, "AB_1/linux ABx3/windows AC4/linux"},
 			{"the attestation, and no more than it", Filter{Attestation: "tpm_ekcert"}, "AB_1/linux"},
@@ -104,7 +110,7 @@ func TestTheListIsFiltered(t *testing.T) {
 			{"another's of a source", Filter{Owner: alice, Source: "jamf"}, ""},
 			{"all that is frozen of one's", Filter{Owner: bob, Frozen: true, Source: "jamf"}, "AB_2/macos"},
 			{"two at once", Filter{EnrollStatus: "enrolled", OSType: "linux"}, "AB_1/linux"},
-			{"what none has", Filter{Owner: "carol"}, ""},
+			{"what none has", Filter{Owner: "dave"}, ""},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				for _, size := range []int{1, 100} {

@@ -102,6 +102,47 @@ func TestADeviceSpeaksForItsOwnersToo(t *testing.T) {
 	})
 }
 
+func TestOwnersComeWithManyDevicesToo(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.withUsers()
+		document := func(tag string, owners ...string) resource.Device {
+			return resource.Device{Spec: resource.DeviceSpec{OSType: "linux", AssetTag: tag, Owners: owners}}
+		}
+		_, err := w.CreateAll(t.Context(), admin, []resource.Device{document("SHARED1", bob), document("SHARED2", "dave")}, Bulk{})
+		wantCode(t, err, connect.CodeInvalidArgument, `user "dave" does not exist`)
+		if _, err := w.CreateAll(t.Context(), admin, []resource.Device{document("SHARED1", bob), document("SHARED2")}, Bulk{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.labels(t, Filter{Owner: bob}, 10); !cmp.Equal(got, []string{"SHARED1/linux"}) {
+			t.Errorf("bob is listed for %q", got)
+		}
+	})
+}
+
+func TestALoginCountsWithADeviceThatSpeaksForIt(t *testing.T) {
+	d := resource.Device{Spec: resource.DeviceSpec{
+		AssetTag: testTag, EnrollStatus: resource.Enrolled, Owner: alice, Owners: []string{bob}, Credential: &resource.Credential{ID: "c"},
+	}}
+	d.Metadata.Name = "id"
+	for user, want := range map[string]bool{alice: true, bob: true, carol: false, "": false} {
+		if device, ok := Counts(d, user); ok != want || device.CredentialID != "c" {
+			t.Errorf("%q: %+v, %t", user, device, ok)
+		}
+	}
+	for name, change := range map[string]func(*resource.DeviceSpec){
+		"not enrolled":  func(s *resource.DeviceSpec) { s.EnrollStatus = resource.NotEnrolled },
+		"no credential": func(s *resource.DeviceSpec) { s.Credential = nil },
+		"frozen":        func(s *resource.DeviceSpec) { s.Frozen = &resource.DeviceFreeze{} },
+	} {
+		changed := d
+		change(&changed.Spec)
+		if _, ok := Counts(changed, alice); ok {
+			t.Errorf("%s: it counts", name)
+		}
+	}
+}
+
 func TestWhoEnrolledADeviceStaysItsOwner(t *testing.T) {
 	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
 	ended := w.withUsers()

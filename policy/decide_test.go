@@ -295,6 +295,7 @@ func TestChangesAreFew(t *testing.T) {
 
 func TestWhoAsksForATrustedDeviceIsNamed(t *testing.T) {
 	s := presetState(t)
+	s.Roles["measured"] = mustRole(t, "measured", RoleSpec{Options: RoleOptions{DeviceEvidence: &EvidenceDemand{Level: EvidenceKey}}})
 	sub := Subject{User: "alice", Roles: []string{"access", "require-trusted-device", "unknown"}}
 	for name, row := range map[string]struct {
 		mode Mode
@@ -302,6 +303,7 @@ func TestWhoAsksForATrustedDeviceIsNamed(t *testing.T) {
 		want []string
 	}{
 		"a role":                 {ModeOptional, sub, []string{"role require-trusted-device"}},
+		"a role, by evidence":    {ModeOff, Subject{Roles: []string{"measured"}}, []string{"role measured"}},
 		"nobody":                 {ModeOff, Subject{Roles: []string{"access"}}, nil},
 		"the cluster":            {ModeRequired, Subject{}, []string{"the cluster"}},
 		"the cluster, of people": {ModeRequiredForHumans, Subject{Bot: true}, nil},

@@ -125,7 +125,7 @@ func DemandersOf(s *State, sub Subject) (names []string) {
 		names = append(names, "the cluster")
 	}
 	for _, r := range s.rolesOf(sub) {
-		if demands(r.demands.mode) {
+		if demands(r.demands.mode) || r.evidence != nil {
 			names = append(names, "role "+r.name)
 		}
 	}

@@ -61,8 +61,8 @@ func CheckName(name string) error {
 // NewRole checks spec and makes it ready to decide by. What it cannot hold to
 // is an error (*FieldError where a field is at fault): unknown modes, kinds,
 // verbs and variables, patterns in labels, lengths of time that are not
-// longer than nothing, evidence that nobody can give. It does not know the form of logins, which is
-// identity's; resource checks that.
+// longer than nothing, evidence that nobody can give. It does not know the form
+// of logins, which is identity's; resource checks that.
 func NewRole(name string, spec RoleSpec) (Role, error) {
 	if err := CheckName(name); err != nil {
 		return Role{}, err
