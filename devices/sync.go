@@ -2,11 +2,13 @@ package devices
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -133,12 +135,8 @@ func (r *syncRun) take(ctx context.Context, pages iter.Seq2[[]SyncRecord, error]
 			return err
 		}
 		err := r.write(ctx, func(tx *store.Tx, counts *SyncCounts) error {
-			for _, rec := range page {
-				if err := r.takeOne(tx, rec, counts); err != nil {
-					return err
-				}
-			}
-			return nil
+			p := &syncPage{syncRun: r, counts: counts, there: map[key]*synced{}}
+			return p.take(tx, page)
 		})
 		if err != nil {
 			return err
@@ -147,92 +145,196 @@ func (r *syncRun) take(ctx context.Context, pages iter.Seq2[[]SyncRecord, error]
 	return nil
 }
 
-func (r *syncRun) takeOne(tx *store.Tx, rec SyncRecord, counts *SyncCounts) error {
-	counts.Seen++
-	if err := checkSynced(rec); err != nil {
-		counts.skip(rec, err.Error())
-		return nil
-	}
-	found, err := find(tx, `asset_tag = $1 AND os_type = $2`, rec.AssetTag, rec.OSType)
-	if err != nil {
-		return err
-	}
-	if len(found) == 0 {
-		counts.Created++
-		return r.create(tx, rec)
-	}
-	d := found[0]
-	if d.Spec.Source == nil || *d.Spec.Source != r.plan.Source {
-		counts.skip(rec, fmt.Sprintf("device %s is not of this source, and stays as it is", label(d)))
-		return nil
-	}
-	return r.compare(tx, d, rec, counts)
+// syncPage is what a page of records makes of the inventory. The store is
+// asked and told of all of them at once.
+type syncPage struct {
+	*syncRun
+	counts *SyncCounts
+	there  map[key]*synced
+	seen   []*synced // by this page, in its order
+	events []event.Event
 }
 
-func (r *syncRun) create(tx *store.Tx, rec SyncRecord) error {
-	device := r.blank(NewDevice{OSType: rec.OSType, AssetTag: rec.AssetTag, Source: &r.plan.Source})
-	device.Spec.Profile = rec.profile()
-	device, err := r.register(tx, r.actor, device)
+// synced is a device that a record is about.
+type synced struct {
+	device resource.Device
+	// run saw it last, and was told what was of the time said.
+	run  string
+	said time.Time
+	// isNew is not stored yet; changed is not as it is stored.
+	isNew, changed bool
+}
+
+func (p *syncPage) take(tx *store.Tx, page []SyncRecord) error {
+	refused := make([]error, len(page))
+	var usable []SyncRecord
+	for i, rec := range page {
+		if refused[i] = checkSynced(rec); refused[i] == nil {
+			usable = append(usable, rec)
+		}
+	}
+	if err := p.find(tx, usable); err != nil {
+		return err
+	}
+	for i, rec := range page {
+		p.counts.Seen++
+		if refused[i] != nil {
+			p.counts.skip(rec, refused[i].Error())
+		} else if err := p.takeOne(tx, rec); err != nil {
+			return err
+		}
+	}
+	return p.store(tx)
+}
+
+// find reads the devices that the records are about.
+func (p *syncPage) find(tx *store.Tx, page []SyncRecord) error {
+	var wanted []resource.Device
+	for _, rec := range page {
+		wanted = append(wanted, resource.Device{Spec: resource.DeviceSpec{OSType: rec.OSType, AssetTag: rec.AssetTag}})
+	}
+	found, err := registered(tx, wanted)
 	if err != nil {
 		return err
 	}
-	return r.mark(tx, device.Metadata.Name, rec)
+	byID := map[string]*synced{}
+	for k, d := range found.keys {
+		byID[d.Metadata.Name] = &synced{device: d}
+		p.there[k] = byID[d.Metadata.Name]
+	}
+	return lastSyncs(tx, byID)
+}
+
+// lastSyncs tells of each device which run saw it last.
+func lastSyncs(tx *store.Tx, byID map[string]*synced) (err error) {
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(byID)), maxLookup) {
+		var q query
+		var args []any
+		for _, id := range ids {
+			args = append(args, id)
+		}
+		q.and(`device_id IN (%s`+strings.Repeat(`, %s`, len(ids)-1)+`)`, args...)
+		rows, err := tx.Query(`SELECT device_id, run, said_at FROM device_sync WHERE `+q.where(), q.args...)
+		if err != nil {
+			return fmt.Errorf("devices: %w", err)
+		}
+		for rows.Next() && err == nil {
+			var id, run string
+			var said int64
+			if err = rows.Scan(&id, &run, &said); err == nil {
+				byID[id].run, byID[id].said = run, store.Time(said)
+			}
+		}
+		if err := errors.Join(err, rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("devices: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *syncPage) takeOne(tx *store.Tx, rec SyncRecord) error {
+	d := p.there[key{rec.AssetTag, rec.OSType}]
+	switch {
+	case d == nil:
+		return p.create(rec)
+	case d.device.Spec.Source == nil || *d.device.Spec.Source != p.plan.Source:
+		p.counts.skip(rec, fmt.Sprintf("device %s is not of this source, and stays as it is", label(d.device)))
+		return nil
+	}
+	return p.compare(tx, d, rec)
+}
+
+func (p *syncPage) create(rec SyncRecord) error {
+	d := &synced{isNew: true, device: p.blank(NewDevice{OSType: rec.OSType, AssetTag: rec.AssetTag, Source: &p.plan.Source})}
+	if err := p.complete(&d.device); err != nil {
+		return err
+	}
+	d.device.Spec.Profile = rec.profile()
+	p.counts.Created++
+	p.events = append(p.events, created(p.actor, d.device))
+	p.there[keyOf(d.device)] = d
+	p.mark(d, rec.Profile.UpdateTime)
+	return nil
 }
 
 // compare brings d up to date. A system can have several records of one
 // machine, of before and after it was set up again: the newest counts,
 // whatever their order, or the device would change to and fro at each run.
-func (r *syncRun) compare(tx *store.Tx, d resource.Device, rec SyncRecord, counts *SyncCounts) error {
-	run, said, err := lastSync(tx, d.Metadata.Name)
+func (p *syncPage) compare(tx *store.Tx, d *synced, rec SyncRecord) error {
+	older := !rec.Profile.UpdateTime.IsZero() && rec.Profile.UpdateTime.Before(d.said)
+	same, err := sameProfile(d.device.Spec.Profile, rec.profile())
 	if err != nil {
 		return err
 	}
-	older := !rec.Profile.UpdateTime.IsZero() && rec.Profile.UpdateTime.Before(said)
-	same, err := sameProfile(d.Spec.Profile, rec.profile())
-	if err != nil {
-		return err
-	}
-	if older || same {
-		if run == r.id {
-			counts.skip(rec, fmt.Sprintf("device %s is in the source twice; the newest counts", label(d)))
-			return nil
-		}
-		counts.Unchanged++
-		if older {
-			rec.Profile.UpdateTime = said
-		}
-		return r.mark(tx, d.Metadata.Name, rec)
-	}
-	wanted := d
-	wanted.Spec.EnrollStatus, wanted.Spec.Profile = "", rec.profile()
-	if _, err := r.change(tx, r.actor, d, wanted, nil); err != nil {
-		return err
-	}
-	counts.Updated++
-	return r.mark(tx, d.Metadata.Name, rec)
-}
-
-// lastSync is the run that saw a device last, and the time of what it was
-// told.
-func lastSync(tx *store.Tx, id string) (run string, said time.Time, err error) {
-	var micros int64
-	err = tx.QueryRow(`SELECT run, said_at FROM device_sync WHERE device_id = $1`, id).Scan(&run, &micros)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return "", time.Time{}, fmt.Errorf("devices: %w", err)
-	}
-	return run, store.Time(micros), nil
-}
-
-// mark notes that this run has seen a device.
-func (r *syncRun) mark(tx *store.Tx, id string, rec SyncRecord) error {
-	_, err := tx.Exec(`INSERT INTO device_sync (device_id, source, origin, run, said_at) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (device_id) DO UPDATE SET source = excluded.source, origin = excluded.origin,
-			run = excluded.run, said_at = excluded.said_at`,
-		id, r.plan.Source.Name, r.plan.Source.Origin, r.id, store.Micros(rec.Profile.UpdateTime))
-	if err != nil {
-		return fmt.Errorf("devices: %w", err)
+	switch {
+	case (older || same) && d.run == p.id:
+		p.counts.skip(rec, fmt.Sprintf("device %s is in the source twice; the newest counts", label(d.device)))
+	case older:
+		p.counts.Unchanged++
+		p.mark(d, d.said)
+	case same:
+		p.counts.Unchanged++
+		p.mark(d, rec.Profile.UpdateTime)
+	default:
+		return p.update(tx, d, rec)
 	}
 	return nil
+}
+
+func (p *syncPage) update(tx *store.Tx, d *synced, rec SyncRecord) error {
+	wanted := d.device
+	wanted.Spec.EnrollStatus, wanted.Spec.Profile = "", rec.profile()
+	e, err := p.edit(tx, &d.device, wanted, nil)
+	if err != nil {
+		return err
+	}
+	e.User = p.actor
+	d.changed = true
+	p.counts.Updated++
+	p.events = append(p.events, e)
+	p.mark(d, rec.Profile.UpdateTime)
+	return nil
+}
+
+// mark notes that this run has seen d.
+func (p *syncPage) mark(d *synced, said time.Time) {
+	if !slices.Contains(p.seen, d) {
+		p.seen = append(p.seen, d)
+	}
+	d.run, d.said = p.id, said
+}
+
+// store writes what was made of the page, and its records.
+func (p *syncPage) store(tx *store.Tx) error {
+	var inserts, updates, marks [][]any
+	for _, d := range p.seen {
+		var row []any
+		var err error
+		switch {
+		case d.isNew:
+			row, err = newRow(&d.device)
+			inserts = append(inserts, row)
+		case d.changed:
+			row, err = nextRow(&d.device)
+			updates = append(updates, row)
+		}
+		if err != nil {
+			return err
+		}
+		marks = append(marks, []any{d.device.Metadata.Name, p.plan.Source.Name, p.plan.Source.Origin, d.run, store.Micros(d.said)})
+	}
+	slices.SortFunc(inserts, byTag)
+	if err := insertRows(tx, inserts); err != nil {
+		return err
+	}
+	if err := updateRows(tx, updates); err != nil {
+		return err
+	}
+	if err := tx.InsertAll(`device_sync (device_id, source, origin, run, said_at)`, marks, `ON CONFLICT (device_id) DO UPDATE SET
+		source = excluded.source, origin = excluded.origin, run = excluded.run, said_at = excluded.said_at`); err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	return p.log.RecordAll(tx, p.events)
 }
 
 // profile is nil where nothing is known.

@@ -72,7 +72,10 @@ func wantCounts(t *testing.T, got SyncCounts, want string) {
 
 func tags(t *testing.T, w *world) string {
 	t.Helper()
-	all := w.all(t)
+	all, _, err := w.ListPage(t.Context(), Filter{}, Page{Size: MaxPage})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var found []string
 	for _, d := range all {
 		found = append(found, d.Spec.AssetTag)

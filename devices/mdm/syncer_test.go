@@ -41,7 +41,7 @@ func (c *cluster) runs(t *testing.T) string {
 
 func (c *cluster) tags(t *testing.T) string {
 	t.Helper()
-	all, _, err := c.inv.ListPage(t.Context(), devices.Filter{}, devices.Page{Size: devices.MaxPage})
+	all, _, err := c.inv.ListPage(t.Context(), devices.Filter{}, devices.Page{})
 	if err != nil {
 		t.Fatal(err)
 	}
