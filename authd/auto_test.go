@@ -40,7 +40,7 @@ func (l *laptop) autoEnroll(k *keys) error {
 	}
 	chip := l.open()
 	defer chip.Close()
-	_, err = chip.Enroll(ctx, tpm.EnrollArgs{Token: token.Msg.GetToken(), Cluster: "test", Data: l.data, StatePath: l.state}, client.EnrollDevice(ctx))
+	_, err = chip.Enroll(ctx, tpm.EnrollArgs{Token: token.Msg.GetToken(), Cluster: "test", User: k.user(l.r.t), Data: l.data, StatePath: l.state}, client.EnrollDevice(ctx))
 	return err
 }
 

@@ -59,7 +59,7 @@ func (l *laptop) enroll(k *keys) {
 	}
 	chip := l.open()
 	defer chip.Close()
-	_, err = chip.Enroll(ctx, tpm.EnrollArgs{Token: token.Msg.GetToken(), Cluster: "test", Data: l.data, StatePath: l.state},
+	_, err = chip.Enroll(ctx, tpm.EnrollArgs{Token: token.Msg.GetToken(), Cluster: "test", User: k.user(l.r.t), Data: l.data, StatePath: l.state},
 		dtv1connect.NewDeviceServiceClient(l.r.https(k), l.r.url()).EnrollDevice(ctx))
 	if err != nil {
 		l.r.t.Fatal(err)

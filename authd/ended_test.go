@@ -60,7 +60,7 @@ func TestAnEnrollmentEndsWithItsLogin(t *testing.T) {
 			defer chip.Close()
 			stream := dtv1connect.NewDeviceServiceClient(r.https(r.login("alice")), r.url()).EnrollDevice(t.Context())
 			_, err = chip.Enroll(t.Context(), tpm.EnrollArgs{
-				Token: token.Msg.GetToken().GetToken(), Cluster: "test",
+				Token: token.Msg.GetToken().GetToken(), Cluster: "test", User: "alice",
 				Data:      &dtv1.DeviceData{OsType: "linux", AssetTag: tag},
 				StatePath: filepath.Join(t.TempDir(), "device", "state.json"),
 			}, &interrupted{EnrollStream: stream, happens: func() {

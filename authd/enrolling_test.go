@@ -35,7 +35,7 @@ func (r *running) enroll(k *keys, chip *tpmtest.TPM, os, tag string, happens fun
 	}
 	defer c.Close()
 	_, err = c.Enroll(r.t.Context(), tpm.EnrollArgs{
-		Token: token.Msg.GetToken().GetToken(), Cluster: "test",
+		Token: token.Msg.GetToken().GetToken(), Cluster: "test", User: k.user(r.t),
 		Data:      &dtv1.DeviceData{OsType: os, AssetTag: tag},
 		StatePath: filepath.Join(r.t.TempDir(), "device", "state.json"),
 	}, &interrupted{

@@ -193,7 +193,7 @@ func (m *Machine) enrollOver(ctx context.Context, conn *Conn, p *Profile, getTok
 	}
 	stream := conn.Device.EnrollDevice(ctx)
 	enrolled, err := t.Enroll(ctx, tpm.EnrollArgs{
-		Token: token, Cluster: p.Cluster, Data: data, StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Lock: m.lock(ctx),
+		Token: token, Cluster: p.Cluster, User: p.User, Data: data, StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Lock: m.lock(ctx),
 	}, stream)
 	if err != nil {
 		return none, Explain(p.Proxy, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag())))

@@ -245,6 +245,7 @@ func TestAMachineInSeveralClustersHasAKeyForEach(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := newWorld(t, storetest.Open(t))
+	elsewhere.cluster = "elsewhere"
 	token := elsewhere.register(t, m).Token
 	chip := m.open(t)
 	_, err = converse(t,
@@ -252,7 +253,7 @@ func TestAMachineInSeveralClustersHasAKeyForEach(t *testing.T) {
 			return elsewhere.Inventory.Enroll(t.Context(), alice, testAddr, Trust{}, s)
 		},
 		func(s *clientEnd[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) ([]byte, error) {
-			return chip.Enroll(t.Context(), tpm.EnrollArgs{Token: token, Cluster: "elsewhere", Data: m.data, StatePath: m.state}, s)
+			return chip.Enroll(t.Context(), tpm.EnrollArgs{Token: token, Cluster: "elsewhere", User: alice, Data: m.data, StatePath: m.state}, s)
 		})
 	chip.Close()
 	if err != nil {

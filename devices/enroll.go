@@ -14,6 +14,7 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
 	"devicetrust/devices/assettag"
+	"devicetrust/identity"
 	"devicetrust/resource"
 	"devicetrust/store"
 )
@@ -140,8 +141,16 @@ func (e *enrolling) proveTPM(ctx context.Context, init *dtv1.EnrollInit, s Enrol
 	if subtle.ConstantTimeCompare(answer.GetActivatedSecret(), p.activation.secret) != 1 {
 		return p, m, api.Refuse(connect.CodePermissionDenied, "the TPM could not decrypt the challenge: its attestation key is not in the TPM of its endorsement key")
 	}
-	m, err = guard(func() (measured, error) { return verifyQuote(p.key.public, answer.GetPlatform(), nonce) })
+	bound := e.nonce(nonce, p.key.credentialID)
+	m, err = guard(func() (measured, error) { return verifyQuote(p.key.public, answer.GetPlatform(), bound[:]) })
 	return p, m, err
+}
+
+// nonce is what the device signs for a challenge, of whichever kind it is.
+func (e *enrolling) nonce(challenge []byte, credentialID string) [32]byte {
+	return identity.EnrollNonce(identity.EnrollBinding{
+		Challenge: challenge, Cluster: e.cluster, User: e.user, CredentialID: credentialID,
+	})
 }
 
 // admit holds what the machine says of itself against the inventory.

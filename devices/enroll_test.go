@@ -445,7 +445,7 @@ func TestAnEnrollmentThatIsCutShortLeavesOnlyASpentToken(t *testing.T) {
 		func(s *clientEnd[dtv1.EnrollDeviceRequest, dtv1.EnrollDeviceResponse]) ([]byte, error) {
 			chip := m.open(t)
 			defer chip.Close()
-			return chip.Enroll(t.Context(), tpm.EnrollArgs{Token: token, Cluster: testCluster, Data: m.data, StatePath: m.state}, leaving{s})
+			return chip.Enroll(t.Context(), tpm.EnrollArgs{Token: token, Cluster: testCluster, User: alice, Data: m.data, StatePath: m.state}, leaving{s})
 		})
 	if !errors.Is(err, errLeft) {
 		t.Fatalf("got %v", err)

@@ -17,7 +17,6 @@ import (
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/devices/assettag"
-	"devicetrust/identity"
 	"devicetrust/policy"
 )
 
@@ -54,9 +53,7 @@ func (e *enrolling) proveMacOS(ctx context.Context, init *dtv1.EnrollInit, s Enr
 	if answer.GetMacosChallengeResponse() == nil {
 		return proposal{}, measured{}, errNoAnswer
 	}
-	m, err := verifySignature(key.der, answer.GetMacosChallengeResponse().GetSignature(), identity.EnrollNonce(identity.EnrollBinding{
-		Challenge: challenge, Cluster: e.cluster, User: e.user, CredentialID: key.credentialID,
-	}))
+	m, err := verifySignature(key.der, answer.GetMacosChallengeResponse().GetSignature(), e.nonce(challenge, key.credentialID))
 	p := proposal{endorsement: endorsement{attestation: attestedMacOS}, key: key, data: init.GetDeviceData()}
 	return p, m, err
 }

@@ -12,6 +12,7 @@ import (
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/devices/tpm/tpmtest"
+	"devicetrust/identity"
 	"devicetrust/store/storetest"
 )
 
@@ -75,9 +76,13 @@ func (o *other) answer(c *dtv1.TPMEnrollChallenge) (*dtv1.TPMEnrollChallengeResp
 	for n := range all {
 		all[n] = uint(n)
 	}
+	credential := sha256.Sum256(o.ak.OutPublic.Bytes())
+	nonce := identity.EnrollNonce(identity.EnrollBinding{
+		Challenge: c.GetNonce(), Cluster: testCluster, User: alice, CredentialID: hex.EncodeToString(credential[:]),
+	})
 	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(all...)}}}
 	quote, err := tpm2.Quote{
-		SignHandle: o.key(), QualifyingData: tpm2.TPM2BData{Buffer: c.GetNonce()},
+		SignHandle: o.key(), QualifyingData: tpm2.TPM2BData{Buffer: nonce[:]},
 		InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: selection,
 	}.Execute(o.chip)
 	if err != nil {

@@ -140,7 +140,7 @@ func (w *world) enrollWith(t testing.TB, m *machine, e enrollment) error {
 				}
 			}
 			return chip.Enroll(t.Context(), tpm.EnrollArgs{
-				Token: e.token, Cluster: testCluster, Data: m.data, StatePath: m.state,
+				Token: e.token, Cluster: testCluster, User: e.user, Data: m.data, StatePath: m.state,
 			}, s)
 		})
 	return err

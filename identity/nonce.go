@@ -26,8 +26,8 @@ func LoginNonce(b LoginBinding) [32]byte {
 		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID), ssh[:], tls[:])
 }
 
-// EnrollBinding is what the signature of a device without a TPM is bound to
-// when it is enrolled.
+// EnrollBinding is what a quote, or the signature of a device without a TPM, is
+// bound to when the device is enrolled.
 type EnrollBinding struct {
 	Challenge    []byte // 32 random bytes of the server's
 	Cluster      string
@@ -35,9 +35,8 @@ type EnrollBinding struct {
 	CredentialID string
 }
 
-// EnrollNonce is what a device without a TPM signs when it is enrolled, made
-// as LoginNonce is. Its purpose is another one, so that no signature is good
-// for both.
+// EnrollNonce is what a device signs when it is enrolled, made as LoginNonce
+// is. Its purpose is another one, so that no signature is good for both.
 func EnrollNonce(b EnrollBinding) [32]byte {
 	return nonce("dt/v1 device enrollment",
 		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID))

@@ -2315,7 +2315,8 @@ func (x *TPMEncryptedCredential) GetSecret() []byte {
 type TPMEnrollChallenge struct {
 	state               protoimpl.MessageState  `protogen:"open.v1"`
 	EncryptedCredential *TPMEncryptedCredential `protobuf:"bytes,1,opt,name=encrypted_credential,json=encryptedCredential,proto3" json:"encrypted_credential,omitempty"`
-	// 32 bytes; the qualifying data of the quotes.
+	// 32 random bytes. What the TPM signs is not this but the nonce that
+	// identity.EnrollNonce makes of it.
 	Nonce         []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -11,6 +11,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/identity"
 )
 
 // EnrollStream is the client's end of DeviceService.EnrollDevice. Whoever
@@ -24,8 +25,9 @@ type EnrollStream interface {
 type EnrollArgs struct {
 	// Token of dtctl devices enroll, or of RegisterCurrentDevice.
 	Token string
-	// Cluster that the enrollment is remembered under.
-	Cluster string
+	// Cluster that the enrollment is remembered under, and User who enrolls:
+	// the quote is good for these alone.
+	Cluster, User string
 	// Data of the machine; the TPM's own two fields are filled in.
 	Data *dtv1.DeviceData
 	// StatePath of the file that remembers enrollments.
@@ -85,7 +87,12 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 			return nil, err
 		}
 		release()
-		platform, err := t.platform(ak, c.GetNonce(), log)
+		// Whatever calls itself Cluster has this key sign: a login is not to be
+		// among what it can ask for.
+		nonce := identity.EnrollNonce(identity.EnrollBinding{
+			Challenge: c.GetNonce(), Cluster: args.Cluster, User: args.User, CredentialID: init.CredentialId,
+		})
+		platform, err := t.platform(ak, nonce[:], log)
 		if err != nil {
 			return nil, err
 		}
