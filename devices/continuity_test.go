@@ -174,6 +174,54 @@ func TestACopyOfAVirtualTPMIsNoticed(t *testing.T) {
 	wantRefusal(t, err, "is frozen")
 }
 
+// A token is enough to enroll anew, and the owner of a copy may have the right
+// to give himself one.
+func TestEnrollingAgainIsNoWayAroundTheBaseline(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(m *machine)
+		want   string
+	}{
+		{"a TPM that goes back", func(m *machine) { m.chip.Clear(t) }, "is frozen: the reset count of its TPM went back"},
+		{"another boot loader", func(m *machine) { m.update(t, 4) }, "PCR 4 changed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+			m.chip.Restart(t)
+			w.enroll(t, m, alice, Trust{})
+			test.change(m)
+			token, err := w.RegisterCurrent(t.Context(), alice, m.data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.enrollWith(t, m, enrollment{token: token.Token}); err != nil {
+				t.Fatal(err)
+			}
+			strict := login{demands: under(policy.PCRPolicyEnforce)}
+			_, err = w.loginWith(t, m, strict)
+			wantRefusal(t, err, test.want)
+			if _, _, err := w.Accept(t.Context(), admin, Ref{AssetTag: testTag}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.loginWith(t, m, strict); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestAFrozenMachineDoesNotComeInUnderAnotherSystem(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+	w.enroll(t, m, alice, Trust{})
+	w.freezeNow(t)
+	m.data.OsType = "windows"
+	token, err := w.RegisterCurrent(t.Context(), alice, m.data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, w.enrollWith(t, m, enrollment{token: token.Token}), "is frozen: it went back")
+}
+
 // freezeNow is what an authentication elsewhere may do at any time.
 func (w *world) freezeNow(t testing.TB) {
 	t.Helper()

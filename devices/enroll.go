@@ -212,9 +212,6 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 		if err := enrolledByOther(d, e.user); err != nil {
 			return err
 		}
-		if err := notFrozen(d); err != nil {
-			return err
-		}
 		if err := e.stillFits(tx, d, p.data); err != nil {
 			return err
 		}
@@ -239,7 +236,7 @@ func (e *enrolling) commit(ctx context.Context, p proposal, m measured) error {
 			DeviceAttestationType: p.attestation, TPMSerial: p.serial, TPMEKKeyDigest: p.digest(),
 		}
 		d.Spec.UpdateTime, d.Spec.LastSeenTime = now, now
-		d.Spec.Baseline, d.Spec.Evidence = nil, shown(m, p.manufacturer, now)
+		d.Spec.Evidence = shown(m, p.manufacturer, now)
 		collect(&d, p.data, now)
 		if err := e.keep(tx, &d, p, m, now); err != nil {
 			return err
@@ -284,28 +281,35 @@ func (e *enrolling) stillFits(tx *store.Tx, d resource.Device, data *dtv1.Device
 }
 
 // keep takes what the TPM signed as what the device should show from now on.
+// A device that was enrolled already stays to what it should show, and its next
+// login is held against that: only an administrator accepts something else.
 func (e *enrolling) keep(tx *store.Tx, d *resource.Device, p proposal, m measured, now time.Time) error {
 	if m.quoted == nil {
 		return nil
 	}
-	d.Spec.Baseline = baselineOf(m.quoted, now)
+	if d.Spec.Baseline == nil {
+		d.Spec.Baseline = baselineOf(m.quoted, now)
+	}
 	kept := evidenceOf(toEnroll, e.user, m, now)
 	kept.document.EKKey, kept.document.EKCertificate = p.der, p.certificate
 	return keep(tx, d.Metadata.Name, kept)
 }
 
 // stands asks whether the device may be enrolled, and every other device of
-// the same TPM: a lock names one of them and means the machine, which must not
-// come back under another operating system.
+// the same TPM: a lock or a freeze is of one of them and means the machine,
+// which must not come back under another operating system.
 func (e *enrolling) stands(tx *store.Tx, d resource.Device, p proposal) error {
-	if e.trust.Stands == nil {
-		return nil
-	}
 	same, err := find(tx, `ek_digest = $1 AND ek_digest <> '' AND id <> $2`, p.digest(), d.Metadata.Name)
 	if err != nil {
 		return err
 	}
 	for _, one := range append(same, d) {
+		if err := notFrozen(one); err != nil {
+			return err
+		}
+		if e.trust.Stands == nil {
+			continue
+		}
 		if err := e.trust.Stands(tx, one); err != nil {
 			return err
 		}
