@@ -38,9 +38,12 @@ type SyncPlan struct {
 	// not give is missing.
 	Full bool
 	// DeleteMissing deletes what is missing, unless that is more than
-	// MaxDeletePercent of the source's devices.
+	// MaxDeletePercent of the source's devices: of those from before this run,
+	// and of those from before LastFull, the end of the last full run that
+	// succeeded; zero is never.
 	DeleteMissing    bool
 	MaxDeletePercent int
+	LastFull         time.Time
 	// Stands, where not nil, is asked in each transaction whether this run may
 	// still write.
 	Stands func(tx *store.Tx) error
@@ -169,7 +172,7 @@ func (p *syncPage) take(tx *store.Tx, page []SyncRecord) error {
 	refused := make([]error, len(page))
 	var usable []SyncRecord
 	for i, rec := range page {
-		if refused[i] = checkSynced(rec); refused[i] == nil {
+		if refused[i] = checkNamed(rec); refused[i] == nil {
 			usable = append(usable, rec)
 		}
 	}
@@ -234,14 +237,21 @@ func lastSyncs(tx *store.Tx, byID map[string]*synced) (err error) {
 
 func (p *syncPage) takeOne(tx *store.Tx, rec SyncRecord) error {
 	d := p.there[key{rec.AssetTag, rec.OSType}]
+	unusable := checkSaid(rec)
 	switch {
+	case d != nil && (d.device.Spec.Source == nil || *d.device.Spec.Source != p.plan.Source):
+		p.counts.skip(rec, fmt.Sprintf("device %s is not of this source, and stays as it is", label(d.device)))
+	case unusable != nil:
+		p.counts.skip(rec, unusable.Error())
+		if d != nil { // the source has it, whatever it says of it
+			p.mark(d, d.said)
+		}
 	case d == nil:
 		return p.create(rec)
-	case d.device.Spec.Source == nil || *d.device.Spec.Source != p.plan.Source:
-		p.counts.skip(rec, fmt.Sprintf("device %s is not of this source, and stays as it is", label(d.device)))
-		return nil
+	default:
+		return p.compare(tx, d, rec)
 	}
-	return p.compare(tx, d, rec)
+	return nil
 }
 
 func (p *syncPage) create(rec SyncRecord) error {
@@ -361,13 +371,16 @@ func sameProfile(a, b *resource.DeviceProfile) (bool, error) {
 	return sameJSON(x, y)
 }
 
-func checkSynced(rec SyncRecord) error {
+// checkNamed refuses a record that can be about no device.
+func checkNamed(rec SyncRecord) error {
 	if err := checkOS(rec.OSType); err != nil {
 		return err
 	}
-	if err := assettag.Valid(rec.AssetTag); err != nil {
-		return err
-	}
+	return assettag.Valid(rec.AssetTag)
+}
+
+// checkSaid refuses what cannot be taken over of a device.
+func checkSaid(rec SyncRecord) error {
 	if t := rec.Profile.UpdateTime; !t.IsZero() && (t.UTC().Year() < 1970 || t.UTC().Year() > 9999) {
 		return fmt.Errorf("its update_time is no time")
 	}
@@ -392,7 +405,7 @@ func (r *syncRun) settleMissing(ctx context.Context) error {
 		return api.Refuse(connect.CodeFailedPrecondition, "%s has no devices at all, so none is taken for missing", r.plan.Source.Name).
 			WithHint("Check the source's filter, and what its account may see")
 	}
-	missing, all, err := r.countMissing(ctx)
+	missing, all, err := r.countMissing(ctx, time.Time{})
 	if err != nil || missing == 0 {
 		return err
 	}
@@ -400,10 +413,8 @@ func (r *syncRun) settleMissing(ctx context.Context) error {
 		r.counts.problem(fmt.Sprintf("%d devices are no longer in the source, and are kept (on_missing: noop)", missing))
 		return nil
 	}
-	if missing*100 > all*int64(r.plan.MaxDeletePercent) {
-		return api.Refuse(connect.CodeFailedPrecondition, "%d of the %d devices of %s are missing, and more than %d%% are not deleted at once: nothing is",
-			missing, all, r.plan.Source.Name, r.plan.MaxDeletePercent).
-			WithHint("If they are really gone, raise max_delete_percent of the source for one run")
+	if err := r.notTooMany(ctx, missing, all); err != nil {
+		return err
 	}
 	for last, more := "", true; more; {
 		if last, more, err = r.deleteMissing(ctx, last); err != nil {
@@ -413,12 +424,34 @@ func (r *syncRun) settleMissing(ctx context.Context) error {
 	return nil
 }
 
-func (r *syncRun) countMissing(ctx context.Context) (missing, all int64, err error) {
+// notTooMany refuses to delete missing of all devices where that is too many.
+// What this run registered, or one that failed before it, does not make up for
+// them: a source that writes its serial numbers in another way has as many new
+// devices as it lost.
+func (r *syncRun) notTooMany(ctx context.Context, missing, all int64) (err error) {
+	all -= r.counts.Created
+	if missing*100 <= all*int64(r.plan.MaxDeletePercent) && !r.plan.LastFull.IsZero() {
+		missing, all, err = r.countMissing(ctx, r.plan.LastFull)
+	}
+	if err != nil || missing*100 <= all*int64(r.plan.MaxDeletePercent) {
+		return err
+	}
+	return api.Refuse(connect.CodeFailedPrecondition, "%d of the %d devices of %s are missing, and more than %d%% are not deleted at once: nothing is",
+		missing, all, r.plan.Source.Name, r.plan.MaxDeletePercent).
+		WithHint("If they are really gone, raise max_delete_percent of the source for one run")
+}
+
+// countMissing counts the devices of the source that this run did not see, and
+// all of them; where before is not zero, of those that were registered then.
+func (r *syncRun) countMissing(ctx context.Context, before time.Time) (missing, all int64, err error) {
+	query := `SELECT count(*), coalesce(sum(CASE WHEN run <> $3 THEN 1 ELSE 0 END), 0) FROM device_sync WHERE source = $1 AND origin = $2`
+	args := []any{r.plan.Source.Name, r.plan.Source.Origin, r.id}
+	if !before.IsZero() {
+		query += ` AND EXISTS (SELECT 1 FROM devices WHERE id = device_id AND created_at <= $4)`
+		args = append(args, store.Micros(before))
+	}
 	err = r.db.Read(ctx, func(tx *store.Tx) error {
-		err := tx.QueryRow(`SELECT count(*), coalesce(sum(CASE WHEN run <> $3 THEN 1 ELSE 0 END), 0)
-			FROM device_sync WHERE source = $1 AND origin = $2`,
-			r.plan.Source.Name, r.plan.Source.Origin, r.id).Scan(&all, &missing)
-		if err != nil {
+		if err := tx.QueryRow(query, args...).Scan(&all, &missing); err != nil {
 			return fmt.Errorf("devices: %w", err)
 		}
 		return nil

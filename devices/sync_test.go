@@ -162,7 +162,9 @@ func TestADeviceThatOnlyANoteGivesToTheSourceIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantCounts(t, w.sync(t, full(), macRecord("MAC1", "1", 1), macRecord("MAC2", "1", 1)), "2 seen, 2 created, 0 updated, 0 unchanged, 0 deleted, 0 skipped")
+		plan := full()
+		plan.MaxDeletePercent = 100
+		wantCounts(t, w.sync(t, plan, macRecord("MAC1", "1", 1), macRecord("MAC2", "1", 1)), "2 seen, 2 created, 0 updated, 0 unchanged, 0 deleted, 0 skipped")
 		if got := tags(t, w); got != "MAC1 MAC2 MANUAL1" {
 			t.Errorf("there are %s", got)
 		}
@@ -217,6 +219,43 @@ func TestWhatIsNotAWholeFullSyncDeletesNothing(t *testing.T) {
 		}
 		if _, err := w.Sync(t.Context(), admin, full(), pages(three[:1])); err != nil {
 			wantCode(t, err, connect.CodeFailedPrecondition, "are missing")
+		}
+	})
+}
+
+// A source that writes its serial numbers in another way, or is another one at
+// the same address, has as many new devices as it lost.
+func TestNewDevicesDoNotMakeUpForMissingOnes(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.sync(t, full(), macRecord("MAC1", "1", 1), macRecord("MAC2", "1", 1))
+		plan := full()
+		plan.LastFull = w.instant()
+		w.pass(time.Hour)
+		for range 2 { // what the first registered is no newer the second time
+			_, err := w.Sync(t.Context(), admin, plan, pages([]SyncRecord{macRecord("mac1", "1", 1), macRecord("mac2", "1", 1), macRecord("mac3", "1", 1)}))
+			wantCode(t, err, connect.CodeFailedPrecondition, "2 of the 2 devices of jamf are missing")
+			if got := tags(t, w); got != "MAC1 MAC2 mac1 mac2 mac3" {
+				t.Errorf("there are %s", got)
+			}
+		}
+	})
+}
+
+// What a source says of a machine may be of no use, and the machine is there.
+func TestADeviceWhoseRecordCannotBeUsedIsNotMissing(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.sync(t, full(), macRecord("MAC1", "1", 1), macRecord("MAC2", "1", 1), macRecord("MAC3", "1", 1))
+		rude, timeless := macRecord("MAC1", "1\x1b[2J", 2), macRecord("MAC2", "2", 1)
+		timeless.Profile.UpdateTime = time.Date(10001, 1, 1, 0, 0, 0, 0, time.UTC)
+		counts := w.sync(t, full(), macRecord("MAC3", "1", 1), rude, timeless)
+		wantCounts(t, counts, "3 seen, 0 created, 0 updated, 1 unchanged, 0 deleted, 2 skipped")
+		if got := tags(t, w); got != "MAC1 MAC2 MAC3" {
+			t.Errorf("there are %s", got)
+		}
+		if got := w.device(t, "MAC1").Spec.Profile.OSVersion; got != "1" {
+			t.Errorf("the version is %q", got)
 		}
 	})
 }

@@ -20,7 +20,7 @@ type run struct {
 	c       configured
 	id      string
 	started time.Time
-	fullAt  int64 // when the last full run that succeeded began, as stored
+	fullAt  int64 // when the last full run that succeeded ended, as stored
 }
 
 // begin takes the lease of a source. last is when the last run that succeeded
@@ -78,7 +78,7 @@ func (r *run) finish(ctx context.Context, full, succeeded bool) error {
 		return r.end(ctx, r.noteFailure)
 	}
 	if full {
-		r.fullAt = store.Micros(r.started)
+		r.fullAt = store.Micros(r.s.clock.Now())
 	}
 	return r.end(ctx, func(tx *store.Tx) error {
 		_, err := tx.Exec(`UPDATE mdm_runs SET failures = 0, retry_at = 0, read_at = $3, full_at = $4 WHERE source = $1 AND holder = $2`,

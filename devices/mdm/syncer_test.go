@@ -99,6 +99,27 @@ func TestASourceIsTakenOverAndWhatIsGoneIsDeleted(t *testing.T) {
 	})
 }
 
+// What a run that was refused has registered makes its repetition no better.
+func TestASourceThatRenamesItsDevicesDeletesNoneHoweverOftenItIsRead(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		c := newCluster(db)
+		cfg := assets(t, "PF1", "PF2")
+		s := c.syncer(t, cfg)
+		if _, err := s.Sync(t.Context(), "os:root", "assets", true, func(devices.SyncCounts) { c.pass(time.Minute) }); err != nil {
+			t.Fatal(err)
+		}
+		c.pass(time.Hour)
+		rewrite(t, cfg.Path, csvOf("pf1", "pf2", "pf3"))
+		for range 2 {
+			_, err := s.Sync(t.Context(), "os:root", "assets", true, nil)
+			wantRefused(t, err, connect.CodeFailedPrecondition, "2 of the 2 devices of assets are missing")
+		}
+		if got := c.tags(t); got != "PF1 PF2 pf1 pf2 pf3" {
+			t.Errorf("there are %s", got)
+		}
+	})
+}
+
 func wantRefused(t *testing.T, err error, code connect.Code, text string) {
 	t.Helper()
 	r, ok := errors.AsType[*api.Refusal](err)

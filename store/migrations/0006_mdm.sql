@@ -11,8 +11,9 @@ CREATE TABLE device_sync (
 );
 CREATE INDEX device_sync_source ON device_sync (source, origin, device_id);
 
--- devices/mdm: when a source was read, and which run reads it now. read_at and
--- full_at are the beginnings of the last runs that succeeded.
+-- devices/mdm: when a source was read, and which run reads it now. read_at is
+-- the beginning of the last run that succeeded, full_at the end of the last
+-- full one.
 CREATE TABLE mdm_runs (
     source      TEXT PRIMARY KEY,
     holder      TEXT NOT NULL DEFAULT '',
