@@ -141,7 +141,10 @@ func (l *jamfList) next(body []byte) ([]devices.SyncRecord, error) {
 	if len(records) == 0 && l.seen < l.total {
 		return nil, failed("the list ends after %d of %d computers", l.seen, l.total)
 	}
-	l.done = l.seen >= l.total
+	if l.seen > l.total { // where such a list ends nobody knows
+		return nil, failed("the list has %d computers and says that there are %d", l.seen, l.total)
+	}
+	l.done = l.seen == l.total
 	if l.seen > maxRecords {
 		return nil, failed("more than %d computers", maxRecords)
 	}

@@ -191,6 +191,7 @@ func TestAnAnswerThatIsNotAPageFails(t *testing.T) {
 		{"no results", "application/json", `{"totalCount":2}`, "no totalCount or no results"},
 		{"null", "application/json", `null`, "no totalCount or no results"},
 		{"fewer than it says", "application/json", `{"totalCount":2,"results":[]}`, "the list ends after 0 of 2 computers"},
+		{"more than it says", "application/json", `{"totalCount":0,` + end, "the list has 1 computers and says that there are 0"},
 		{"an id that is no number", "application/json", `{"totalCount":1,"results":[{"id":"x"}]}`, `computer with id "x"`},
 		{"too large", "application/json", `{"totalCount":1,"results":[` + strings.Repeat(" ", maxPage) + `]}`, "has more than 8388608 bytes"},
 	} {
@@ -209,7 +210,7 @@ func FuzzJamfPage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var l jamfList
 		records, err := l.next(body)
-		if err == nil && l.done && l.seen < l.total || int64(len(records)) != l.seen && err == nil {
+		if err == nil && l.done != (l.seen == l.total) || int64(len(records)) != l.seen && err == nil {
 			t.Errorf("%d records, seen %d of %d", len(records), l.seen, l.total)
 		}
 	})
