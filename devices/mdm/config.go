@@ -48,7 +48,7 @@ type Config struct {
 	// Profile names the fields that are taken over; empty is all.
 	Profile          []string      `yaml:"profile"`
 	OnMissing        string        `yaml:"on_missing"`
-	MaxDeletePercent int           `yaml:"max_delete_percent"`
+	MaxDeletePercent *int          `yaml:"max_delete_percent"` // 0 is not left out
 	PartialEvery     time.Duration `yaml:"partial_every"`
 	FullEvery        time.Duration `yaml:"full_every"`
 }
@@ -147,11 +147,11 @@ func (c *Config) completePolicy() error {
 	if c.OnMissing != onMissingNoop && c.OnMissing != onMissingDelete {
 		return fmt.Errorf("on_missing: %.64q: want %s or %s", c.OnMissing, onMissingNoop, onMissingDelete)
 	}
-	if c.MaxDeletePercent == 0 {
-		c.MaxDeletePercent = defaultMaxDelete
+	if c.MaxDeletePercent == nil {
+		c.MaxDeletePercent = new(defaultMaxDelete)
 	}
-	if c.MaxDeletePercent < 1 || c.MaxDeletePercent > 100 {
-		return fmt.Errorf("max_delete_percent: %d: want 1 to 100", c.MaxDeletePercent)
+	if percent := *c.MaxDeletePercent; percent < 1 || percent > 100 {
+		return fmt.Errorf("max_delete_percent: %d: want 1 to 100", percent)
 	}
 	for _, every := range []struct {
 		name   string

@@ -13,7 +13,7 @@ func TestASourceIsCompletedWithItsPresets(t *testing.T) {
 	secret := secretFile(t, testSecret)
 	all := []Config{{Name: "jamf", Type: "jamf", URL: "https://example.jamfcloud.com", ClientID: "x", ClientSecretFile: secret}}
 	want := all[0]
-	want.OnMissing, want.MaxDeletePercent, want.PartialEvery, want.FullEvery = "noop", 50, 6*time.Hour, 24*time.Hour
+	want.OnMissing, want.MaxDeletePercent, want.PartialEvery, want.FullEvery = "noop", new(50), 6*time.Hour, 24*time.Hour
 	if err := Check(all); err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +51,9 @@ func TestASourceThatCannotBeUsedIsRefusedByItsSetting(t *testing.T) {
 		{"it is too long", func(c *Config) { c.ClientSecretFile = secretFile(t, strings.Repeat("x", maxSecret)) }},
 		{"ca_file: ", func(c *Config) { c.CAFile = secret }},
 		{`on_missing: "remove": want noop or delete`, func(c *Config) { c.OnMissing = "remove" }},
-		{"max_delete_percent: 101", func(c *Config) { c.MaxDeletePercent = 101 }},
-		{"max_delete_percent: -1", func(c *Config) { c.MaxDeletePercent = -1 }},
+		{"max_delete_percent: 101", func(c *Config) { c.MaxDeletePercent = new(101) }},
+		{"max_delete_percent: 0", func(c *Config) { c.MaxDeletePercent = new(0) }},
+		{"max_delete_percent: -1", func(c *Config) { c.MaxDeletePercent = new(-1) }},
 		{"partial_every: 6s: want at least 1m0s", func(c *Config) { c.PartialEvery = 6 * time.Second }},
 		{"full_every: -1h0m0s", func(c *Config) { c.FullEvery = -time.Hour }},
 		{`profile: "colour" is not a field`, func(c *Config) { c.Profile = []string{"colour"} }},

@@ -87,7 +87,7 @@ func (s *Syncer) sync(ctx context.Context, actor string, c configured, full bool
 	}
 	counts, err := s.inventory.Sync(ctx, actor, devices.SyncPlan{
 		Source: resource.DeviceSource{Name: c.Name, Origin: c.Type}, Full: full,
-		DeleteMissing: c.OnMissing == onMissingDelete, MaxDeletePercent: c.MaxDeletePercent, LastFull: store.Time(r.fullAt),
+		DeleteMissing: c.OnMissing == onMissingDelete, MaxDeletePercent: *c.MaxDeletePercent, LastFull: store.Time(r.fullAt),
 		Stands: r.stands, Ended: s.ended, Progress: progress,
 	}, c.Pages(ctx, since))
 	// What was interrupted has neither succeeded nor failed.
