@@ -146,12 +146,12 @@ func (b *bulk) update(tx *store.Tx, current, d resource.Device) error {
 }
 
 func (b *bulk) run(tx *store.Tx) error {
-	there, err := registered(tx, b.documents)
-	if err != nil {
-		return err
-	}
-	if err := b.sort(tx, there); err != nil {
-		return err
+	done := 0
+	for some := range slices.Chunk(b.documents, maxLookup) {
+		if err := b.sort(tx, some, done); err != nil {
+			return err
+		}
+		done += len(some)
 	}
 	slices.SortFunc(b.inserts, byTag)
 	if err := insertRows(tx, b.inserts); err != nil {
@@ -162,23 +162,27 @@ func (b *bulk) run(tx *store.Tx) error {
 			return err
 		}
 	}
-	if err := updateRows(tx, b.updates); err != nil {
-		return err
-	}
 	return b.log.RecordAll(tx, b.events)
 }
 
-// sort decides what becomes of each document where some may be there.
-func (b *bulk) sort(tx *store.Tx, there inventoried) error {
+// sort decides what becomes of some documents, of which done come before. What
+// is updated is written at once: with all of their reports, devices have many
+// times what their documents have here, and not all of them are in memory.
+func (b *bulk) sort(tx *store.Tx, some []resource.Device, done int) error {
+	there, err := registered(tx, some)
+	if err != nil {
+		return err
+	}
 	if !b.Replace && len(there.ids) == 0 {
 		return nil // what prepare made stands
 	}
-	for n, d := range b.documents {
+	b.updates = nil
+	for n, d := range some {
 		if err := b.place(tx, there, d); err != nil {
-			return about(n, err)
+			return about(done+n, err)
 		}
 	}
-	return nil
+	return updateRows(tx, b.updates)
 }
 
 func (b *bulk) place(tx *store.Tx, there inventoried, d resource.Device) error {

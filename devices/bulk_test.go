@@ -214,3 +214,20 @@ func TestManyThatCannotBeRecordedAreNotRegistered(t *testing.T) {
 		}
 	})
 }
+
+// A device with all of its reports is much larger than a document that
+// replaces it, and there may be MaxBulk.
+func TestDevicesThatAreReplacedAreHeldAFewAtATime(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	documents := fleet(0, 2*maxLookup+7)
+	if _, err := w.CreateAll(t.Context(), admin, documents, Bulk{}); err != nil {
+		t.Fatal(err)
+	}
+	all := &bulk{Inventory: w.Inventory, Bulk: Bulk{Replace: true}, actor: admin, documents: documents}
+	if err := w.db.Write(t.Context(), all.run); err != nil || all.changed.Updated != len(documents) {
+		t.Fatalf("%+v, %v", all.changed, err)
+	}
+	if len(all.updates) > maxLookup {
+		t.Errorf("%d are held at once", len(all.updates))
+	}
+}
