@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -105,12 +106,19 @@ func firstError(err, other error) error {
 	return other
 }
 
-// Schedule takes over what is due until ctx ends, one source after another.
+// Schedule takes over what is due until ctx ends. No source waits for another:
+// one that answers slowly can be read for hours.
 func (s *Syncer) Schedule(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, c := range s.sources {
+		wg.Go(func() { s.schedule(ctx, c) })
+	}
+	wg.Wait()
+}
+
+func (s *Syncer) schedule(ctx context.Context, c configured) {
 	for ctx.Err() == nil {
-		for _, c := range s.sources {
-			s.scheduled(ctx, c)
-		}
+		s.scheduled(ctx, c)
 		// Not all clusters and replicas ask at the same moment.
 		if s.clock.wait(ctx, look/2+rand.N(look)) != nil {
 			return

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -282,6 +285,29 @@ func TestTheScheduleEndsWithItsContext(t *testing.T) {
 	if got := c.runs(t); got != "full" {
 		t.Errorf("recorded were %q", got)
 	}
+}
+
+func TestASourceThatDoesNotAnswerDoesNotHoldUpTheOthers(t *testing.T) {
+	c := newCluster(storetest.Open(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-ctx.Done():
+		case <-r.Context().Done():
+		}
+	}))
+	defer silent.Close()
+	s := c.syncer(t, Config{Name: "silent", Type: "file", URL: silent.URL}, assets(t, "PF1"))
+	s.clock.Wait = Clock{}.wait
+	var wg sync.WaitGroup
+	wg.Go(func() { s.Schedule(ctx) })
+	for end := time.Now().Add(10 * time.Second); c.runs(t) != "full" && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	}
+	if got := c.tags(t); got != "PF1" {
+		t.Errorf("there are %q", got)
+	}
+	cancel()
+	wg.Wait()
 }
 
 func ExampleCheck() {
