@@ -125,6 +125,10 @@ func TestOfManyDevicesAllAreRegisteredOrNone(t *testing.T) {
 				func(all []resource.Device) { all[5].Metadata.Name = there.Metadata.Name }, true,
 				connect.CodeInvalidArgument, "document 6: spec.asset_tag is set by the server",
 			},
+			"a tag that is no text, with replace": {
+				func(all []resource.Device) { all[5].Spec.AssetTag = "A\x00B" }, true,
+				connect.CodeInvalidArgument, "document 6: asset tag",
+			},
 			"a label of two lines, with replace": {
 				func(all []resource.Device) {
 					all[5].Spec.AssetTag, all[5].Metadata.Labels = "THERE1", map[string]string{"a": "b\nc"}
@@ -141,6 +145,18 @@ func TestOfManyDevicesAllAreRegisteredOrNone(t *testing.T) {
 					t.Errorf("something was stored (%+v): %s", got, diff)
 				}
 			})
+		}
+	})
+}
+
+func TestWhatIsNoTextNamesNoDevice(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		for _, text := range []string{"A\x00B", "A\xffB"} {
+			for _, ref := range []Ref{{ID: text}, {AssetTag: text}} {
+				_, err := w.Find(t.Context(), ref)
+				wantCode(t, err, connect.CodeNotFound, "not found")
+			}
 		}
 	})
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"devicetrust/resource"
 	"devicetrust/store"
@@ -30,6 +32,9 @@ const inOrder = ` ORDER BY asset_tag, os_type`
 // scan calls each with the devices that fit and the bytes of their documents
 // until it has seen enough.
 func scan(tx *store.Tx, where string, args []any, each func(d resource.Device, size int) bool) (err error) {
+	if slices.ContainsFunc(args, isNoText) {
+		return nil
+	}
 	rows, err := tx.Query(`SELECT document, revision FROM devices WHERE `+where, args...)
 	if err != nil {
 		return fmt.Errorf("devices: %w", err)
@@ -53,6 +58,13 @@ func scan(tx *store.Tx, where string, args []any, each func(d resource.Device, s
 		return fmt.Errorf("devices: %w", err)
 	}
 	return nil
+}
+
+// isNoText tells whether arg is a string that no device has in it, and that
+// PostgreSQL fails to look for.
+func isNoText(arg any) bool {
+	s, ok := arg.(string)
+	return ok && (!utf8.ValidString(s) || strings.Contains(s, "\x00"))
 }
 
 func parse(document []byte, revision int64) (d resource.Device, err error) {
