@@ -10,7 +10,6 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/devices"
 	"devicetrust/resource"
-	"devicetrust/store"
 )
 
 // CreateDevices takes all documents before anything is written, since the
@@ -34,8 +33,7 @@ func (h deviceService) CreateDevices(ctx context.Context, stream *connect.Client
 		return nil, err
 	}
 	if in.replace {
-		may := func(tx *store.Tx) error { return s.decideCall(tx, callerOf(ctx), resource.KindDevice, "update") }
-		if err := s.db.Read(ctx, may); err != nil {
+		if err := s.mustAlso(ctx, stream.Spec().Procedure, resource.KindDevice, "update"); err != nil {
 			return nil, err
 		}
 	}

@@ -82,6 +82,7 @@ func TestWhoMayCreateDevicesMayNotReplaceThem(t *testing.T) {
 	}
 	_, err := createDevices(t.Context(), c, true, device("A1"))
 	wantCode(t, err, connect.CodePermissionDenied)
+	r.refusalRecorded(dtv1connect.DeviceServiceCreateDevicesProcedure)
 	wantCode(t, fails(c.ListDevices(t.Context(), connect.NewRequest(&dtv1.ListDevicesRequest{}))), connect.CodePermissionDenied)
 }
 

@@ -320,6 +320,17 @@ func (s *Server) authorize(tx *store.Tx, c caller, access *dtv1.Access, kind str
 	return api.Refuse(connect.CodeUnauthenticated, "not logged in").WithHint("Log in: dtsh login")
 }
 
+// mustAlso holds the caller of procedure to a right that not all of its
+// requests take; a refusal is recorded, as at the gate.
+func (s *Server) mustAlso(ctx context.Context, procedure, kind, verb string) error {
+	c := callerOf(ctx)
+	err := s.db.Read(ctx, func(tx *store.Tx) error { return s.decideCall(tx, c, kind, verb) })
+	if err != nil {
+		s.recordRefusal(ctx, c, procedure, err)
+	}
+	return err
+}
+
 // decideCall asks policy whether c may do verb on kind; without a verb,
 // whether c may call anything at all.
 func (s *Server) decideCall(tx *store.Tx, c caller, kind, verb string) error {

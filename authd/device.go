@@ -36,6 +36,9 @@ func (h deviceService) AddDevice(ctx context.Context, req *connect.Request[dtv1.
 			return nil, err
 		}
 		var token devices.Token
+		if err := s.mustAlso(ctx, req.Spec().Procedure, resource.KindDevice, "enroll"); err != nil {
+			return nil, err
+		}
 		if added, token, err = s.devices.AddWithToken(ctx, actor, d, ttl); err != nil {
 			return nil, err
 		}

@@ -265,7 +265,7 @@ type AddDeviceRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	OsType   string                 `protobuf:"bytes,1,opt,name=os_type,json=osType,proto3" json:"os_type,omitempty"`
 	AssetTag string                 `protobuf:"bytes,2,opt,name=asset_tag,json=assetTag,proto3" json:"asset_tag,omitempty"`
-	// Also give an enrollment token.
+	// Also give an enrollment token, which takes the verb enroll, too.
 	Enroll        bool                 `protobuf:"varint,3,opt,name=enroll,proto3" json:"enroll,omitempty"`
 	EnrollTtl     *durationpb.Duration `protobuf:"bytes,4,opt,name=enroll_ttl,json=enrollTtl,proto3" json:"enroll_ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1075,7 +1075,7 @@ type CreateDevicesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// JSON resources, some in each message.
 	Devices [][]byte `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
-	// In the first message: replace what exists.
+	// In the first message: replace what exists, which takes the verb update, too.
 	Replace       bool `protobuf:"varint,2,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
