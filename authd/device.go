@@ -258,6 +258,11 @@ func (h deviceService) EvaluateDevices(ctx context.Context, req *connect.Request
 		}
 	}
 	return h.s.devices.Evaluate(ctx, ref, trust, func(e devices.Evaluation) error {
+		// A large inventory takes longer than any other answer.
+		if h.s.stopping.Err() != nil {
+			return api.Refuse(connect.CodeUnavailable, "dtauthd is stopping")
+		}
+		h.s.allowSend(ctx, unaryTimeout+takeTimeout)
 		return stream.Send(&dtv1.EvaluateDevicesResponse{
 			DeviceId: e.Device.Metadata.Name, AssetTag: e.Device.Spec.AssetTag, OsType: e.Device.Spec.OSType, Owner: e.Device.Spec.Owner,
 			Passes: e.Passes, EvidenceLevel: string(e.Level), Reasons: e.Reasons,
