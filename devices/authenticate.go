@@ -189,10 +189,10 @@ func stands(d resource.Device, v Verified) error {
 	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil || d.Spec.Credential.ID != v.device.CredentialID {
 		return api.Refuse(connect.CodePermissionDenied, "device %s is not enrolled any more", d.Spec.AssetTag)
 	}
-	if err := notFrozen(d); err != nil {
+	if err := notTheirs(d, v.owner); err != nil {
 		return err
 	}
-	return notTheirs(d, v.owner)
+	return notFrozen(d)
 }
 
 func (a *authenticating) verified() Verified {

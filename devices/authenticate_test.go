@@ -178,6 +178,16 @@ func TestAMachineThatIsNotEnrolledSaysSo(t *testing.T) {
 	wantRefusal(t, err, "this device is not enrolled in example")
 }
 
+func TestWhoseDeviceItIsNotIsNotToldThatItIsFrozen(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
+	w.enroll(t, m, alice, Trust{})
+	w.edit(t, func(d *resource.Device) { d.Spec.Frozen = &resource.DeviceFreeze{Reason: "it went back"} })
+	_, err := w.loginWith(t, m, login{user: bob})
+	wantRefusal(t, err, "enrolled by another user")
+	_, err = w.loginWith(t, m, login{})
+	wantRefusal(t, err, "is frozen: it went back")
+}
+
 func TestWhatEndsADeviceEndsALoginThatGoesOn(t *testing.T) {
 	storetest.Run(t, func(t *testing.T, db *store.DB) {
 		w, m := newWorld(t, db), newMachine(t)

@@ -169,15 +169,16 @@ type facts struct {
 }
 
 // findings says of each condition of auto-enrollment whether it is met, in the
-// order in which they are asked.
+// order in which they are asked: whose it is first, since the person hears of
+// the first fault, and of somebody else's device no more than that it is.
 func findings(f facts) []Finding {
 	all := []Finding{
 		answered("auto_enroll", f.off, "the cluster enrolls registered devices by itself"),
 		{Name: "registered", State: OK, Detail: "device " + label(f.device) + " is registered"},
-		answered("frozen", refusalOf(notFrozen(f.device)), "it is not frozen"),
-		notKeptOut(f.keptOut),
 		notTaken(f.device, f.user),
 		ownedByNobodyElse(f.device, f.user),
+		answered("frozen", refusalOf(notFrozen(f.device)), "it is not frozen"),
+		notKeptOut(f.keptOut),
 		noTokenWaits(f.device, f.waiting),
 	}
 	return append(all, profileFindings(f.device, f.reported)...)

@@ -11,8 +11,9 @@ import (
 
 // Diagnose says what a trusted login of user needs of the machine that data
 // describes, and whether the inventory has it. credentialID is that of the
-// enrollment that the machine remembers; empty is none. No more is told of
-// somebody else's device than the ceremonies tell.
+// enrollment that the machine remembers; empty is none. Anybody who has a login
+// may ask of any tag: of somebody else's device no more is told than that it
+// is.
 func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, credentialID string, terms AutoTerms) ([]Finding, error) {
 	if err := checkData(data); err != nil {
 		return nil, err
@@ -35,8 +36,9 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 		{Name: "registered", State: OK, Detail: "device " + label(d) + " is registered"},
 		enrolled,
 	}
-	if d.Spec.EnrollStatus == resource.Enrolled {
-		all = append(all, answered("owner", refusalOf(notTheirs(d, user)), "it speaks for "+user))
+	whose := speaksForThem(d, user)
+	if all = append(all, whose); whose.State == Fault {
+		return all, nil
 	}
 	keptOut := terms.stands(tx, d)
 	if keptOut != nil && refusalOf(keptOut) == nil {
@@ -65,6 +67,15 @@ func (i *Inventory) recognise(tx *store.Tx, data *dtv1.DeviceData, credentialID 
 		return d, false, err
 	}
 	return found[0], true, nil
+}
+
+func speaksForThem(d resource.Device, user string) Finding {
+	if d.Spec.EnrollStatus == resource.Enrolled {
+		return answered("owner", refusalOf(notTheirs(d, user)), "it speaks for "+user)
+	}
+	f := ownedByNobodyElse(d, user)
+	f.Name, f.Inside = "owner", ""
+	return f
 }
 
 func isEnrolledAs(d resource.Device, credentialID string) Finding {
