@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -11,7 +12,8 @@ import (
 	"devicetrust/policy"
 )
 
-// everything is a resource of each kind with every field set.
+// everything is a resource of each kind with every field set that may be, but
+// for the CAs of the preference, which seeds_test.go has.
 func everything() []Resource {
 	yes, no := true, false
 	at := time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC)
@@ -45,17 +47,37 @@ func everything() []Resource {
 	role.Metadata.Description, role.Metadata.Revision = "The <developers> & others:\n\tall of \"them\" ⟵\n\n", "17"
 	return []Resource{user, role,
 		&Preference{Header: NewHeader(KindPreference, PreferenceName), Spec: PreferenceSpec{Type: "local", SecondFactor: "off",
-			Preference: policy.Preference{DeviceTrust: policy.DeviceTrust{Mode: policy.ModeOff, AutoEnroll: true}}}},
+			Preference: policy.Preference{DeviceTrust: policy.DeviceTrust{
+				Mode: policy.ModeOff, AutoEnroll: true,
+				PCRPolicy: policy.PCRPolicyWarn, PCRs: []int64{0, 7},
+			}}}},
 		&Lock{Header: NewHeader(KindLock, "l1"), Spec: LockSpec{
 			Target:  policy.LockTarget{User: "alice", Role: "dev", Login: "root", Device: "d", Node: "n"},
 			Message: "on leave: ask bob", Expires: at, CreatedAt: at, CreatedBy: "os:root",
 		}},
 		&Device{Header: NewHeader(KindDevice, "9cdfc0ad-64b7-4d9c-8e2f-0123456789ab"), Spec: DeviceSpec{
 			OSType: "linux", AssetTag: "C00AA0AAAA0A", EnrollStatus: Enrolled, Owner: "alice@example.com",
-			Source: &DeviceSource{Name: "manual", Origin: "api"}, Profile: &DeviceProfile{OSVersion: "12"},
-			Credential:    &Credential{ID: "ab", PublicKeyDER: Bytes{0, 1, 255}, DeviceAttestationType: "tpm_ekcert", TPMSerial: "1", TPMEKKeyDigest: "cd", TPMAKPublic: Bytes("x")},
-			CollectedData: []CollectedData{{CollectTime: at, RecordTime: at, OSType: "linux", AssetTag: "C00AA0AAAA0A", Hostname: "laptop", TPMFirmware: "1.2"}},
-			CreateTime:    at, UpdateTime: at, LastSeenTime: at,
+			Owners: []string{"bob"}, Source: &DeviceSource{Name: "manual", Origin: "api"},
+			Profile: &DeviceProfile{
+				ExternalID: "17", UpdateTime: at, OSID: "debian", OSVersion: "12", OSBuild: "b", KernelVersion: "6.1", Hostname: "laptop",
+				ModelIdentifier: "m", SerialNumber: "s", AssetTag: "a", JamfBinaryVersion: "11.1", OSUsernames: []string{"al", "off"},
+			},
+			Credential: &Credential{ID: "ab", PublicKeyDER: Bytes{0, 1, 255}, DeviceAttestationType: "tpm_ekcert", TPMSerial: "1", TPMEKKeyDigest: "cd", TPMAKPublic: Bytes("x")},
+			Frozen:     &DeviceFreeze{Time: at, Reason: "the reset count of its TPM went back from 2 to 0"},
+			Baseline: &DeviceBaseline{
+				Time: at, PCRs: map[string]string{"0": "00", "10": "0e10"}, ResetCount: math.MaxUint32, RestartCount: 1,
+				ClockMillis: math.MaxInt64, Firmware: "1.2.3.4",
+			},
+			Evidence: &DeviceEvidence{
+				Time: at, Level: "quote", TPMManufacturer: "id:00001014", TPMFirmware: "7.85", ChangedPCRs: []int64{0, 4}, Reasons: []string{"event log: empty"},
+			},
+			CollectedData: []CollectedData{{
+				CollectTime: at, RecordTime: at, OSType: "linux", AssetTag: "C00AA0AAAA0A", OSID: "debian", OSVersion: "12", OSBuild: "b",
+				KernelVersion: "6.1", Hostname: "laptop", ModelIdentifier: "m", SerialNumber: "s", ReportedAssetTag: "r",
+				SystemSerialNumber: "y", BaseBoardSerialNumber: "z", TPMManufacturer: "IFX", TPMFirmware: "1.2", OSUsername: "al",
+				JamfBinaryVersion: "11.1", MacOSEnrollmentProfiles: "Enrolled via DEP: No; MDM enrollment: Yes",
+			}},
+			CreateTime: at, UpdateTime: at, LastSeenTime: at,
 		}},
 		token, node,
 		&CertAuthority{Header: NewHeader(KindCertAuthority, "tls"), Spec: CertAuthoritySpec{
