@@ -14,24 +14,32 @@ func output(ctx context.Context, path string, args ...string) ([]byte, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"LC_ALL=C"}
-	cmd.WaitDelay = commandTimeout
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(stdout, maxOutput+1))
-	if len(text) > maxOutput {
-		cancel() // it would wait for us to read on
-		err = fmt.Errorf("%s prints more than %d bytes", path, maxOutput)
-	}
-	if waitErr := cmd.Wait(); err == nil {
-		err = waitErr
+	// What it leaves behind may hold its output for ever.
+	cmd.WaitDelay = waitDelay
+	var text bounded
+	cmd.Stdout = &text
+	err := cmd.Run()
+	if text.full {
+		return nil, fmt.Errorf("%s prints more than %d bytes", path, maxOutput)
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return text, nil
+	return text.text, nil
+}
+
+// bounded takes maxOutput bytes; whoever writes more is told that nobody reads
+// on. It is no bytes.Buffer, which takes all that a reader has.
+type bounded struct {
+	text []byte
+	full bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if len(b.text)+len(p) > maxOutput {
+		b.full = true
+		return 0, io.ErrShortWrite
+	}
+	b.text = append(b.text, p...)
+	return len(p), nil
 }

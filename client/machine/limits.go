@@ -16,4 +16,6 @@ const (
 	// commandTimeout is what such a program has: they take milliseconds, and
 	// a login waits for them.
 	commandTimeout = 5 * time.Second
+	// waitDelay is for what it leaves behind; nothing of that is waited for.
+	waitDelay = time.Second
 )

@@ -81,4 +81,9 @@ func TestAProgramOfTheSystemIsBounded(t *testing.T) {
 	if _, err := output(ctx, "/bin/sh", "-c", "exec sleep 60"); err == nil || time.Since(begin) > commandTimeout {
 		t.Errorf("nobody waits, and it goes on for %v: %v", time.Since(begin), err)
 	}
+	// One that is left behind holds the pipe.
+	begin = time.Now()
+	if _, err := output(t.Context(), "/bin/sh", "-c", "sleep 20 & echo done"); err == nil || time.Since(begin) > commandTimeout {
+		t.Errorf("what it left behind is waited for, for %v: %v", time.Since(begin), err)
+	}
 }
