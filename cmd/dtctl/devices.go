@@ -115,10 +115,7 @@ func (a *app) printAdded(format cli.Format, req *dtv1.AddDeviceRequest, resp *dt
 
 // deviceFlags adds the two ways to name a device, of which one is needed.
 func deviceFlags(c *cobra.Command) *dtv1.DeviceRef {
-	ref := &dtv1.DeviceRef{}
-	c.Flags().StringVar(&ref.AssetTag, "asset-tag", "", "asset tag of the device")
-	c.Flags().StringVar(&ref.DeviceId, "device-id", "", "ID of the device (see: dtctl devices ls)")
-	c.MarkFlagsMutuallyExclusive("asset-tag", "device-id")
+	ref := optionalDevice(c)
 	c.MarkFlagsOneRequired("asset-tag", "device-id")
 	return ref
 }

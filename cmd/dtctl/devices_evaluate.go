@@ -76,12 +76,21 @@ The exit status is 1 where one fails; with --lock, 0 once all those are locked.`
 }
 
 // optionalDevice adds the two ways to name a device, of which at most one is
-// used; deviceNamed takes the third, an argument.
+// used; deviceNamed takes the third, an argument. An empty one is refused: the
+// variable of a script that was not set does not mean all devices.
 func optionalDevice(c *cobra.Command) *dtv1.DeviceRef {
 	ref := &dtv1.DeviceRef{}
 	c.Flags().StringVar(&ref.AssetTag, "asset-tag", "", "asset tag of the device")
 	c.Flags().StringVar(&ref.DeviceId, "device-id", "", "ID of the device (see: dtctl devices ls)")
 	c.MarkFlagsMutuallyExclusive("asset-tag", "device-id")
+	c.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		for _, name := range []string{"asset-tag", "device-id"} {
+			if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
+				return cli.Usagef("--%s is empty", name)
+			}
+		}
+		return nil
+	}
 	return ref
 }
 

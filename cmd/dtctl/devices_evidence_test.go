@@ -94,6 +94,21 @@ PF0A         Linux 9cdfc0ad-64b7-4d9c-8a9c-000000000002 alice fail   quote    PC
 	c.good(t, "devices", "evaluate")
 }
 
+func TestAnEmptyNameIsNotEveryDevice(t *testing.T) {
+	c := startCluster(t)
+	for _, flag := range []string{"--asset-tag=", "--device-id="} {
+		for _, command := range [][]string{{"evaluate", "--lock"}, {"accept"}, {"explain", "--user=a"}, {"enroll"}, {"rm"}, {"lock"}} {
+			args := append(append([]string{"devices"}, command...), flag)
+			if r := c.run(t, args...); r.status != 2 || !strings.Contains(r.errors, "is empty") {
+				t.Errorf("%q: status %d, %s", args, r.status, r.errors)
+			}
+		}
+	}
+	if len(c.requests) > 0 {
+		t.Errorf("the cluster was asked: %v", c.requests)
+	}
+}
+
 func TestDevicesAreEvaluatedUnderAnotherPreference(t *testing.T) {
 	c := startCluster(t)
 	file := filepath.Join(t.TempDir(), "next.yaml")
