@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/devices/tpm"
 )
@@ -38,6 +39,8 @@ type diagnosis struct {
 
 	chip     *tpm.TPM // nil where it does not answer
 	loggedIn bool
+	// refused tells that the cluster does not take this login any more.
+	refused bool
 	enrolled tpm.Enrollment // zero where none is remembered
 }
 
@@ -168,6 +171,8 @@ func (d *diagnosis) askCluster(ctx context.Context) {
 	if err != nil {
 		f := outcomeOf(Explain(d.p.Proxy, err))
 		d.add(name, dtv1.Finding_STATE_FAULT, f.Reason, cmp.Or(f.Hint, "Ask an administrator of the cluster"))
+		refused, ok := errors.AsType[*api.Refusal](err)
+		d.refused = ok && (refused.Code == connect.CodeUnauthenticated || refused.Code == connect.CodePermissionDenied)
 		return
 	}
 	d.ok(name, "%s answers", d.p.Proxy)
@@ -178,6 +183,10 @@ func (d *diagnosis) askCertificate() {
 	const name = "certificate"
 	if !d.loggedIn {
 		d.skip(name, "nobody is logged in")
+		return
+	}
+	if d.refused {
+		d.skip(name, "the cluster refuses this login")
 		return
 	}
 	s, err := d.p.Status()
