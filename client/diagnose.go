@@ -40,7 +40,7 @@ type diagnosis struct {
 	chip     *tpm.TPM // nil where it does not answer
 	loggedIn bool
 	// refused tells that the cluster does not take this login any more.
-	refused bool
+	refused  bool
 	enrolled tpm.Enrollment // zero where none is remembered
 }
 
