@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
+	"connectrpc.com/connect"
+
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/client"
 	"devicetrust/resource"
@@ -52,7 +56,11 @@ func (a *app) createDevices(ctx context.Context, services client.Services, docs 
 	}
 	resp, err := stream.CloseAndReceive()
 	if err != nil {
-		return client.Explain(services.Address, err)
+		err = client.Explain(services.Address, err)
+		if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeAlreadyExists {
+			return r.WithHint("Replace what exists with: dtctl create -f FILE")
+		}
+		return err
 	}
 	var done []string
 	for _, one := range []struct {

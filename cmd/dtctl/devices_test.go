@@ -106,7 +106,7 @@ func TestAllPagesOfDevicesArePrintedAsOneList(t *testing.T) {
 		}
 	}
 	r := c.run(t, "devices", "ls", "--limit=3", "--format=json")
-	if r.status != 0 || strings.Count(r.out, "asset_tag") != 3 || r.errors != "There are more devices than these 3.\n" {
+	if r.status != 0 || strings.Count(r.out, "asset_tag") != 3 || r.errors != "There are more devices: --limit=0 lists all.\n" {
 		t.Errorf("%+v", r)
 	}
 	if r := c.run(t, "devices", "ls", "--limit=4"); r.errors != "" || strings.Count(r.out, "\n") != 6 {
@@ -158,7 +158,7 @@ func TestTheDevicesOfAFileAreCreatedTogether(t *testing.T) {
 	name := file(t, fleet(3))
 	c.prints(t, "3 devices have been created\n", "create", name)
 	r := c.run(t, "create", name)
-	if want := "ERROR: " + name + ": document 1: device PF000 is there\n"; r.status != 1 || r.errors != want || r.out != "" {
+	if want := "ERROR: " + name + ": document 1: device PF000 is there\nReplace what exists with: dtctl create -f FILE\n"; r.status != 1 || r.errors != want || r.out != "" {
 		t.Errorf("%+v, want %s", r, want)
 	}
 	if err := os.WriteFile(name, []byte(fleet(1004)), 0o600); err != nil {

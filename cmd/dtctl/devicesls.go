@@ -40,7 +40,7 @@ func (a *app) devicesLs() *cobra.Command {
 	c.Flags().StringVar(&req.Attestation, "attestation", "", "only those that enrolled with it: tpm_ekpub, tpm_ekcert, tpm_ekcert_trusted or macos_key")
 	unseen := c.Flags().String("not-seen-for", "", "only those that have not logged in for so long (12h, 30d), or never")
 	c.Flags().BoolVar(&req.FrozenOnly, "frozen", false, "only those that are frozen")
-	limit := c.Flags().Uint("limit", 0, "at most so many (default all)")
+	limit := c.Flags().Uint("limit", 0, "at most so many; 0 is all")
 	verbose := c.Flags().BoolP("verbose", "v", false, "also show source, owner, attestation and when it was last seen")
 	format := cli.AddFormat(c, cli.Text)
 	complete(c, "os", systems()...)
@@ -69,7 +69,7 @@ func (a *app) devicesLs() *cobra.Command {
 		if err := p.end(); err != nil || !more {
 			return err
 		}
-		_, err = fmt.Fprintf(a.Stderr, "There are more devices than these %d.\n", *limit)
+		_, err = fmt.Fprintf(a.Stderr, "There are more devices: --limit=0 lists all.\n")
 		return err
 	}
 	return c
