@@ -33,6 +33,9 @@ func TestWhoMayAddDevicesMayNotEnrollThem(t *testing.T) {
 	}
 	wantCode(t, add("B2", true), connect.CodePermissionDenied)
 	r.refusalRecorded(dtv1connect.DeviceServiceAddDeviceProcedure)
+	if again := r.failed(event.DeviceCreate); len(again) > 0 {
+		t.Errorf("it is on record once more: %q", again)
+	}
 	if added := column(t, r.database(), `SELECT asset_tag FROM devices`); len(added) != 1 {
 		t.Errorf("the inventory has %q", added)
 	}

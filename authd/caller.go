@@ -112,7 +112,9 @@ func (g *gate) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		var res connect.AnyResponse
 		ctx, err := g.admit(ctx, procedure, kind)
 		if err == nil {
-			res, err = next(ctx, req)
+			if res, err = next(ctx, req); err != nil {
+				g.s.recordRefusedAct(ctx, procedure, g.declared[procedure], kind, err)
+			}
 		}
 		err = g.s.toWire(procedure, err)
 		g.s.metrics.observe(procedure, err, g.s.now().Sub(start))
@@ -125,7 +127,9 @@ func (g *gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		start, procedure := g.s.now(), conn.Spec().Procedure
 		ctx, err := g.admit(ctx, procedure, "")
 		if err == nil {
-			err = g.stream(ctx, conn, next)
+			if err = g.stream(ctx, conn, next); err != nil {
+				g.s.recordRefusedAct(ctx, procedure, g.declared[procedure], "", err)
+			}
 		}
 		err = g.s.toWire(procedure, err)
 		g.s.metrics.observe(procedure, err, g.s.now().Sub(start))
@@ -328,7 +332,7 @@ func (s *Server) mustAlso(ctx context.Context, procedure, kind, verb string) err
 	if err != nil {
 		s.recordRefusal(ctx, c, procedure, err)
 	}
-	return err
+	return audit.Recorded(err)
 }
 
 // decideCall asks policy whether c may do verb on kind; without a verb,
@@ -361,20 +365,21 @@ const unrecordedNote = "; others within this minute are refused without a record
 // recordRefusal audits a call that was not let through. Callers without a
 // certificate of ours are not recorded: anybody could fill the record.
 func (s *Server) recordRefusal(ctx context.Context, c caller, procedure string, cause error) {
-	if c.actor == "" {
-		return
+	if c.actor != "" {
+		s.recordBounded(ctx, procedure, event.Event{Type: event.AccessDenied, User: c.actor, Message: cause.Error(), Name: procedure})
 	}
-	message := cause.Error()
-	switch n := s.refusals.add(c.actor, s.now()); {
+}
+
+// recordBounded records a refusal, as far as its user has not had too many
+// within the minute. Nothing happened, so what cannot be recorded is logged.
+func (s *Server) recordBounded(ctx context.Context, procedure string, e event.Event) {
+	switch n := s.refusals.add(e.User, s.now()); {
 	case n > maxFailures:
 		return
 	case n == maxFailures:
-		message += unrecordedNote
+		e.Message += unrecordedNote
 	}
-	err := s.audit.RecordAlone(context.WithoutCancel(ctx), event.Event{
-		Type: event.AccessDenied, User: c.actor, Message: message, Name: procedure,
-	})
-	if err != nil {
+	if err := s.audit.RecordAlone(context.WithoutCancel(ctx), e); err != nil {
 		s.log.Error("a refusal could not be recorded", "procedure", procedure, "error", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/audit"
 	"devicetrust/audit/event"
 	"devicetrust/ca"
 	"devicetrust/identity"
@@ -167,7 +168,7 @@ func recordFailure(ctx context.Context, s *Server, cause error, e event.Event) e
 		// Not as a cause: a refusal in it would be all that is told.
 		return fmt.Errorf("authd: a failure could not be recorded: %w; it was: %v", err, cause) //nolint:errorlint // see above
 	}
-	return cause
+	return audit.Recorded(cause)
 }
 
 // loginsShown are the logins without the principal that stands for none.

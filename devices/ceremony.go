@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/audit"
 	"devicetrust/audit/event"
 )
 
@@ -40,7 +41,7 @@ func (i *Inventory) recordFailure(ctx context.Context, cause error, e event.Even
 	if err := i.log.RecordAlone(ctx, e); err != nil {
 		return fmt.Errorf("devices: a failure could not be recorded: %w; it was: %v", err, cause) //nolint:errorlint // see above
 	}
-	return cause
+	return audit.Recorded(cause)
 }
 
 // receive waits for the other side's next message until ctx ends. The
