@@ -3,6 +3,7 @@ package authd
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
@@ -184,6 +185,7 @@ func (h adminService) VerifyAudit(ctx context.Context, _ *connect.Request[dtv1.V
 func (h adminService) Explain(ctx context.Context, req *connect.Request[dtv1.ExplainRequest]) (*connect.Response[dtv1.ExplainResponse], error) {
 	s, m := h.s, req.Msg
 	var d policy.Decision
+	out := &dtv1.ExplainResponse{}
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
 		state, err := s.policyState(tx)
 		if err != nil {
@@ -193,7 +195,8 @@ func (h adminService) Explain(ctx context.Context, req *connect.Request[dtv1.Exp
 		if err != nil {
 			return err
 		}
-		subject, err := s.explained(tx, state, m)
+		var subject policy.Subject
+		subject, out.Rules, err = s.explained(tx, state, m)
 		if err != nil {
 			return err
 		}
@@ -205,7 +208,7 @@ func (h adminService) Explain(ctx context.Context, req *connect.Request[dtv1.Exp
 	if err != nil {
 		return nil, err
 	}
-	out := &dtv1.ExplainResponse{Allowed: d.Allowed(), Reason: d.Reason, Changes: d.Changes}
+	out.Allowed, out.Reason, out.Changes = d.Allowed(), d.Reason, d.Changes
 	for _, r := range d.Rules {
 		out.Rules = append(out.Rules, &dtv1.ExplainRule{Effect: string(r.Effect), Source: r.Source, Detail: r.Detail})
 	}
@@ -213,31 +216,36 @@ func (h adminService) Explain(ctx context.Context, req *connect.Request[dtv1.Exp
 }
 
 // explained is the subject in question: what a certificate says, or what the
-// user's next login would give, with the device where one is named.
-func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, error) {
+// user's next login would give, with the device where one is named. The rules
+// say why a device that is named does not count.
+func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, []*dtv1.ExplainRule, error) {
 	if len(m.GetCertificate()) > 0 {
-		return s.explainedCertificate(tx, state, m)
+		subject, err := s.explainedCertificate(tx, state, m)
+		return subject, nil, err
 	}
 	user, err := s.login.GetUser(tx, m.GetUser())
 	if err != nil {
-		return policy.Subject{}, err
+		return policy.Subject{}, nil, err
 	}
 	subject := policy.Subject{User: m.GetUser(), Roles: user.Spec.Roles, Traits: user.Spec.Traits}
 	if m.GetDevice() == "" {
-		return subject, nil
+		return subject, nil, nil
 	}
 	ref, err := s.devices.Resolve(tx, m.GetDevice())
 	if err != nil {
-		return policy.Subject{}, err
+		return policy.Subject{}, nil, err
 	}
 	d, err := s.devices.Get(tx, ref)
 	if err != nil {
-		return policy.Subject{}, err
+		return policy.Subject{}, nil, err
 	}
-	if device, ok := devices.Counts(d, m.GetUser()); ok {
-		return withDevice(subject, device, lastEvidence(&d)), nil
+	device, err := devices.Counts(d, m.GetUser())
+	if err != nil {
+		return subject, []*dtv1.ExplainRule{{
+			Effect: string(policy.RuleSkip), Source: fmt.Sprintf("device %q", d.Spec.AssetTag), Detail: "it does not count: " + err.Error(),
+		}}, nil
 	}
-	return subject, nil
+	return withDevice(subject, device, lastEvidence(&d)), nil, nil
 }
 
 // lastEvidence is what d proved when it was last asked: the next login is

@@ -80,3 +80,34 @@ func TestExplainExpectsOfADeviceWhatItLastProved(t *testing.T) {
 		}
 	}
 }
+
+func TestExplainSaysWhyADeviceDoesNotCount(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	r.addUser("bob", "access")
+	r.join("web")
+	l := r.newLaptop("TAG12345")
+	l.enroll(r.login("alice"))
+	about := func(user string) string {
+		res, err := r.adminService().Explain(t.Context(), connect.NewRequest(&dtv1.ExplainRequest{
+			User: user, Login: "root", Node: "web", Device: "TAG12345",
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rule := res.Msg.GetRules()[0]; strings.HasPrefix(rule.GetSource(), "device") {
+			return rule.GetDetail()
+		}
+		return ""
+	}
+	if said := about("alice"); said != "" {
+		t.Errorf("of her own device alice is told: %s", said)
+	}
+	if said := about("bob"); !strings.Contains(said, "enrolled by another user") {
+		t.Errorf("of alice's device bob is told: %s", said)
+	}
+	l.change(func(d *resource.Device) { d.Spec.EnrollStatus = resource.NotEnrolled })
+	if said := about("alice"); !strings.Contains(said, "not enrolled") {
+		t.Errorf("of one that is not enrolled: %s", said)
+	}
+}

@@ -176,7 +176,7 @@ func (l *newLogin) profile(home *Home) *Profile {
 // certificates that say so; on failure those it had.
 func (l *newLogin) authenticateDevice(ctx context.Context, ask Ask, home *Home) DeviceOutcome {
 	if l.cluster.GetDeviceTrustMode() == "off" {
-		return DeviceOutcome{Reason: "the cluster does not use device trust"}
+		return DeviceOutcome{Reason: "device trust is off in this cluster"}
 	}
 	if ask.Prove == nil {
 		return outcomeOf(errNotAsked)

@@ -116,7 +116,7 @@ func TestHowTheDeviceCeremonyEndsIsKept(t *testing.T) {
 	}{
 		{"authenticated", "optional", nil, clienttest.Prove, DeviceOutcome{}},
 		{"required and authenticated", "required", nil, clienttest.Prove, DeviceOutcome{}},
-		{"not wanted", "off", nil, clienttest.Prove, DeviceOutcome{Reason: "the cluster does not use device trust"}},
+		{"not wanted", "off", nil, clienttest.Prove, DeviceOutcome{Reason: "device trust is off in this cluster"}},
 		{"no TPM", "optional", nil, nil, DeviceOutcome{Reason: "this machine's TPM was not asked"}},
 		{"refused by the machine", "optional", nil, refuse(api.Refuse(connect.CodeFailedPrecondition, "the TPM was cleared").WithHint("enroll again")),
 			DeviceOutcome{Reason: "the TPM was cleared", Hint: "enroll again"}},
@@ -163,7 +163,7 @@ func TestALoginEnrollsAMachineThatTheClusterDoesNotKnow(t *testing.T) {
 		{name: "it is known", reason: trusted},
 		{name: "its TPM was cleared", before: stale, reason: "the TPM was cleared"},
 		{name: "the cluster does not do it", off: true, before: forgot, reason: "this device is not enrolled"},
-		{name: "the cluster has no device trust", mode: "off", before: forgot, reason: "the cluster does not use device trust"},
+		{name: "the cluster has no device trust", mode: "off", before: forgot, reason: "device trust is off in this cluster"},
 		{name: "the person does not want it", disabled: true, before: forgot, reason: "this device is not enrolled"},
 		{name: "it is refused", before: forgot, enroll: api.Refuse(connect.CodePermissionDenied, "it is another's"), reason: "it is another's", asked: 1},
 	} {

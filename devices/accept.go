@@ -50,7 +50,8 @@ func lastShown(tx *store.Tx, d resource.Device) (measured, error) {
 		return api.Refuse(connect.CodeFailedPrecondition, "device %s: %s", label(d), fmt.Sprintf(format, args...))
 	}
 	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil {
-		return measured{}, refuse("it is not enrolled")
+		return measured{}, api.Refuse(connect.CodeFailedPrecondition, "device %s is not enrolled, so it has shown nothing", label(d)).
+			WithHint("Give it a token: dtctl devices enroll --device-id=%s", d.Metadata.Name)
 	}
 	last, err := latest(tx, d.Metadata.Name, "")
 	if err != nil {

@@ -174,14 +174,17 @@ func (a *authenticating) find(ctx context.Context, init *dtv1.AuthenticateInit) 
 	return stands(a.device, a.verified())
 }
 
-// Counts gives the device that a login of user on d would be one with; ok is
-// false where it would be none.
-func Counts(d resource.Device, user string) (device identity.Device, ok bool) {
-	if d.Spec.Credential == nil {
-		return identity.Device{}, false
+// Counts gives the device that a login of user on d would be one with, or why
+// it would be one with none (*api.Refusal).
+func Counts(d resource.Device, user string) (identity.Device, error) {
+	device := identity.Device{ID: d.Metadata.Name, AssetTag: d.Spec.AssetTag}
+	if d.Spec.Credential != nil {
+		device.CredentialID = d.Spec.Credential.ID
 	}
-	device = identity.Device{ID: d.Metadata.Name, AssetTag: d.Spec.AssetTag, CredentialID: d.Spec.Credential.ID}
-	return device, stands(d, Verified{device: device, owner: user}) == nil
+	if err := stands(d, Verified{device: device, owner: user}); err != nil {
+		return identity.Device{}, err
+	}
+	return device, nil
 }
 
 // stands tells whether a device is still what a Verified says.

@@ -296,13 +296,13 @@ func profileFinding(d resource.Device, name string, want, got []string) Finding 
 		f.State = Fault
 		f.Detail = "device " + d.Spec.AssetTag + " is not as its profile says: " + name + " is reported as " + reported
 		f.Inside = "expected is " + inQuotes(want)
-		f.Remedy = "An administrator sees what is expected: dtctl devices explain " + d.Spec.AssetTag + " --user=USER. It can be changed (dtctl edit device/" +
-			d.Spec.AssetTag + "), or the device enrolled with a token"
+		f.Remedy = "An administrator changes what is expected (dtctl edit device/" + d.Spec.AssetTag + "), or gives a token; dtctl devices explain " +
+			d.Spec.AssetTag + " --user=USER shows it"
 	}
 	return f
 }
 
-// quoted is for texts that came from a machine or a document.
+// inQuotes is for texts that came from a machine or a document.
 func inQuotes(texts []string) string {
 	var all []string
 	for _, s := range texts {

@@ -45,7 +45,7 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 		return nil, keptOut
 	}
 	all = append(all, notKeptOut(refusalOf(keptOut)), answered("frozen", refusalOf(notFrozen(d)), "it is not frozen"))
-	if d.Spec.EnrollStatus == resource.Enrolled {
+	if enrolled.State == OK {
 		return append(all, Finding{Name: "auto_enroll", State: Note, Detail: "not needed: the device is enrolled"}), nil
 	}
 	auto, err := i.autoFindings(tx, d, user, data, terms)

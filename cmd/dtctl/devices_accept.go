@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -68,6 +69,9 @@ func (a *app) printAccepted(format cli.Format, resp *dtv1.AcceptDeviceResponse) 
 	tag := r.Head().Metadata.Name
 	if d, ok := r.(*resource.Device); ok {
 		tag = d.Spec.AssetTag
+	}
+	if len(resp.GetChanges()) == 0 {
+		fmt.Fprintln(a.Stderr, "It has shown nothing that is different from before: a device shows at a login, also at one that is refused.")
 	}
 	return a.say("Device %q accepted", tag)
 }

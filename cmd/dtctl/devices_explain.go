@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -95,9 +96,12 @@ func (a *app) printAutoEnroll(format cli.Format, device, user string, e *dtv1.Ex
 			Findings    []cli.Finding `json:"findings"`
 		}{e.GetWouldEnroll(), findings})
 	}
-	would := "would not"
-	if e.GetWouldEnroll() {
+	would := "might" // what was not compared, nobody knows
+	switch {
+	case e.GetWouldEnroll():
 		would = "would"
+	case slices.ContainsFunc(findings, func(f cli.Finding) bool { return f.State == "fault" }):
+		would = "would not"
 	}
 	if err := a.say("%s %s be enrolled by %s's next login", device, would, user); err != nil {
 		return err

@@ -50,7 +50,7 @@ func openDevice(path string) (line, error) {
 func deviceHint(address string, err error) string {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return "Give your account access: sudo usermod -aG tss \"$USER\" and log in to the machine again, or install udev rules for " + address + " such as those of the TPM2 Software Stack."
+		return "Have an administrator of the machine add your account to the group tss (usermod -aG tss NAME), and log in to the machine again, or install udev rules for " + address + " such as those of the TPM2 Software Stack; dtsh device status prints one."
 	case errors.Is(err, fs.ErrNotExist):
 		return "This machine shows no TPM 2.0: turn it on in the firmware settings (fTPM, PTT); your account then needs the group tss, or udev rules for " + address + "."
 	}
