@@ -171,9 +171,11 @@ type synced struct {
 func (p *syncPage) take(tx *store.Tx, page []SyncRecord) error {
 	refused := make([]error, len(page))
 	var usable []SyncRecord
-	for i, rec := range page {
-		if refused[i] = checkNamed(rec); refused[i] == nil {
-			usable = append(usable, rec)
+	for i := range page {
+		// As the machine itself reads its label (devices/assettag.Pick).
+		page[i].AssetTag = strings.TrimSpace(page[i].AssetTag)
+		if refused[i] = checkNamed(page[i]); refused[i] == nil {
+			usable = append(usable, page[i])
 		}
 	}
 	if err := p.find(tx, usable); err != nil {

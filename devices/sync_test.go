@@ -265,7 +265,7 @@ func TestRecordsThatCannotBeUsedAreSkippedAndTheFirstAreNamed(t *testing.T) {
 		w := newWorld(t, db)
 		phone, junk, rude, timeless := macRecord("PHONE1", "1", 1), macRecord("Default string", "1", 1), macRecord("RUDE1", "1\x1b[2J", 1), macRecord("TIME1", "1", 1)
 		phone.OSType, timeless.Profile.UpdateTime = "ios", time.Date(10001, 1, 1, 0, 0, 0, 0, time.UTC)
-		counts := w.sync(t, full(), phone, junk, rude, timeless, macRecord("MAC1", "1", 1))
+		counts := w.sync(t, full(), phone, junk, rude, timeless, macRecord(" MAC1\n", "1", 1))
 		wantCounts(t, counts, "5 seen, 1 created, 0 updated, 0 unchanged, 0 deleted, 4 skipped")
 		for i, want := range []string{`id PHONE1: unknown operating system "ios"`, `id Default string: asset tag "Default string"`, `id RUDE1: spec.profile: "1\x1b[2J"`, `id TIME1: its update_time`} {
 			if !strings.HasPrefix(counts.Problems[i], want) {
