@@ -135,7 +135,7 @@ func TestTheListIsFilteredByFlags(t *testing.T) {
 		c.prints(t, "No devices found\n", append([]string{"devices", "ls"}, strings.Fields(args)...)...)
 		c.asked(t, want)
 	}
-	for _, wrong := range []string{"--os=amiga", "--enroll-status=half", "--not-seen-for=soon", "--limit=-1"} {
+	for _, wrong := range []string{"--os=amiga", "--enroll-status=half", "--attestation=foo", "--not-seen-for=soon", "--limit=-1"} {
 		if r := c.run(t, "devices", "ls", wrong); r.status != 2 {
 			t.Errorf("%s: %+v", wrong, r)
 		}

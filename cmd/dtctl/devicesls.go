@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -37,7 +38,7 @@ func (a *app) devicesLs() *cobra.Command {
 	c.Flags().StringVar(&req.Owner, "owner", "", "only those of this user")
 	c.Flags().StringVar(&req.Source, "source", "", "only those that came from there, as manual or jamf")
 	c.Flags().StringVar(&req.AssetTagPrefix, "asset-tag-prefix", "", "only those whose tag begins with it")
-	c.Flags().StringVar(&req.Attestation, "attestation", "", "only those that enrolled with it: tpm_ekpub, tpm_ekcert, tpm_ekcert_trusted or macos_key")
+	c.Flags().StringVar(&req.Attestation, "attestation", "", "only those that enrolled with it: "+strings.Join(attestations(), ", "))
 	unseen := c.Flags().String("not-seen-for", "", "only those that have not logged in for so long (12h, 30d), or never")
 	c.Flags().BoolVar(&req.FrozenOnly, "frozen", false, "only those that are frozen")
 	limit := c.Flags().Uint("limit", 0, "at most so many; 0 is all")
@@ -45,7 +46,7 @@ func (a *app) devicesLs() *cobra.Command {
 	format := cli.AddFormat(c, cli.Text)
 	complete(c, "os", systems()...)
 	complete(c, "enroll-status", "enrolled", "not-enrolled")
-	complete(c, "attestation", "tpm_ekpub", "tpm_ekcert", "tpm_ekcert_trusted", "macos_key")
+	complete(c, "attestation", attestations()...)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkSystem(req.OsType); req.OsType != "" && err != nil {
 			return err
@@ -53,6 +54,9 @@ func (a *app) devicesLs() *cobra.Command {
 		var err error
 		if req.EnrollStatus, err = parseEnrollStatus(*status); err != nil {
 			return err
+		}
+		if req.Attestation != "" && !slices.Contains(attestations(), req.Attestation) {
+			return cli.Usagef("--attestation=%s: want one of %s", req.Attestation, strings.Join(attestations(), ", "))
 		}
 		if *unseen != "" {
 			since, err := parseSince(*unseen, a.Now())
@@ -73,6 +77,10 @@ func (a *app) devicesLs() *cobra.Command {
 		return err
 	}
 	return c
+}
+
+func attestations() []string {
+	return []string{"tpm_ekpub", "tpm_ekcert", "tpm_ekcert_trusted", "macos_key"}
 }
 
 // parseEnrollStatus takes the words of people and of resources.
