@@ -89,22 +89,28 @@ type bulk struct {
 	documents []resource.Device
 
 	inserts, updates [][]any
-	owned            []resource.Device // of the inserts, those with owners
+	owned            []numbered // of the inserts, those with owners
 	events           []event.Event
 	changed          Changed
+}
+
+// numbered is a device and the number of its document, from 0.
+type numbered struct {
+	n      int
+	device resource.Device
 }
 
 // prepare makes the row and the record of every document.
 func (b *bulk) prepare() error {
 	for n, d := range b.documents {
-		if err := b.create(d); err != nil {
+		if err := b.create(n, d); err != nil {
 			return about(n, err)
 		}
 	}
 	return nil
 }
 
-func (b *bulk) create(d resource.Device) error {
+func (b *bulk) create(n int, d resource.Device) error {
 	device, err := b.proposed(d)
 	if err != nil {
 		return err
@@ -118,7 +124,7 @@ func (b *bulk) create(d resource.Device) error {
 	}
 	b.inserts, b.events = append(b.inserts, row), append(b.events, created(b.actor, device))
 	if len(device.Spec.Owners) > 0 {
-		b.owned = append(b.owned, device)
+		b.owned = append(b.owned, numbered{n, device})
 	}
 	b.changed.Created++
 	return nil
@@ -157,9 +163,9 @@ func (b *bulk) run(tx *store.Tx) error {
 	if err := insertRows(tx, b.inserts); err != nil {
 		return err
 	}
-	for _, d := range b.owned {
-		if err := b.listOwners(tx, d); err != nil {
-			return err
+	for _, o := range b.owned {
+		if err := b.listOwners(tx, o.device); err != nil {
+			return about(o.n, err)
 		}
 	}
 	return b.log.RecordAll(tx, b.events)
@@ -178,14 +184,14 @@ func (b *bulk) sort(tx *store.Tx, some []resource.Device, done int) error {
 	}
 	b.updates = nil
 	for n, d := range some {
-		if err := b.place(tx, there, d); err != nil {
+		if err := b.place(tx, there, done+n, d); err != nil {
 			return about(done+n, err)
 		}
 	}
 	return updateRows(tx, b.updates)
 }
 
-func (b *bulk) place(tx *store.Tx, there inventoried, d resource.Device) error {
+func (b *bulk) place(tx *store.Tx, there inventoried, n int, d resource.Device) error {
 	byKey, sameKey := there.keys[keyOf(d)]
 	current, found := there.ids[d.Metadata.Name]
 	switch {
@@ -200,7 +206,7 @@ func (b *bulk) place(tx *store.Tx, there inventoried, d resource.Device) error {
 	case found:
 		return taken(d, current)
 	case b.Replace:
-		return b.create(d)
+		return b.create(n, d)
 	}
 	return nil
 }

@@ -64,6 +64,7 @@ func (w *world) enrolled(t testing.TB, tag string) resource.Device {
 func TestOfManyDevicesAllAreRegisteredOrNone(t *testing.T) {
 	storetest.Run(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
+		w.withUsers()
 		there := w.enrolled(t, "THERE1")
 		before := w.all(t)
 		for name, c := range map[string]struct {
@@ -102,6 +103,14 @@ func TestOfManyDevicesAllAreRegisteredOrNone(t *testing.T) {
 			"an owner": {
 				func(all []resource.Device) { all[5].Spec.Owner = bob }, false,
 				connect.CodeInvalidArgument, "document 6: spec.owner is set by the server",
+			},
+			"an owner who does not exist": {
+				func(all []resource.Device) { all[5].Spec.Owners = []string{"mallory"} }, false,
+				connect.CodeInvalidArgument, `document 6: user "mallory" does not exist`,
+			},
+			"an owner who does not exist, with replace": {
+				func(all []resource.Device) { all[620].Spec.Owners = []string{"mallory"} }, true,
+				connect.CodeInvalidArgument, `document 621: user "mallory" does not exist`,
 			},
 			"an ID that is none": {
 				func(all []resource.Device) { all[5].Metadata.Name = "mine" }, true,
