@@ -53,6 +53,9 @@ func TestADeviceIsRegisteredOnce(t *testing.T) {
 		}
 		_, err := w.Add(t.Context(), admin, NewDevice{OSType: "linux", AssetTag: testTag})
 		wantCode(t, err, connect.CodeAlreadyExists, "device PF2ABCDE/linux is registered already")
+		if r, ok := errors.AsType[*api.Refusal](err); !ok || r.Hint != "Give it a token: dtctl devices enroll --device-id="+d.Metadata.Name {
+			t.Errorf("the remedy is %+v", r)
+		}
 		_, err = w.Add(t.Context(), admin, NewDevice{OSType: "beos", AssetTag: testTag})
 		wantCode(t, err, connect.CodeInvalidArgument, `unknown operating system "beos"`)
 		_, err = w.Add(t.Context(), admin, NewDevice{OSType: "linux", AssetTag: "Default string"})

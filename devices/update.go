@@ -75,7 +75,9 @@ func taken(d, by resource.Device) error {
 	if d.Metadata.Name == by.Metadata.Name {
 		return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", d.Metadata.Name, label(by))
 	}
-	return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", label(d), by.Metadata.Name)
+	// By its ID: the tag may be that of machines of several systems.
+	return api.Refuse(connect.CodeAlreadyExists, "device %s is registered already, as %s", label(d), by.Metadata.Name).
+		WithHint("Give it a token: dtctl devices enroll --device-id=%s", by.Metadata.Name)
 }
 
 // Update replaces what an administrator may change of the device that d names
