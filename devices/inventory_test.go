@@ -286,7 +286,8 @@ func TestAnAdministratorEditsADevice(t *testing.T) {
 		if diff := cmp.Diff(after, w.device(t, testTag)); diff != "" {
 			t.Error(diff)
 		}
-		if e := w.lastEvent(t, event.DeviceUpdate); e.User != admin || e.Device.DeviceID != after.Metadata.Name {
+		e := w.lastEvent(t, event.DeviceUpdate)
+		if want := []string{"description, profile.os_build changed"}; e.User != admin || e.Device.DeviceID != after.Metadata.Name || !cmp.Equal(e.Reasons, want) {
 			t.Errorf("the record is %+v", e)
 		}
 		_, err = w.Update(t.Context(), admin, edited, before.Metadata.Revision, nil)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
@@ -134,9 +136,12 @@ func (i *Inventory) edit(tx *store.Tx, current *resource.Device, wanted resource
 	default:
 		return event.Event{}, errEnrollStatus(status)
 	}
-	before := current.Spec.Owners
+	before := *current
 	note(current, wanted)
-	owners, err := i.changeOwners(tx, *current, before)
+	if fields := noted(before, *current); len(fields) > 0 {
+		done = append(done, strings.Join(fields, ", ")+" changed")
+	}
+	owners, err := i.changeOwners(tx, *current, before.Spec.Owners)
 	if err != nil {
 		return event.Event{}, err
 	}
@@ -161,6 +166,31 @@ func (i *Inventory) unenroll(tx *store.Tx, d *resource.Device, inTx func(tx *sto
 func note(d *resource.Device, from resource.Device) {
 	d.Metadata.Description, d.Metadata.Labels = from.Metadata.Description, from.Metadata.Labels
 	d.Spec.Profile, d.Spec.Owners = from.Spec.Profile, from.Spec.Owners
+}
+
+// noted names the fields that note changed, but for owners, who are recorded
+// one by one.
+func noted(before, after resource.Device) (fields []string) {
+	if before.Metadata.Description != after.Metadata.Description {
+		fields = append(fields, "description")
+	}
+	if !maps.Equal(before.Metadata.Labels, after.Metadata.Labels) {
+		fields = append(fields, "labels")
+	}
+	var profiles [2]resource.DeviceProfile
+	for n, p := range []*resource.DeviceProfile{before.Spec.Profile, after.Spec.Profile} {
+		if p != nil {
+			profiles[n] = *p
+		}
+	}
+	x, y := reflect.ValueOf(profiles[0]), reflect.ValueOf(profiles[1])
+	for n := range x.NumField() {
+		if !reflect.DeepEqual(x.Field(n).Interface(), y.Field(n).Interface()) {
+			name, _, _ := strings.Cut(x.Type().Field(n).Tag.Get("json"), ",")
+			fields = append(fields, "profile."+name)
+		}
+	}
+	return fields
 }
 
 func checkNotes(d resource.Device) error {
