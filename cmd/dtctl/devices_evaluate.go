@@ -3,9 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -26,7 +28,8 @@ the cluster's preference: endorsement key certificates against
 ekcert_allowed_cas, PCRs against pcr_policy, and whether a device is frozen.
 With --preference, against that of a file, which need not be in force.
 
-Nothing is changed, unless --lock is given, which locks each device that fails.
+Nothing is changed, unless --lock is given, which locks each device that fails
+and is not locked already for as long.
 The exit status is 1 where one fails; with --lock, 0 once all those are locked.`,
 		Example: `  dtctl devices evaluate
   dtctl devices evaluate PF0A0AAA
@@ -60,14 +63,13 @@ The exit status is 1 where one fails; with --lock, 0 once all those are locked.`
 		if err != nil {
 			return err
 		}
+		if *lock {
+			return a.lockFailing(cmd.Context(), *format, all, terms)
+		}
 		if err := a.printEvaluations(*format, all); err != nil {
 			return err
 		}
-		failing := slices.DeleteFunc(all, func(e evaluation) bool { return e.Passes })
-		if *lock {
-			return a.lockFailing(cmd.Context(), *format, failing, terms)
-		}
-		if len(failing) > 0 {
+		if slices.ContainsFunc(all, func(e evaluation) bool { return !e.Passes }) {
 			return &cli.ExitError{Status: 1}
 		}
 		return nil
@@ -143,6 +145,7 @@ type evaluation struct {
 	Passes        bool     `json:"passes"`
 	EvidenceLevel string   `json:"evidence_level"`
 	Reasons       []string `json:"reasons"`
+	Lock          string   `json:"lock,omitempty"` // only with --lock
 }
 
 // evaluate gives all answers, by asset tag and operating system.
@@ -155,8 +158,8 @@ func evaluate(ctx context.Context, services client.Services, req *dtv1.EvaluateD
 	for stream.Receive() {
 		m := stream.Msg()
 		all = append(all, evaluation{
-			m.GetDeviceId(), m.GetAssetTag(), m.GetOsType(), m.GetOwner(), m.GetPasses(), m.GetEvidenceLevel(),
-			append([]string{}, m.GetReasons()...),
+			DeviceID: m.GetDeviceId(), AssetTag: m.GetAssetTag(), OSType: m.GetOsType(), Owner: m.GetOwner(),
+			Passes: m.GetPasses(), EvidenceLevel: m.GetEvidenceLevel(), Reasons: append([]string{}, m.GetReasons()...),
 		})
 	}
 	if err := stream.Err(); err != nil {
@@ -186,19 +189,68 @@ func (a *app) printEvaluations(format cli.Format, all []evaluation) error {
 	return cli.Table(a.Stdout, []string{"Asset Tag", "OS", "Device ID", "Owner", "Result", "Evidence", "Reason"}, rows)
 }
 
-// lockFailing locks them one by one; those before one that fails stay locked.
-func (a *app) lockFailing(ctx context.Context, format cli.Format, failing []evaluation, terms *lockTerms) error {
-	for _, e := range failing {
-		name, err := a.makeLock(ctx, policy.LockTarget{Device: e.DeviceID}, terms)
-		if err != nil {
-			return err
-		}
-		if format == cli.Text {
-			err = a.say("Created a lock with name %q.", name)
-		}
-		if err != nil {
+// lockFailing locks those that fail one by one, and prints all: the locks stand
+// in what programs read, and below what people do. Where one fails, those
+// before it stay locked, and are named.
+func (a *app) lockFailing(ctx context.Context, format cli.Format, all []evaluation, terms *lockTerms) error {
+	end, err := terms.end(a.Now())
+	if err != nil {
+		return err
+	}
+	locked, err := a.lockedUntil(ctx, end)
+	if err != nil {
+		return err
+	}
+	if format == cli.Text {
+		if err := a.printEvaluations(format, all); err != nil {
 			return err
 		}
 	}
-	return nil
+	for i := range all {
+		if e := &all[i]; !e.Passes {
+			if err = a.lockOne(ctx, format, e, locked[e.DeviceID], terms); err != nil {
+				break
+			}
+		}
+	}
+	if format != cli.Text {
+		err = errors.Join(a.printEvaluations(format, all), err)
+	}
+	return err
+}
+
+// lockOne locks a device, unless it has the lock there already.
+func (a *app) lockOne(ctx context.Context, format cli.Format, e *evaluation, there string, terms *lockTerms) (err error) {
+	said := fmt.Sprintf("%s/%s is locked already, by the lock with name %q.", e.AssetTag, e.OSType, there)
+	e.Lock = there
+	if there == "" {
+		if e.Lock, err = a.makeLock(ctx, policy.LockTarget{Device: e.DeviceID}, terms); err != nil {
+			return err
+		}
+		said = fmt.Sprintf("Created a lock with name %q.", e.Lock)
+	}
+	if format != cli.Text {
+		return nil
+	}
+	return a.say("%s", said)
+}
+
+// lockedUntil gives the names of locks that are on one device and nothing else,
+// by its ID, and end no sooner than end, which is zero for never.
+func (a *app) lockedUntil(ctx context.Context, end time.Time) (map[string]string, error) {
+	locks, err := a.fetchAll(ctx, resource.KindLock)
+	if err != nil {
+		return nil, err
+	}
+	locked := map[string]string{}
+	for _, r := range locks {
+		l, ok := r.(*resource.Lock)
+		if !ok || l.Spec.Target != (policy.LockTarget{Device: l.Spec.Target.Device}) {
+			continue
+		}
+		if e := l.Spec.Expires; e.IsZero() || !end.IsZero() && !e.Before(end) {
+			locked[l.Spec.Target.Device] = l.Metadata.Name
+		}
+	}
+	return locked, nil
 }

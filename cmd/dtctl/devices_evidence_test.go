@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -81,6 +82,12 @@ PF0A         Linux 9cdfc0ad-64b7-4d9c-8a9c-000000000002 alice fail   quote    PC
 	if r := c.run(t, "devices", "evaluate", "--lock", "--message=look at it"); r.status != 0 || !strings.Contains(r.out, "Created a lock with name ") {
 		t.Errorf("status %d, %s%s", r.status, r.out, r.errors)
 	}
+	// Again, there is nothing left to lock.
+	r := c.run(t, "devices", "evaluate", "--lock")
+	if r.status != 0 || !strings.Contains(r.out, "PF0A/linux is locked already, by the lock with name ") || strings.Contains(r.out, "Created") {
+		t.Errorf("status %d, %s%s", r.status, r.out, r.errors)
+	}
+	c.good(t, "devices", "evaluate", "--lock", "--ttl=1h")
 	var locks []*resource.Lock
 	for _, r := range c.resources {
 		if l, ok := r.(*resource.Lock); ok {
@@ -89,6 +96,19 @@ PF0A         Linux 9cdfc0ad-64b7-4d9c-8a9c-000000000002 alice fail   quote    PC
 	}
 	if len(locks) != 1 || locks[0].Spec.Target.Device != "9cdfc0ad-64b7-4d9c-8a9c-000000000002" || locks[0].Spec.Message != "look at it" {
 		t.Errorf("locks: %+v", locks)
+	}
+	out := c.good(t, "devices", "evaluate", "--lock", "--format=json")
+	if strings.Count(out, `"lock": `) != 1 || !strings.Contains(out, `"lock": "`+locks[0].Metadata.Name+`"`) {
+		t.Error(out)
+	}
+	locks[0].Spec.Expires = now.Add(time.Hour)
+	if r := c.good(t, "devices", "evaluate", "--lock", "--ttl=30m"); strings.Contains(r, "Created") {
+		t.Error(r)
+	}
+	for _, longer := range [][]string{{"--ttl=2h"}, nil} {
+		if r := c.good(t, append([]string{"devices", "evaluate", "--lock"}, longer...)...); !strings.Contains(r, "Created") {
+			t.Errorf("%q: %s", longer, r)
+		}
 	}
 	c.evaluations = c.evaluations[1:]
 	c.good(t, "devices", "evaluate")

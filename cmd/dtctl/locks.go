@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
@@ -60,6 +61,18 @@ func lockFlags(c *cobra.Command) *lockTerms {
 	return t
 }
 
+// end is zero where there is none.
+func (t *lockTerms) end(now time.Time) (time.Time, error) {
+	end := t.expires.UTC()
+	if *t.ttl != 0 {
+		end = now.Add(t.ttl.duration()).UTC()
+	}
+	if !end.IsZero() && !end.After(now) {
+		return end, cli.Usagef("--expires is in the past")
+	}
+	return end, nil
+}
+
 // createLock makes a lock and says its name.
 func (a *app) createLock(ctx context.Context, target policy.LockTarget, terms *lockTerms) error {
 	name, err := a.makeLock(ctx, target, terms)
@@ -79,16 +92,13 @@ func (a *app) makeLock(ctx context.Context, target policy.LockTarget, terms *loc
 	if strings.ContainsAny(terms.message, "\n\r") {
 		return "", cli.Usagef("--message: want one line")
 	}
-	now := a.Now()
+	end, err := terms.end(a.Now())
+	if err != nil {
+		return "", err
+	}
 	lock := &resource.Lock{
 		Header: resource.NewHeader(resource.KindLock, uuid.NewString()),
-		Spec:   resource.LockSpec{Target: target, Message: terms.message, Expires: terms.expires.UTC()},
-	}
-	if *terms.ttl != 0 {
-		lock.Spec.Expires = now.Add(terms.ttl.duration()).UTC()
-	}
-	if e := lock.Spec.Expires; !e.IsZero() && !e.After(now) {
-		return "", cli.Usagef("--expires is in the past")
+		Spec:   resource.LockSpec{Target: target, Message: terms.message, Expires: end},
 	}
 	services, err := a.services()
 	if err != nil {
