@@ -46,8 +46,8 @@ func TestAnUnknownKeyIsAnErrorThatNamesItsLine(t *testing.T) {
 	}
 	var stderr strings.Builder
 	env := &cli.Env{Args: []string{"start", "--config=" + file}, Stderr: &stderr}
-	if status := cli.Run(t.Context(), env, newRoot); status != 1 {
-		t.Errorf("status %d, want 1", status)
+	if status := cli.Run(t.Context(), env, newRoot); status != 2 {
+		t.Errorf("status %d, want 2", status)
 	}
 	if got := stderr.String(); !strings.Contains(got, "line 2") || !strings.Contains(got, "listen_on") {
 		t.Errorf("said %q", got)

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
@@ -16,16 +18,28 @@ func TestAConfigurationsMistakeIsNamedForItsWriter(t *testing.T) {
 		"listen: a\nlisten_on: b\n": `line 2: unknown key "listen_on"`,
 		"a: [":                      "line 1: did not find expected node content",
 		"listen: a\nlisten: b\n":    `line 2: mapping key "listen" already defined at line 1`,
-		"listen: [a]\nmore: 1\n":    "line 1: cannot unmarshal !!seq into string; line 2: unknown key \"more\"",
+		"listen: [a]\nmore: 1\n":    "line 1: listen: want a text; line 2: unknown key \"more\"",
+		"- a\n":                     "line 1: want keys and values",
+		"sources:\n  a: b\n":        "line 2: sources: want a list",
+		"sources: [{every: 1h}, {note: soon, every: soonest of all}]\n": "line 1: sources[1].every: want a duration such as 15m or 24h",
+		"sources: [{most: many}]\n":                                     "line 1: sources[0].most: want a whole number",
 	} {
 		file := filepath.Join(t.TempDir(), "c.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		var into struct {
-			Listen string `yaml:"listen"`
+			Listen  string `yaml:"listen"`
+			Sources []struct {
+				Note  string        `yaml:"note"`
+				Every time.Duration `yaml:"every"`
+				Most  *int          `yaml:"most"`
+			} `yaml:"sources"`
 		}
 		err := ReadYAML(file, &into)
+		if exit, ok := errors.AsType[*ExitError](err); !ok || exit.Status != 2 {
+			t.Errorf("%q: not a wrong command line: %v", text, err)
+		}
 		if err == nil || err.Error() != file+": "+want {
 			t.Errorf("%q: %v, want %s", text, err, want)
 		}
