@@ -99,7 +99,7 @@ func (f *file) read(ctx context.Context, yield func([]devices.SyncRecord, error)
 func (f *file) readPath(ctx context.Context, yield func([]devices.SyncRecord, error) bool) error {
 	in, err := os.Open(f.cfg.Path)
 	if err != nil {
-		return failed("%v", err)
+		return failed("%v", plainPath(err))
 	}
 	defer in.Close()
 	before, err := in.Stat()

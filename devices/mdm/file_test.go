@@ -76,18 +76,32 @@ func TestAFileThatIsNotWholeOrNotRightFailsAndSaysWhere(t *testing.T) {
 		{"an open quotation mark", "os_type,asset_tag\nlinux,\"PF1\n", `line 2`},
 		{"a time that is none", "os_type,asset_tag,update_time\nlinux,PF1,yesterday\n", `line 2: update_time "yesterday": want a time`},
 		{"a quotation mark that eats the file", "os_type,asset_tag\nlinux,PF1\nlinux,\"" + strings.Repeat("x\n", maxRecord), "a record has more than 65536 bytes"},
-		{"an unknown key", "[" + ok + `,{"os_type":"linux","colour":"red"}]`, `record 2: json: unknown field "colour"`},
-		{"an array that breaks off", "[" + ok, "after record 1: unexpected EOF"},
-		{"an array that breaks off behind a comma", "[" + ok + ",", "unexpected EOF"},
-		{"an object that breaks off", ok + "\n" + ok[:20], "record 2: unexpected EOF"},
+		{"an unknown key", "[" + ok + `,{"os_type":"linux","colour":"red"}]`, `record 2: unknown field "colour"`},
+		{"an array that breaks off", "[" + ok, "after record 1: it breaks off"},
+		{"an array that breaks off behind a comma", "[" + ok + ",", "it breaks off"},
+		{"an object that breaks off", ok + "\n" + ok[:20], "record 2: it breaks off"},
 		{"something behind the array", "[" + ok + "] x", "there is more behind the array"},
-		{"another type", `{"os_type":1}`, "record 1: json: cannot unmarshal number"},
+		{"another type", `{"os_type":1}`, "record 1: os_type: want a text, and not a number"},
+		{"another type in the profile", `{"os_type":"linux","serial_number":1}`, "record 1: serial_number: want a text, and not a number"},
+		{"a text in place of a list", `{"os_usernames":"alice"}`, "record 1: os_usernames: want a list of texts, and not a string"},
+		{"a number in a list", `{"os_usernames":[1]}`, "record 1: os_usernames: want a text, and not a number"},
+		{"no object", `[1]`, "record 1: want an object with os_type and asset_tag, and not a number"},
+		{"a time in JSON that is none", `{"update_time":"yesterday"}`, "record 1: update_time: want a time such as"},
+		{"a number for a time", `{"update_time":1}`, "record 1: update_time: want a time such as"},
 		{"a value that eats the file", `[{"os_type":"` + strings.Repeat("x", 2*maxRecord) + `"}]`, "a record has more than 65536 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := readText(t, tt.text)
 			wantFailure(t, err, tt.want)
 		})
+	}
+}
+
+func TestAFileThatIsNotThereIsNamed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "absent.csv")
+	_, err := read(t.Context(), open(t, Config{Name: "assets", Type: "file", Path: path}, Clock{}), time.Time{})
+	if wantFailure(t, err, path+": no such file"); strings.Contains(err.Error(), "open ") {
+		t.Error(err)
 	}
 }
 

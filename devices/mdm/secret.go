@@ -14,7 +14,7 @@ import (
 func readSecret(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return "", plainPath(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -36,6 +36,14 @@ func readSecret(path string) (string, error) {
 	return secret, nil
 }
 
+// plainPath drops the name of the system call.
+func plainPath(err error) error {
+	if e, ok := errors.AsType[*os.PathError](err); ok {
+		return fmt.Errorf("%s: %w", e.Path, e.Err)
+	}
+	return err
+}
+
 // readCAs gives the certificates in a PEM file; nil, which is the system's,
 // where path is empty.
 func readCAs(path string) (*x509.CertPool, error) {
@@ -44,7 +52,7 @@ func readCAs(path string) (*x509.CertPool, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, plainPath(err)
 	}
 	defer f.Close()
 	data, err := readAll(f, maxCAFile)
