@@ -272,19 +272,31 @@ func TestAFrozenDeviceIsNeitherEnrolledNorAuthenticated(t *testing.T) {
 }
 
 func TestUnenrollingForgetsWhatTheDeviceShouldShow(t *testing.T) {
-	w, m := newWorld(t, storetest.Open(t)), newMachine(t)
-	w.enroll(t, m, alice, Trust{})
-	d := w.device(t, testTag)
-	d.Spec.EnrollStatus = resource.NotEnrolled
-	d, err := w.Update(t.Context(), admin, d, "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d.Spec.Baseline != nil || d.Spec.Evidence != nil || d.Spec.Frozen != nil {
-		t.Errorf("%+v", d.Spec)
-	}
-	_, _, err = w.Accept(t.Context(), admin, Ref{AssetTag: testTag})
-	wantRefusal(t, err, "not enrolled")
-	err = w.Evaluate(t.Context(), Ref{AssetTag: testTag}, policy.DeviceTrust{}, nil)
-	wantRefusal(t, err, "not enrolled")
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w, m, fw := newWorld(t, db), newMachine(t), uefi(t, true)
+		fw.boot(t, m)
+		w.enroll(t, m, alice, Trust{})
+		if _, err := w.loginWith(t, m, login{onAnswer: func(p *dtv1.TPMPlatform) { p.EventLog = fw.log() }}); err != nil {
+			t.Fatal(err)
+		}
+		if got, logs := w.kept(t); got != "el" || logs != 1 {
+			t.Fatalf("%q and %d event logs", got, logs)
+		}
+		d := w.device(t, testTag)
+		d.Spec.EnrollStatus = resource.NotEnrolled
+		d, err := w.Update(t.Context(), admin, d, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Spec.Baseline != nil || d.Spec.Evidence != nil || d.Spec.Frozen != nil {
+			t.Errorf("%+v", d.Spec)
+		}
+		if got, logs := w.kept(t); got != "" || logs != 0 {
+			t.Errorf("%q and %d event logs are kept", got, logs)
+		}
+		_, _, err = w.Accept(t.Context(), admin, Ref{AssetTag: testTag})
+		wantRefusal(t, err, "not enrolled")
+		err = w.Evaluate(t.Context(), Ref{AssetTag: testTag}, policy.DeviceTrust{}, nil)
+		wantRefusal(t, err, "not enrolled")
+	})
 }

@@ -133,6 +133,17 @@ func forget(tx *store.Tx, deviceID, purpose string) error {
 	return nil
 }
 
+// forgetAll deletes all evidence of a device: the next to enroll it may have
+// another TPM, and is somebody else.
+func forgetAll(tx *store.Tx, deviceID string) error {
+	for _, table := range []string{"device_evidence", "device_event_logs"} {
+		if _, err := tx.Exec(`DELETE FROM `+table+` WHERE device_id = $1`, deviceID); err != nil {
+			return fmt.Errorf("devices: evidence: %w", err)
+		}
+	}
+	return nil
+}
+
 // latest gives the newest evidence of a device, of one purpose where that is
 // not empty; nil where none is kept.
 func latest(tx *store.Tx, deviceID, purpose string) (*evidence, error) {

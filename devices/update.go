@@ -159,6 +159,9 @@ func errEnrollStatus(status string) error {
 func (i *Inventory) unenroll(tx *store.Tx, d *resource.Device, inTx func(tx *store.Tx, id string) error) error {
 	d.Spec.EnrollStatus, d.Spec.Owner, d.Spec.Credential = resource.NotEnrolled, "", nil
 	d.Spec.Baseline, d.Spec.Evidence, d.Spec.Frozen = nil, nil, nil
+	if err := forgetAll(tx, d.Metadata.Name); err != nil {
+		return err
+	}
 	return i.end(tx, d.Metadata.Name, inTx)
 }
 
