@@ -2,9 +2,12 @@ package resource
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -26,7 +29,8 @@ func MarshalJSON(r Resource) ([]byte, error) {
 }
 
 // MarshalYAML writes one document for each resource, in the same order and
-// with the same fields as MarshalJSON. ParseYAML reads them back.
+// with the same fields as MarshalJSON, but for maps by number, such as PCRs: 2
+// comes before 10. ParseYAML reads them back.
 func MarshalYAML(all ...Resource) ([]byte, error) {
 	var b bytes.Buffer
 	e := yaml.NewEncoder(&b)
@@ -42,6 +46,7 @@ func MarshalYAML(all ...Resource) ([]byte, error) {
 			return nil, fmt.Errorf("resource: %w", err)
 		}
 		setStyles(root)
+		sortNumbers(root)
 		if err := e.Encode(root); err != nil {
 			return nil, fmt.Errorf("resource: %w", err)
 		}
@@ -60,6 +65,33 @@ func setStyles(n *yaml.Node) {
 	}
 	for _, child := range n.Content {
 		setStyles(child)
+	}
+}
+
+// sortNumbers puts mappings whose keys all are numbers in their order.
+func sortNumbers(n *yaml.Node) {
+	for _, child := range n.Content {
+		sortNumbers(child)
+	}
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	type entry struct {
+		number uint64
+		pair   []*yaml.Node
+	}
+	var entries []entry
+	for pair := range slices.Chunk(slices.Clone(n.Content), 2) {
+		number, err := strconv.ParseUint(pair[0].Value, 10, 64)
+		if err != nil {
+			return
+		}
+		entries = append(entries, entry{number, pair})
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.number, b.number) })
+	n.Content = n.Content[:0]
+	for _, e := range entries {
+		n.Content = append(n.Content, e.pair...)
 	}
 }
 

@@ -236,3 +236,18 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 	})
 }
+
+func TestPCRsAreWrittenByNumber(t *testing.T) {
+	d := &Device{Header: NewHeader(KindDevice, "9cdfc0ad-64b7-4d9c-8a9c-000000000001"), Spec: DeviceSpec{
+		OSType: "linux", AssetTag: "PF1", EnrollStatus: NotEnrolled,
+		Baseline: &DeviceBaseline{PCRs: map[string]string{"0": "a", "10": "d", "2": "c", "1": "b", "23": "e"}},
+	}}
+	text, err := MarshalYAML(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "    pcrs:\n      \"0\": a\n      \"1\": b\n      \"2\": c\n      \"10\": d\n      \"23\": e\n"
+	if !strings.Contains(string(text), want) {
+		t.Errorf("got %s", text)
+	}
+}
