@@ -225,6 +225,9 @@ func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m me
 		if err := stands(d, v); err != nil {
 			return err
 		}
+		if err := machineNotFrozen(tx, d); err != nil {
+			return err
+		}
 		now := a.instant()
 		ev := a.event(true, "")
 		ev.Reasons = m.reasons()
@@ -359,5 +362,8 @@ func (i *Inventory) StillStands(tx *store.Tx, v Verified) error {
 	if err != nil {
 		return err
 	}
-	return stands(d, v)
+	if err := stands(d, v); err != nil {
+		return err
+	}
+	return machineNotFrozen(tx, d)
 }

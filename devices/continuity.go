@@ -118,16 +118,46 @@ func discontinuity(challenged, now *resource.DeviceBaseline, c counters) string 
 	return c.wentBack(baselineCounters(challenged))
 }
 
-// freeze stops trusting a device and ends what it gave, until an administrator
-// accepts it.
+// freeze stops trusting a device and ends what its machine was given, until an
+// administrator accepts it.
 func (i *Inventory) freeze(tx *store.Tx, d *resource.Device, why string, now time.Time, by event.Event, end func(tx *store.Tx, id string) error) error {
 	d.Spec.Frozen = &resource.DeviceFreeze{Time: now, Reason: why}
-	if err := i.end(tx, d.Metadata.Name, end); err != nil {
+	same, err := sameTPM(tx, *d)
+	if err != nil {
 		return err
 	}
+	for _, one := range append(same, *d) {
+		if err := i.end(tx, one.Metadata.Name, end); err != nil {
+			return err
+		}
+	}
 	by.Type, by.Success, by.Reasons = event.DeviceFreeze, true, []string{why}
-	_, err := i.log.Record(tx, by)
+	_, err = i.log.Record(tx, by)
 	return err
+}
+
+// sameTPM gives the other devices of an enrolled one's TPM: the same machine
+// under another operating system.
+func sameTPM(tx *store.Tx, d resource.Device) ([]resource.Device, error) {
+	if d.Spec.Credential == nil || d.Spec.Credential.TPMEKKeyDigest == "" {
+		return nil, nil
+	}
+	return find(tx, `ek_digest = $1 AND id <> $2`, d.Spec.Credential.TPMEKKeyDigest, d.Metadata.Name)
+}
+
+// machineNotFrozen refuses d where it is frozen, under whichever system: who
+// has a copy of a machine has all of them.
+func machineNotFrozen(tx *store.Tx, d resource.Device) error {
+	same, err := sameTPM(tx, d)
+	if err != nil {
+		return err
+	}
+	for _, one := range append(same, d) {
+		if err := notFrozen(one); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // notFrozen refuses a device whose TPM went back in time.

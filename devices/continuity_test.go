@@ -1,10 +1,13 @@
 package devices
 
 import (
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
@@ -220,6 +223,60 @@ func TestAFrozenMachineDoesNotComeInUnderAnotherSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRefusal(t, w.enrollWith(t, m, enrollment{token: token.Token}), "is frozen: it went back")
+}
+
+func TestAFrozenMachineDoesNotLogInUnderItsOtherSystem(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w, linux := newWorld(t, db), newMachine(t)
+		w.enroll(t, linux, alice, Trust{})
+		windows := &machine{chip: linux.chip, state: filepath.Join(t.TempDir(), "state.json"), data: proto.CloneOf(linux.data)}
+		windows.data.OsType = "windows"
+		token := w.register(t, windows)
+		if err := w.enrollWith(t, windows, enrollment{token: token.Token}); err != nil {
+			t.Fatal(err)
+		}
+		earlier, err := w.loginWith(t, windows, login{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := linux.chip.Copy(t)
+		for range 2 {
+			linux.chip.Restart(t)
+			if _, err := w.loginWith(t, linux, login{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		linux.chip, windows.chip = copied, copied
+		var gone []string
+		_, err = w.loginWith(t, linux, login{demands: Demands{Frozen: ended(&gone)}})
+		wantRefusal(t, err, "is frozen")
+		if !slices.Contains(gone, token.DeviceID) || len(gone) != 2 {
+			t.Errorf("ended: %q", gone)
+		}
+		// Under this one the copy is ahead of what was seen.
+		_, err = w.loginWith(t, windows, login{})
+		wantRefusal(t, err, "is frozen")
+		if err := w.db.Read(t.Context(), func(tx *store.Tx) error {
+			wantRefusal(t, w.StillStands(tx, earlier), "is frozen")
+			found, err := w.Diagnose(tx, alice, windows.data, earlier.Device().CredentialID, on)
+			if !slices.ContainsFunc(found, func(f Finding) bool { return f.Name == "frozen" && f.State == Fault }) {
+				t.Errorf("the diagnosis is %+v", found)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		frozen := slices.DeleteFunc(w.all(t), func(d resource.Device) bool { return d.Spec.Frozen == nil })
+		if len(frozen) != 1 {
+			t.Fatalf("%d are frozen", len(frozen))
+		}
+		if _, _, err := w.Accept(t.Context(), admin, Ref{ID: frozen[0].Metadata.Name}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.loginWith(t, windows, login{}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // freezeNow is what an authentication elsewhere may do at any time.

@@ -44,7 +44,11 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 	if keptOut != nil && refusalOf(keptOut) == nil {
 		return nil, keptOut
 	}
-	all = append(all, notKeptOut(refusalOf(keptOut)), answered("frozen", refusalOf(notFrozen(d)), "it is not frozen"))
+	frozen := machineNotFrozen(tx, d)
+	if frozen != nil && refusalOf(frozen) == nil {
+		return nil, frozen
+	}
+	all = append(all, notKeptOut(refusalOf(keptOut)), answered("frozen", refusalOf(frozen), "it is not frozen"))
 	if enrolled.State == OK {
 		return append(all, Finding{Name: "auto_enroll", State: Note, Detail: "not needed: the device is enrolled"}), nil
 	}
