@@ -1,7 +1,9 @@
 package devices
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,13 +31,32 @@ type counters struct {
 }
 
 // countersOf takes them from what a key of the endorsement hierarchy signed, in
-// which they are the true ones (TPM 2.0 Part 1, section 36.7).
-func countersOf(data *tpm2.AttestationData) counters {
+// which they are the true ones (TPM 2.0 Part 1, section 36.7). Keys that were
+// enrolled before they had to be there see other ones, each its own: none are
+// taken from them, or a new key of the same TPM would look like a step back.
+func countersOf(data *tpm2.AttestationData, akPublic []byte) counters {
+	if !isPrimary(data.QualifiedSigner.Digest, akPublic) {
+		return counters{}
+	}
 	return counters{
 		reset: int64(data.ClockInfo.ResetCount), restart: int64(data.ClockInfo.RestartCount),
 		clock:    int64(data.ClockInfo.Clock &^ (1 << 63)), // 292 million years
 		firmware: dotted(data.FirmwareVersion),
 	}
+}
+
+// isPrimary tells whether signer is the qualified name of a primary key in the
+// endorsement hierarchy with that TPMT_PUBLIC (TPM 2.0 Part 1, section 16).
+func isPrimary(signer *tpm2.HashValue, public []byte) bool {
+	if signer == nil {
+		return false
+	}
+	name, err := nameOf(signer.Alg, public)
+	if err != nil {
+		return false
+	}
+	want, err := nameOf(signer.Alg, slices.Concat(inEndorsementHierarchy, name))
+	return err == nil && bytes.Equal(want[2:], signer.Value) // both begin with the algorithm
 }
 
 // dotted is a firmware version as people write it: TPM_PT_FIRMWARE_VERSION_1

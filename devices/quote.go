@@ -88,7 +88,7 @@ func verifyQuote(akPublic []byte, platform *dtv1.TPMPlatform, nonce []byte) (mea
 	}
 	return measured{level: e.level, notes: e.reasons, quoted: &quoted{
 		akPublic: akPublic, nonce: nonce, quote: quote.Quote, signature: quote.Signature, pcrs: pcrs,
-		eventLog: platform.GetEventLog(), counters: countersOf(data),
+		eventLog: platform.GetEventLog(), counters: countersOf(data, akPublic),
 	}}, nil
 }
 

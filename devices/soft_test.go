@@ -174,6 +174,7 @@ type softQuote struct {
 	selected []byte // the bits of the PCRs
 	magic    tpm2.TPMGenerated
 	banks    int // how often the bank is listed
+	clock    tpm2.TPMSClockInfo
 }
 
 // platform is a machine's answer with 24 PCRs of zeros.
@@ -207,6 +208,7 @@ func (k *softKey) platform(t testing.TB, q softQuote) *dtv1.TPMPlatform {
 		Magic: tpm2.TPMGeneratedValue, Type: tpm2.TPMSTAttestQuote,
 		QualifiedSigner: tpm2.TPM2BName{Buffer: k.name()},
 		ExtraData:       tpm2.TPM2BData{Buffer: q.nonce},
+		ClockInfo:       q.clock,
 		Attested: tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{
 			PCRSelect: list, PCRDigest: tpm2.TPM2BDigest{Buffer: all.Sum(nil)},
 		}),
