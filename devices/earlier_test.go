@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	legacy "github.com/google/go-tpm/legacy/tpm2"
 	"github.com/google/go-tpm/tpm2"
 
@@ -104,4 +105,38 @@ func TestTheCountersOfAPrimaryKeyAreTakenWhateverItsNameIsMadeWith(t *testing.T)
 			t.Errorf("%v: reset count %d of a handle", alg, got)
 		}
 	}
+}
+
+func TestProfilesOfAnEarlierVersionAreRead(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		id := add(t, w, "linux", testTag).Metadata.Name
+		for _, test := range []struct {
+			profile string
+			want    resource.DeviceProfile
+		}{
+			{`{"model":"X1","os_version":"12"}`, resource.DeviceProfile{OSVersion: "12"}},
+			{`{"os_usernames":"alice","update_time":"yesterday","os_version":"12"}`, resource.DeviceProfile{OSVersion: "12", OSUsernames: []string{"alice"}}},
+			{`{"Update_Time":"","OS_Version":"12"}`, resource.DeviceProfile{OSVersion: "12"}},
+		} {
+			err := w.db.Write(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.Exec(`UPDATE devices SET document = $1`, `{"kind":"device","version":"v1","metadata":{"name":"`+id+
+					`"},"spec":{"os_type":"linux","asset_tag":"`+testTag+`","enroll_status":"not_enrolled","profile":`+test.profile+`}}`)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := w.all(t)
+			if diff := cmp.Diff(&test.want, all[0].Spec.Profile); diff != "" {
+				t.Errorf("%s: %s", test.profile, diff)
+			}
+			if all[0].Spec.AssetTag != testTag {
+				t.Errorf("%s: the rest is %+v", test.profile, all[0])
+			}
+			if _, err := w.Update(t.Context(), admin, all[0], "", nil); err != nil {
+				t.Errorf("%s cannot be edited: %v", test.profile, err)
+			}
+		}
+	})
 }

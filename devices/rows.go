@@ -69,13 +69,49 @@ func isNoText(arg any) bool {
 
 func parse(document []byte, revision int64) (d resource.Device, err error) {
 	if err := json.Unmarshal(document, &d); err != nil {
-		return resource.Device{}, fmt.Errorf("devices: stored document: %w", err)
+		var old error
+		if d, old = parseEarlier(document); old != nil {
+			return resource.Device{}, fmt.Errorf("devices: stored document: %w", err)
+		}
 	}
 	if d.Version != version {
 		return resource.Device{}, fmt.Errorf("devices: stored document of device %q has version %q, want %q", d.Metadata.Name, d.Version, version)
 	}
 	d.Metadata.Revision = strconv.FormatInt(revision, 10)
 	return d, nil
+}
+
+// parseEarlier reads a document with the profile of an earlier version, which
+// had texts under any names. Of two names a text is not what it is today: one
+// account is a list, and a time that is none is left out, as are names that
+// mean nothing any more.
+func parseEarlier(document []byte) (resource.Device, error) {
+	var d struct {
+		resource.Header
+		Spec struct {
+			resource.DeviceSpec
+			Profile map[string]string `json:"profile"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(document, &d); err != nil {
+		return resource.Device{}, err
+	}
+	profile := &resource.DeviceProfile{}
+	for name, text := range d.Spec.Profile {
+		switch {
+		case strings.EqualFold(name, "update_time"):
+			continue
+		case strings.EqualFold(name, "os_usernames"):
+			profile.OSUsernames = []string{text}
+			continue
+		}
+		field, err := json.Marshal(map[string]string{name: text})
+		if err := errors.Join(err, json.Unmarshal(field, profile)); err != nil {
+			return resource.Device{}, err
+		}
+	}
+	d.Spec.DeviceSpec.Profile = profile
+	return resource.Device{Header: d.Header, Spec: d.Spec.DeviceSpec}, nil
 }
 
 // insert stores a new device with revision 1.
