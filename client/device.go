@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -165,7 +166,28 @@ func (m *Machine) enroll(ctx context.Context, p *Profile, o Options, getToken fu
 		return resource.Device{}, err
 	}
 	defer conn.Close()
-	return m.enrollOver(ctx, conn, p, getToken)
+	d, err := m.enrollOver(ctx, conn, p, getToken)
+	if err != nil {
+		return d, err
+	}
+	return d, p.outdate(ctx)
+}
+
+// outdate has p say that its login is from before the device was enrolled:
+// what kept the device out then does not any more. A login that another dtsh
+// made or ended meanwhile stays as it is.
+func (p *Profile) outdate(ctx context.Context) error {
+	unlock, err := p.home.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := p.home.Profile(p.Proxy)
+	if err != nil || now.User != p.User || !reflect.DeepEqual(now.Device, p.Device) {
+		return err
+	}
+	now.Device = DeviceOutcome{Reason: "the device was enrolled after it", Hint: "Log in again: dtsh login"}
+	return now.save()
 }
 
 // enrollOver is enroll over a connection that there is.
