@@ -44,6 +44,6 @@ func (s *Server) recordRefusedAct(ctx context.Context, procedure string, access 
 		act = event.DeviceAccept
 	}
 	if ok {
-		s.recordBounded(ctx, procedure, event.Event{Type: act, User: callerOf(ctx).actor, Message: refusal.Message, Kind: kind, Name: procedure})
+		s.recordBounded(ctx, procedure, event.Event{Type: act, User: callerOf(ctx).actor, Message: refusal.Message})
 	}
 }
