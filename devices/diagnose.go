@@ -52,8 +52,12 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 	if enrolled.State == OK {
 		return append(all, Finding{Name: "auto_enroll", State: Note, Detail: "not needed: the device is enrolled"}), nil
 	}
-	auto, err := i.autoFindings(tx, d, user, data, terms)
-	return append(all, autoPossible(d, auto)), err
+	findings, err := i.autoFindings(tx, d, user, data, terms)
+	auto := autoPossible(d, findings)
+	if auto.State == OK {
+		all[1].Remedy = "Log in again, which enrolls it: dtsh login; or " + tokenRemedy(d)
+	}
+	return append(all, auto), err
 }
 
 // recognise finds the machine by what it remembers, else by its label.

@@ -162,6 +162,9 @@ machine itself is looked at.`,
 		m := a.machine(home)
 		defer m.Close() //nolint:errcheck // the TPM has said all
 		findings := cli.Findings(m.Diagnose(c.Context(), p, a.options()))
+		if a.autoEnrollDisabled() {
+			noAutoEnroll(findings)
+		}
 		if err := c.Context().Err(); err != nil {
 			return context.Cause(c.Context())
 		}
@@ -176,6 +179,19 @@ machine itself is looked at.`,
 		return err
 	}
 	return c
+}
+
+// noAutoEnroll corrects what the server cannot know: that this machine does not
+// let itself be enrolled.
+func noAutoEnroll(findings []cli.Finding) {
+	for i, f := range findings {
+		if f.Name == "auto_enroll" && f.State == "ok" {
+			findings[i] = cli.Finding{
+				Name: f.Name, State: "note", Detail: "the next login does not enroll it: DTSH_DEVICE_AUTO_ENROLL_DISABLED is set here",
+				Remedy: "Unset it, and log in again: dtsh login",
+			}
+		}
+	}
 }
 
 // collected names the fields as the device's resource does.
