@@ -171,7 +171,8 @@ func (a *app) openEditor(path string) error {
 	}
 	c.Stdin, c.Stdout, c.Stderr = a.Stdin, a.Stdout, a.Stderr
 	if err := c.Run(); err != nil {
-		return fmt.Errorf("the editor %q failed: %w", name, err)
+		return api.Refuse(connect.CodeUnknown, "the editor %q failed: %v", name, err).
+			WithHint("VISUAL or EDITOR names the editor to use, as: EDITOR=nano dtctl edit …")
 	}
 	return nil
 }
