@@ -38,6 +38,9 @@ func (i *Inventory) Diagnose(tx *store.Tx, user string, data *dtv1.DeviceData, c
 	}
 	whose := speaksForThem(d, user)
 	if all = append(all, whose); whose.State == Fault {
+		if enrolled.State == Fault {
+			all[1].Remedy = "See to the owner first, below: until then no token helps"
+		}
 		return all, nil
 	}
 	keptOut := terms.stands(tx, d)
