@@ -316,6 +316,9 @@ func (a *authenticating) comparePCRs(d *resource.Device, q *quoted, trust policy
 		return judgement{}
 	}
 	text := pcrNames(changed) + " changed"
+	if d.Spec.Baseline == nil { // which only a strict policy leaves
+		text = noBaseline
+	}
 	j.notes = []string{text}
 	if enforce {
 		j.refused = errPCRs(*d, text)
@@ -335,7 +338,15 @@ func enforces(p policy.PCRPolicy) bool {
 	}
 }
 
+// noBaseline is said of a device that was enrolled before there were any:
+// nothing is known to have changed.
+const noBaseline = "how it should start is not known"
+
 func errPCRs(d resource.Device, text string) *api.Refusal {
+	if d.Spec.Baseline == nil {
+		return api.Refuse(connect.CodeFailedPrecondition, "device %s: %s", d.Spec.AssetTag, text).
+			WithHint("An administrator accepts what it has shown now: dtctl devices accept %s", d.Metadata.Name)
+	}
 	return api.Refuse(connect.CodeFailedPrecondition, "device %s did not start as it should: %s", d.Spec.AssetTag, text).
 		WithHint("After an update of its firmware or boot loader that is known, an administrator accepts it: dtctl devices accept %s", d.Metadata.Name)
 }

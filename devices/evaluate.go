@@ -144,6 +144,9 @@ func evaluatePCRs(s subject, m measured, trust policy.DeviceTrust) (note []strin
 		return nil, nil
 	}
 	text := pcrNames(changed) + " changed"
+	if s.device.Spec.Baseline == nil {
+		text = noBaseline
+	}
 	if enforces(trust.PCRPolicy) {
 		return nil, errors.New(text)
 	}

@@ -122,7 +122,15 @@ func TestADeviceWithoutABaselineGetsOneUnlessThePolicyIsStrict(t *testing.T) {
 	}
 	forget()
 	_, err := w.loginWith(t, m, login{demands: under(policy.PCRPolicyEnforce)})
-	wantRefusal(t, err, "PCR 0, 1, 2, 3, 4, 5, 6, 7 changed")
+	wantRefusal(t, err, "device PF2ABCDE: how it should start is not known")
+	if err := w.Evaluate(t.Context(), Ref{AssetTag: testTag}, policy.DeviceTrust{PCRPolicy: policy.PCRPolicyEnforce}, func(e Evaluation) error {
+		if e.Passes || e.Reasons[0] != "how it should start is not known" {
+			t.Errorf("%v, %q", e.Passes, e.Reasons)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if _, changes, err := w.Accept(t.Context(), admin, Ref{AssetTag: testTag}); err != nil || changes[0] != "it had no baseline" {
 		t.Errorf("%q, %v", changes, err)
 	}
