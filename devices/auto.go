@@ -124,7 +124,7 @@ func (i *Inventory) mayAutoEnroll(tx *store.Tx, user string, data *dtv1.DeviceDa
 	if err != nil {
 		return d, err
 	}
-	return d, firstFault(d, findings)
+	return d, firstFault(findings)
 }
 
 func registerRemedy(data *dtv1.DeviceData) string {
@@ -313,7 +313,7 @@ func inQuotes(texts []string) string {
 
 // firstFault is the refusal that findings lead to; nil where there is no fault.
 // A note is none only where people look: what was not compared does not fit.
-func firstFault(d resource.Device, all []Finding) error {
+func firstFault(all []Finding) error {
 	for _, f := range all {
 		if f.State == OK {
 			continue

@@ -106,7 +106,7 @@ func isEnrolledAs(d resource.Device, credentialID string) Finding {
 
 // autoPossible says whether a login would enroll the device.
 func autoPossible(d resource.Device, all []Finding) Finding {
-	if err := firstFault(d, all); err != nil {
+	if err := firstFault(all); err != nil {
 		r := refusalOf(err)
 		return Finding{Name: "auto_enroll", State: Note, Detail: "the next login does not enroll it: " + r.Message, Remedy: r.Hint}
 	}

@@ -277,7 +277,7 @@ func (e *enrolling) stillFits(tx *store.Tx, d resource.Device, data *dtv1.Device
 	if err != nil {
 		return err
 	}
-	return firstFault(d, all)
+	return firstFault(all)
 }
 
 // keep takes what the TPM signed as what the device should show from now on.

@@ -384,7 +384,7 @@ func checkNamed(rec SyncRecord) error {
 // checkSaid refuses what cannot be taken over of a device.
 func checkSaid(rec SyncRecord) error {
 	if t := rec.Profile.UpdateTime; !t.IsZero() && (t.UTC().Year() < 1970 || t.UTC().Year() > 9999) {
-		return fmt.Errorf("its update_time is no time")
+		return errors.New("its update_time is no time")
 	}
 	return checkProfile(&rec.Profile)
 }

@@ -83,11 +83,11 @@ func taken(d, by resource.Device) error {
 }
 
 // Update replaces what an administrator may change of the device that d names
-// by its ID: description, labels, profile and owners; and enroll_status from enrolled
-// to not_enrolled, which ends the enrollment: then inTx, where not nil, ends in
-// the same transaction what it gave. A revision that is not empty must be the
-// current one (CodeAborted). The other fields may be left out; a change of one
-// is refused by its name.
+// by its ID: description, labels, profile and owners; and enroll_status from
+// enrolled to not_enrolled, which ends the enrollment: then inTx, where not nil,
+// ends in the same transaction what it gave. A revision that is not empty must
+// be the current one (CodeAborted). The other fields may be left out; a change
+// of one is refused by its name.
 func (i *Inventory) Update(ctx context.Context, actor string, d resource.Device, revision string, inTx func(tx *store.Tx, id string) error) (device resource.Device, err error) {
 	if err := checkNotes(d); err != nil {
 		return resource.Device{}, err

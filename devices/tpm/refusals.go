@@ -21,11 +21,12 @@ var ErrStaleKey = errors.New("the TPM cannot make the enrollment's key")
 // attestation key. A new enrollment takes its place.
 var errEarlierState = errors.New("an earlier state file")
 
-// enrollHint is what a person does about a machine that is not enrolled.
-const enrollHint = "Enroll it: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
-
-// enrollAgainHint is for one that was.
-const enrollAgainHint = "Enroll the device again: dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
+// What a person does about a machine that is not enrolled, and one that was.
+const (
+	enrollHint      = "Enroll it: " + enrollWays
+	enrollAgainHint = "Enroll the device again: " + enrollWays
+	enrollWays      = "dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
+)
 
 func notEnrolled(cluster string) error {
 	return &refusal{
