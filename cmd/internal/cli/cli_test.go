@@ -167,6 +167,7 @@ func TestAWrongCommandLineNamesTheHelpToRead(t *testing.T) {
 		"users add b --role=x --one=1 --other=1": "ERROR: flags that exclude each other: --one, --other\nTry 'prog users add --help'.\n",
 		"users add b --role=x --both=1":          "ERROR: missing flag: want --too\nTry 'prog users add --help'.\n",
 		"users add b --role=x --count=-1":        "ERROR: invalid argument \"-1\" for \"--count\" flag: invalid syntax\nTry 'prog users add --help'.\n",
+		"users rm b":                             "ERROR: unexpected argument \"b\": want prog users rm with flags only\nTry 'prog users rm --help'.\n",
 		"users rm":                               "ERROR: missing flag: want one of --id, --tag\nTry 'prog users rm --help'.\n",
 	} {
 		if diff := cmp.Diff(want, start(t, succeed, strings.Fields(args)...).stderr); diff != "" {

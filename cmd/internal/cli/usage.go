@@ -12,6 +12,7 @@ import (
 // printed as it is.
 var (
 	saidCount    = regexp.MustCompile(`^(accepts|requires) .*arg\(s\)`)
+	saidNone     = regexp.MustCompile(`^unknown command (".*") for "`) // of cobra.NoArgs
 	saidRequired = regexp.MustCompile(`^required flag\(s\) (.+) not set$`)
 	saidOneOf    = regexp.MustCompile(`^at least one of the flags in the group \[(.+)\] is required$`)
 	saidTogether = regexp.MustCompile(`^if any flags in the group \[.+\] are set they must all be set; missing \[(.+)\]$`)
@@ -24,6 +25,9 @@ var (
 func plainUsage(c *cobra.Command, message string) string {
 	if saidCount.MatchString(message) {
 		return "wrong number of arguments: want " + c.CommandPath() + strings.TrimPrefix(c.Use, c.Name())
+	}
+	if said := saidNone.FindStringSubmatch(message); said != nil {
+		return "unexpected argument " + said[1] + ": want " + c.CommandPath() + " with flags only"
 	}
 	for _, said := range []struct {
 		is    *regexp.Regexp
