@@ -132,7 +132,7 @@ func TestOfManyDevicesAllAreRegisteredOrNone(t *testing.T) {
 			},
 			"another tag for an ID, with replace": {
 				func(all []resource.Device) { all[5].Metadata.Name = there.Metadata.Name }, true,
-				connect.CodeInvalidArgument, "document 6: spec.asset_tag is set by the server",
+				connect.CodeInvalidArgument, "document 6: spec.asset_tag cannot be changed: it says which machine",
 			},
 			"a tag that is no text, with replace": {
 				func(all []resource.Device) { all[5].Spec.AssetTag = "A\x00B" }, true,

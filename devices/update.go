@@ -265,6 +265,10 @@ func onlyEditable(d, current resource.Device) error {
 		if err != nil {
 			return err
 		}
+		if !same && (field.name == "spec.os_type" || field.name == "spec.asset_tag") {
+			return api.Refuse(connect.CodeInvalidArgument, "%s cannot be changed: it says which machine the device is", field.name).
+				WithHint("Register the other machine: dtctl devices add; and remove this device if it is gone: dtctl devices rm")
+		}
 		if !same {
 			return api.Refuse(connect.CodeInvalidArgument, "%s is set by the server and cannot be changed", field.name).
 				WithHint("Leave it as it is, or out")
