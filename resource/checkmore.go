@@ -113,7 +113,7 @@ func (d *Device) check() error {
 		return fieldError("spec.os_type", "%.64q is not one of linux, macos, windows", s.OSType)
 	}
 	if s.AssetTag == "" || len(s.AssetTag) > maxName || strings.ContainsAny(s.AssetTag, "\n\t ") {
-		return fieldError("spec.asset_tag", "%.64q is not an asset tag: one word of at most %d bytes", s.AssetTag, maxName)
+		return fieldError("spec.asset_tag", "%.64q is not an asset tag: want one word, as dtsh device asset-tag prints it on the machine", s.AssetTag)
 	}
 	switch s.EnrollStatus {
 	case "", Enrolled, NotEnrolled:

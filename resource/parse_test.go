@@ -200,7 +200,7 @@ func TestMistakesAreToldWithTheirLine(t *testing.T) {
 		"PCR twice":                 {"kind: cluster_auth_preference\nspec:\n  device_trust:\n    pcrs: [7, 4, 7]", "line 4: spec.device_trust.pcrs[2]: PCR 7 is there twice"},
 		"no certificate":            {"kind: cluster_auth_preference\nspec:\n  device_trust:\n    ekcert_allowed_cas:\n    - hello", "line 5: spec.device_trust.ekcert_allowed_cas[0]: entry 1: it is not a certificate in PEM (-----BEGIN CERTIFICATE-----)"},
 		"another system":            {"kind: device\nspec: {os_type: Linux, asset_tag: x}", `line 2: spec.os_type: "Linux" is not one of linux, macos, windows`},
-		"a device without a tag":    {"kind: device\nspec: {os_type: linux}", `line 2: spec.asset_tag: "" is not an asset tag: one word of at most 128 bytes`},
+		"a device without a tag":    {"kind: device\nspec: {os_type: linux}", `line 2: spec.asset_tag: "" is not an asset tag: want one word, as dtsh device asset-tag prints it on the machine`},
 		"an unknown status":         {"kind: device\nspec: {os_type: linux, asset_tag: x, enroll_status: maybe}", `line 2: spec.enroll_status: "maybe" is neither enrolled nor not_enrolled`},
 		"no ID":                     {"kind: device\nmetadata: {name: x}\nspec: {os_type: linux, asset_tag: x}", `line 2: metadata.name: "x" is not a device's ID; leave it out to have one made`},
 		"a key in another alphabet": {"kind: device\nspec: {os_type: linux, asset_tag: x, credential: {public_key_der: 'a-b_'}}", "line 2: spec.credential.public_key_der: not base64 text"},
