@@ -144,7 +144,7 @@ func (d *diagnosis) askEnrollment(ctx context.Context) {
 		d.fault(key, err)
 		return
 	}
-	d.ok(key, "the TPM can load the key of that enrollment")
+	d.ok(key, "the TPM can make the key of that enrollment")
 }
 
 // askCluster has the server say what it makes of this machine.

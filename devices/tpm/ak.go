@@ -3,7 +3,6 @@ package tpm
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -103,19 +102,17 @@ func (t *TPM) provenAK(unique []byte) (ak *attestationKey, made *dtv1.TPMAttesta
 	return ak, made, nil
 }
 
-// errKeyGone says that this TPM cannot have made the key; any other failure
-// says nothing of that kind.
-var errKeyGone = errors.New("the TPM makes another attestation key than the enrollment's")
-
-// enrolledAK makes the key of an enrollment again.
-func (t *TPM) enrolledAK(e enrollment) (*attestationKey, error) {
+// enrolledAK makes the key of an enrollment in cluster again. ErrStaleKey says
+// that this TPM cannot have made it; any other failure says nothing of that
+// kind.
+func (t *TPM) enrolledAK(cluster string, e enrollment) (*attestationKey, error) {
 	ak, _, err := t.makeAK(e.Unique)
 	if err != nil {
 		return nil, err
 	}
 	if credentialID(ak.public) != e.CredentialID {
 		t.flush(ak.handle.Handle)
-		return nil, errKeyGone
+		return nil, staleKey(cluster)
 	}
 	return ak, nil
 }

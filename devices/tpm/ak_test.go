@@ -28,7 +28,7 @@ func quoted(t *testing.T, address string, e enrollment) (hour, error) {
 	}
 	defer chip.Close()
 	defer chip.hold(t.Context())()
-	ak, err := chip.enrolledAK(e)
+	ak, err := chip.enrolledAK("example", e)
 	if err != nil {
 		return hour{}, err
 	}
@@ -121,7 +121,7 @@ func TestAnotherSeedMakesAnotherKey(t *testing.T) {
 	chip := tpmtest.Start(t)
 	e := enrollChip(t, chip.Address, "example", "linux")
 	chip.ChangeEPS(t)
-	if _, err := quoted(t, chip.Address, e); !errors.Is(err, errKeyGone) {
+	if _, err := quoted(t, chip.Address, e); !errors.Is(err, ErrStaleKey) {
 		t.Errorf("got %v", err)
 	}
 	if n := chip.Loaded(t); n != 0 {
@@ -146,7 +146,7 @@ func TestATPMHasOneKeyForEachClusterAndSystem(t *testing.T) {
 		}
 	}
 	a.Unique = uniqueOf("other", "linux")
-	if _, err := quoted(t, chip.Address, a); !errors.Is(err, errKeyGone) {
+	if _, err := quoted(t, chip.Address, a); !errors.Is(err, ErrStaleKey) {
 		t.Errorf("with another's unique: %v", err)
 	}
 }

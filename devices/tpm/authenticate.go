@@ -34,14 +34,10 @@ type AuthArgs struct {
 // and ErrStaleKey, both also *api.Refusal, and the server's *api.Refusal.
 func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream AuthenticateStream) (_ *dtv1.AuthenticateSuccess, err error) {
 	defer func() { err = fault(ctx, err) }()
-	s, err := readState(args.StatePath)
+	cluster := args.Binding.Cluster
+	enrolled, err := remembered(args.StatePath, cluster)
 	if err != nil {
 		return nil, err
-	}
-	cluster := args.Binding.Cluster
-	enrolled, ok := s.Clusters[cluster]
-	if !ok {
-		return nil, notEnrolled(cluster)
 	}
 	defer t.hold(ctx)()
 	data, err := t.describe(args.Data)
@@ -52,10 +48,7 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 	if err != nil {
 		return nil, err
 	}
-	ak, err := t.enrolledAK(enrolled)
-	if errors.Is(err, errKeyGone) {
-		return nil, staleKey(cluster, err)
-	}
+	ak, err := t.enrolledAK(cluster, enrolled)
 	if err != nil {
 		return nil, err
 	}

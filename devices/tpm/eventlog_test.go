@@ -84,7 +84,7 @@ func TestTheEventLogGoesAlongWithTheQuote(t *testing.T) {
 	}
 	defer chip.Close()
 	defer chip.hold(t.Context())()
-	ak, err := chip.enrolledAK(e)
+	ak, err := chip.enrolledAK("example", e)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ var ErrNotEnrolled = errors.New("not enrolled")
 // ErrStaleKey: the enrollment's key is not one of this TPM's. It is another
 // TPM, or was given another identity (TPM2_ChangeEPS); a new enrollment heals
 // it, and keeps the old state beside the new.
-var ErrStaleKey = errors.New("the TPM cannot make the enrollment's key")
+var ErrStaleKey = errors.New("the TPM makes another attestation key than the enrollment's")
 
 // errEarlierState: the state file is of a version that had another kind of
 // attestation key. A new enrollment takes its place.
@@ -35,11 +35,11 @@ func notEnrolled(cluster string) error {
 	}
 }
 
-func staleKey(cluster string, cause error) error {
+func staleKey(cluster string) error {
 	return &refusal{
 		Refusal: api.Refuse(connect.CodeFailedPrecondition, "this is not the TPM that this device was enrolled with in %s", cluster).
 			WithHint(enrollAgainHint),
-		cause: errors.Join(ErrStaleKey, cause),
+		cause: ErrStaleKey,
 	}
 }
 

@@ -43,15 +43,20 @@ type Enrollment struct {
 // Enrolled tells what the state file at path knows of the enrollment in
 // cluster, without asking the TPM; ErrNotEnrolled where it knows none.
 func Enrolled(path, cluster string) (Enrollment, error) {
+	e, err := remembered(path, cluster)
+	return e.Enrollment, err
+}
+
+func remembered(path, cluster string) (enrollment, error) {
 	s, err := readState(path)
 	if err != nil {
-		return Enrollment{}, err
+		return enrollment{}, err
 	}
 	e, ok := s.Clusters[cluster]
 	if !ok {
-		return Enrollment{}, notEnrolled(cluster)
+		return enrollment{}, notEnrolled(cluster)
 	}
-	return e.Enrollment, nil
+	return e, nil
 }
 
 func readState(path string) (state, error) {
