@@ -34,12 +34,12 @@ func (a *app) devicesLs() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVar(&req.OsType, "os", "", "only with this operating system: linux, macos or windows")
-	status := c.Flags().String("enroll-status", "", "only enrolled ones, or only not-enrolled ones")
+	status := c.Flags().String("enroll-status", "", "only with this status: enrolled or not-enrolled")
 	c.Flags().StringVar(&req.Owner, "owner", "", "only those of this user")
 	c.Flags().StringVar(&req.Source, "source", "", "only those that came from there, as manual or jamf")
 	c.Flags().StringVar(&req.AssetTagPrefix, "asset-tag-prefix", "", "only those whose tag begins with it")
 	c.Flags().StringVar(&req.Attestation, "attestation", "", "only those that enrolled with it: "+strings.Join(attestations(), ", "))
-	unseen := c.Flags().String("not-seen-for", "", "only those that have not logged in for so long (12h, 30d), or never")
+	unseen := c.Flags().String("not-seen-for", "", "only those that have not logged in for so long (12h, 30d); also those that never did")
 	c.Flags().BoolVar(&req.FrozenOnly, "frozen", false, "only those that are frozen")
 	limit := c.Flags().Uint("limit", 0, "at most so many; 0 is all")
 	verbose := c.Flags().BoolP("verbose", "v", false, "also show source, owner, attestation and when it was last seen")

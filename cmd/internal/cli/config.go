@@ -50,7 +50,13 @@ func plainYAML(text []byte, err error) string {
 		if said := wrongValue.FindStringSubmatch(m); said != nil {
 			m = wanted(text, said[1], said[2], strings.TrimSuffix(said[3], "..."), said[4])
 		}
-		plain = append(plain, unknownKey.ReplaceAllString(m, `unknown key "$1"`))
+		if said := unknownKey.FindStringSubmatch(m); said != nil {
+			m = unknownKey.ReplaceAllString(m, `unknown key "$1"`)
+			if strings.Contains(said[1], "-") {
+				m += ": keys have _ where flags have -"
+			}
+		}
+		plain = append(plain, m)
 	}
 	return strings.Join(plain, "; ")
 }

@@ -16,6 +16,7 @@ import (
 func TestAConfigurationsMistakeIsNamedForItsWriter(t *testing.T) {
 	for text, want := range map[string]string{
 		"listen: a\nlisten_on: b\n": `line 2: unknown key "listen_on"`,
+		"data-dir: a\n":             `line 1: unknown key "data-dir": keys have _ where flags have -`,
 		"a: [":                      "line 1: did not find expected node content",
 		"listen: a\nlisten: b\n":    `line 2: mapping key "listen" already defined at line 1`,
 		"listen: [a]\nmore: 1\n":    "line 1: listen: want a text; line 2: unknown key \"more\"",
