@@ -239,23 +239,13 @@ func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainReq
 	if err != nil {
 		return policy.Subject{}, nil, err
 	}
-	device, err := devices.Counts(d, m.GetUser())
+	device, evidence, err := devices.Counts(d, m.GetUser())
 	if err != nil {
 		return subject, []*dtv1.ExplainRule{{ //nolint:nilerr // why it does not count is the answer
 			Effect: string(policy.RuleSkip), Source: fmt.Sprintf("device %q", d.Spec.AssetTag), Detail: "it does not count: " + err.Error(),
 		}}, nil
 	}
-	return withDevice(subject, device, lastEvidence(&d)), nil, nil
-}
-
-// lastEvidence is what d proved when it was last asked: the next login is
-// expected to prove the same.
-func lastEvidence(d *resource.Device) identity.Evidence {
-	ev := d.Spec.Evidence
-	if ev == nil {
-		return identity.Evidence{}
-	}
-	return identity.Evidence{Level: ev.Level, TPMManufacturer: ev.TPMManufacturer, TPMFirmware: ev.TPMFirmware}
+	return withDevice(subject, device, evidence), nil, nil
 }
 
 func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, error) {

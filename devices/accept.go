@@ -46,9 +46,6 @@ func (i *Inventory) Accept(ctx context.Context, actor string, ref Ref) (device r
 // lastShown is the newest evidence of an enrolled device, verified again with
 // the key that it is enrolled with.
 func lastShown(tx *store.Tx, d resource.Device) (measured, error) {
-	refuse := func(format string, args ...any) *api.Refusal {
-		return api.Refuse(connect.CodeFailedPrecondition, "device %s: %s", label(d), fmt.Sprintf(format, args...))
-	}
 	if d.Spec.EnrollStatus != resource.Enrolled || d.Spec.Credential == nil {
 		return measured{}, api.Refuse(connect.CodeFailedPrecondition, "device %s is not enrolled, so it has shown nothing", label(d)).
 			WithHint("Give it a token: dtctl devices enroll --device-id=%s", d.Metadata.Name)
@@ -58,7 +55,8 @@ func lastShown(tx *store.Tx, d resource.Device) (measured, error) {
 		return measured{}, err
 	}
 	if last == nil {
-		return measured{}, refuse("no evidence of it is kept").WithHint("It shows some at its next login with a TPM")
+		return measured{}, api.Refuse(connect.CodeFailedPrecondition, "device %s: no evidence of it is kept", label(d)).
+			WithHint("It shows some at its next login with a TPM")
 	}
 	return last.verify(d)
 }

@@ -34,10 +34,14 @@ func refusalOf(err error) *api.Refusal {
 	return r
 }
 
-// recordFailure records that cause ended something, and gives it back. Where
-// that cannot be recorded the error is about that, and cause only its text: a
-// refusal within it would be all that the edge tells and logs.
+// recordFailure records that cause ended something, unless that stands in the
+// record already, and gives it back. Where it cannot be recorded the error is
+// about that, and cause only its text: a refusal within it would be all that the
+// edge tells and logs.
 func (i *Inventory) recordFailure(ctx context.Context, cause error, e event.Event) error {
+	if audit.IsRecorded(cause) {
+		return cause
+	}
 	if err := i.log.RecordAlone(ctx, e); err != nil {
 		return fmt.Errorf("devices: a failure could not be recorded: %w; it was: %v", err, cause) //nolint:errorlint // see above
 	}

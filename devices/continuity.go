@@ -143,11 +143,11 @@ func discontinuity(challenged, now *resource.DeviceBaseline, c counters) string 
 // administrator accepts it.
 func (i *Inventory) freeze(tx *store.Tx, d *resource.Device, why string, now time.Time, by event.Event, end func(tx *store.Tx, id string) error) error {
 	d.Spec.Frozen = &resource.DeviceFreeze{Time: now, Reason: why}
-	same, err := sameTPM(tx, *d)
+	all, err := machineOf(tx, *d)
 	if err != nil {
 		return err
 	}
-	for _, one := range append(same, *d) {
+	for _, one := range all {
 		if err := i.end(tx, one.Metadata.Name, end); err != nil {
 			return err
 		}
@@ -157,23 +157,30 @@ func (i *Inventory) freeze(tx *store.Tx, d *resource.Device, why string, now tim
 	return err
 }
 
-// sameTPM gives the other devices of an enrolled one's TPM: the same machine
-// under another operating system.
-func sameTPM(tx *store.Tx, d resource.Device) ([]resource.Device, error) {
-	if d.Spec.Credential == nil || d.Spec.Credential.TPMEKKeyDigest == "" {
-		return nil, nil
+// withTPM gives d and the other devices of the TPM with that endorsement key:
+// the same machine under other operating systems. Of an empty digest there is d
+// alone.
+func withTPM(tx *store.Tx, d resource.Device, ekDigest string) ([]resource.Device, error) {
+	same, err := find(tx, `ek_digest = $1 AND ek_digest <> '' AND id <> $2`, ekDigest, d.Metadata.Name)
+	return append(same, d), err
+}
+
+// machineOf gives an enrolled device and the others of its TPM.
+func machineOf(tx *store.Tx, d resource.Device) ([]resource.Device, error) {
+	if d.Spec.Credential == nil {
+		return []resource.Device{d}, nil
 	}
-	return find(tx, `ek_digest = $1 AND id <> $2`, d.Spec.Credential.TPMEKKeyDigest, d.Metadata.Name)
+	return withTPM(tx, d, d.Spec.Credential.TPMEKKeyDigest)
 }
 
 // machineNotFrozen refuses d where it is frozen, under whichever system: who
 // has a copy of a machine has all of them.
 func machineNotFrozen(tx *store.Tx, d resource.Device) error {
-	same, err := sameTPM(tx, d)
+	all, err := machineOf(tx, d)
 	if err != nil {
 		return err
 	}
-	for _, one := range append(same, d) {
+	for _, one := range all {
 		if err := notFrozen(one); err != nil {
 			return err
 		}

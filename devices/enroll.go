@@ -299,11 +299,11 @@ func (e *enrolling) keep(tx *store.Tx, d *resource.Device, p proposal, m measure
 // the same TPM: a lock or a freeze is of one of them and means the machine,
 // which must not come back under another operating system.
 func (e *enrolling) stands(tx *store.Tx, d resource.Device, p proposal) error {
-	same, err := find(tx, `ek_digest = $1 AND ek_digest <> '' AND id <> $2`, p.digest(), d.Metadata.Name)
+	all, err := withTPM(tx, d, p.digest())
 	if err != nil {
 		return err
 	}
-	for _, one := range append(same, d) {
+	for _, one := range all {
 		if err := notFrozen(one); err != nil {
 			return err
 		}

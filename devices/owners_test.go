@@ -127,7 +127,7 @@ func TestALoginCountsWithADeviceThatSpeaksForIt(t *testing.T) {
 	}}
 	d.Metadata.Name = "id"
 	for user, want := range map[string]bool{alice: true, bob: true, carol: false, "": false} {
-		if device, err := Counts(d, user); (err == nil) != want || (device.CredentialID == "c") != want {
+		if device, _, err := Counts(d, user); (err == nil) != want || (device.CredentialID == "c") != want {
 			t.Errorf("%q: %+v, %v", user, device, err)
 		}
 	}
@@ -138,7 +138,7 @@ func TestALoginCountsWithADeviceThatSpeaksForIt(t *testing.T) {
 	} {
 		changed := d
 		change(&changed.Spec)
-		if device, err := Counts(changed, alice); err == nil || device != (identity.Device{}) {
+		if device, _, err := Counts(changed, alice); err == nil || device != (identity.Device{}) {
 			t.Errorf("%s: it counts", name)
 		}
 	}
