@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -24,11 +26,23 @@ type spare struct {
 	conn *net.UnixConn
 }
 
-// WasHelper tells whether this process was started by a node to become a
-// session's first, and has become none: it has to exit with status then. A
-// program that runs nodes asks before all else. (Where it does become one,
-// that happens before its main function.)
-func WasHelper() (status int, was bool) { return helper.Was() }
+// RunHelper does the work of a process that a node has started, and gives the
+// status to exit with; it is false in any other process. A program that runs
+// nodes asks before all else. (A helper that becomes a shell or a command does
+// so before its main function.)
+func RunHelper() (status int, was bool) {
+	h, was := helper.Was()
+	if !was || h.Work == helper.NoWork {
+		return h.Status, was
+	}
+	// A helper is started for a short life on one processor.
+	debug.SetGCPercent(100)
+	runtime.GOMAXPROCS(runtime.NumCPU())
+	switch h.Work {
+	case helper.SFTP, helper.Sockets: // not yet
+	}
+	return 1, true
+}
 
 // startHelper starts one. It waits for this program's own file and nothing
 // else: no account has a say in it yet.

@@ -8,7 +8,7 @@ import (
 
 // TestMain lets the tests' sessions start as dtnoded's do.
 func TestMain(m *testing.M) {
-	if status, was := WasHelper(); was {
+	if status, was := RunHelper(); was {
 		os.Exit(status)
 	}
 	if len(os.Args) == 2 && os.Args[0] == deadShare {

@@ -69,6 +69,8 @@ func (e *evaluation) decide() Decision {
 		return e.decideSight()
 	case OpenSession:
 		return e.decideSession()
+	case Forward:
+		return e.decideForward()
 	default: // problem has refused it
 		return e.deny(CauseBadRequest, "the action is unknown")
 	}
@@ -91,12 +93,15 @@ func (r *Request) problem() string {
 			return fmt.Sprintf("there is no verb %.64q on kind %.64q", r.Verb, r.Resource)
 		}
 		return ""
-	case SeeNode, OpenSession:
+	case SeeNode, OpenSession, Forward:
 		if r.Node.ID == "" && r.Node.Name == "" {
 			return "it is not known which node is asked for"
 		}
-		if r.Action == OpenSession && r.Login == "" {
+		if r.Action != SeeNode && r.Login == "" {
 			return "no login was asked for"
+		}
+		if r.Action == Forward && (r.Target.Kind <= NoTarget || r.Target.Kind > ToDisplay) {
+			return "it is not known what is to be forwarded"
 		}
 		return ""
 	default:
@@ -106,7 +111,7 @@ func (r *Request) problem() string {
 
 func (e *evaluation) decideLocalAdmin() Decision {
 	const source = "the control plane's own machine"
-	if e.request.Action == OpenSession {
+	if e.request.Action == OpenSession || e.request.Action == Forward {
 		e.tookPart(&Rule{RuleDeny, source, "its administrator has no login on nodes"})
 		return e.deny(CauseNotGranted, "the administrator of the control plane's machine has no login on nodes")
 	}

@@ -26,6 +26,9 @@ const (
 	CallAPI
 	// SeeNode lists Node, with any of the logins.
 	SeeNode
+	// Forward uses a session's connection to reach Target from Node as Login,
+	// or to be reached there. Whoever may not have a session may not forward.
+	Forward
 	// LogIn holds a certificate, or calls the API at all: no lock on the
 	// subject, at least one role, every role known.
 	LogIn
@@ -65,15 +68,46 @@ type Node struct {
 type Request struct {
 	Action  Action
 	Subject Subject
-	// OpenSession
+	// OpenSession, Forward
 	Login string
-	// OpenSession, SeeNode
+	// OpenSession, Forward, SeeNode
 	Node Node
+	// Forward
+	Target Target
 	// CallAPI
 	Resource, Verb string
 
 	Now time.Time
 }
+
+// Target is what is forwarded.
+type Target struct {
+	Kind TargetKind
+	// Host and Port of ToPort and FromPort; Host is as the client wrote it,
+	// "" (FromPort) every address. Port 0 (FromPort) is any free one.
+	Host string
+	Port uint16
+	// Path of ToSocket and FromSocket.
+	Path string
+}
+
+// TargetKind is which kind of forwarding. The zero value is refused.
+type TargetKind int
+
+const (
+	NoTarget TargetKind = iota
+	// ToPort connects from the node to Host:Port (ssh -L, -D, -W).
+	ToPort
+	// FromPort listens on the node at Host:Port (ssh -R).
+	FromPort
+	// ToSocket and FromSocket are the same with a UNIX socket at Path.
+	ToSocket
+	FromSocket
+	// ToAgent lets the node use the person's agent (ssh -A), ToDisplay their
+	// X11 display (ssh -X).
+	ToAgent
+	ToDisplay
+)
 
 // State is the policy in force. The zero value denies everything; to the
 // local administrator, who can repair it, only a nil State does.
@@ -123,6 +157,7 @@ const (
 	CauseTrustedDevice Cause = "trusted-device-required"
 	CauseUnknownMode   Cause = "unknown-mode"
 	CauseEvidence      Cause = "device-evidence-required"
+	CauseForwarding    Cause = "forwarding-not-granted"
 )
 
 // ReasonTrustedDevice is the sentence that users of Teleport know.
@@ -161,4 +196,6 @@ type Limits struct {
 	DisconnectExpiredCert bool
 	PinSourceIP           bool
 	StrictLocks           bool
+	// BestEffortAudit: what cannot be recorded happens all the same.
+	BestEffortAudit bool
 }

@@ -21,6 +21,13 @@ type RoleOptions struct {
 	MaxSessions           int64    `yaml:"max_sessions,omitempty" json:"max_sessions,omitempty"`
 	Lock                  string   `yaml:"lock,omitempty" json:"lock,omitempty"`
 	PinSourceIP           *bool    `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
+	// PermitOpen and PermitListen narrow port_forwarding: HOST:PORT, either of
+	// them "*", or the absolute path of a UNIX socket. Empty is everything.
+	PermitOpen   []string `yaml:"permit_open,omitempty" json:"permit_open,omitempty"`
+	PermitListen []string `yaml:"permit_listen,omitempty" json:"permit_listen,omitempty"`
+	// Audit: with best_effort, sessions go on where nothing can be recorded,
+	// for whom no role says strict, or nothing.
+	Audit string `yaml:"audit,omitempty" json:"audit,omitempty"`
 	// DeviceEvidence is asked for on the nodes that the role itself allows,
 	// of humans and of machines; nil asks for none.
 	DeviceEvidence *EvidenceDemand `yaml:"device_evidence,omitempty" json:"device_evidence,omitempty"`

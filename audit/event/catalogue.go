@@ -48,6 +48,11 @@ const (
 	SessionEnd      Type = "session.end"
 	SessionRejected Type = "session.rejected"
 	Exec            Type = "exec"
+	SCP             Type = "scp"
+	SFTP            Type = "sftp"
+	Port            Type = "port"
+	X11             Type = "x11-forward"
+	AgentForward    Type = "agent-forward"
 
 	AccessDenied Type = "access.denied"
 	ClusterStart Type = "cluster.created"
@@ -101,6 +106,11 @@ var catalogue = map[Type]entry{
 	SessionEnd:      {"T2004I", "T2004E", "Session Ended"},
 	SessionRejected: {"T1006W", "T1006W", "Session Rejected"},
 	Exec:            {"T3002I", "T3002E", "Command Execution"},
+	SCP:             {"T3005I", "T3005E", "SCP Transfer"},
+	SFTP:            {"TS001I", "TS001E", "SFTP Operation"},
+	Port:            {"T3003I", "T3003E", "Port Forwarding"},
+	X11:             {"T3008I", "T3008W", "X11 Forwarding"},
+	AgentForward:    {"DT113I", "DT113E", "Agent Forwarding"},
 
 	AccessDenied: {"DT106W", "DT106W", "Access Denied"},
 	ClusterStart: {"DT107I", "DT107E", "Cluster Created"},
@@ -112,7 +122,12 @@ func Known(t Type) bool { _, ok := catalogue[t]; return ok }
 // FromNode tells whether a node may report t of itself: what happens in
 // sessions, never what happens at the CA.
 func FromNode(t Type) bool {
-	return strings.HasPrefix(string(t), "session.") || t == Exec
+	switch t {
+	case SessionStart, SessionEnd, SessionRejected, Exec, SCP, SFTP, Port, X11, AgentForward:
+		return true
+	default:
+		return false
+	}
 }
 
 // CodeOf is the code of t: its failure code where success is false.

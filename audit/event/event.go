@@ -39,7 +39,18 @@ type Event struct {
 	Command    string    `json:"command,omitempty"`
 	ExitStatus *int      `json:"exit_code,omitempty"`
 	Reasons    []string  `json:"reasons,omitempty"`
-	Bytes      *int64    `json:"bytes,omitempty"`
+	Bytes      *int64    `json:"bytes,omitempty"`    // to the client
+	BytesIn    *int64    `json:"bytes_in,omitempty"` // from the client
+
+	// Action is which one of a kind: "open", "rename" of SFTP; "connect",
+	// "listen", "accept" of a port; "upload", "download" of scp.
+	Action string `json:"action,omitempty"`
+	// Path and TargetPath are files on the node; what is not UTF-8 is quoted.
+	Path       string `json:"path,omitempty"`
+	TargetPath string `json:"target_path,omitempty"`
+	// Addr is the other end of a forwarded connection: HOST:PORT, or a
+	// socket's path.
+	Addr string `json:"addr.local,omitempty"`
 }
 
 // Device identifies a device in a record.

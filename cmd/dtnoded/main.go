@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	if status, was := node.WasHelper(); was {
+	if status, was := node.RunHelper(); was {
 		os.Exit(status)
 	}
 	cli.Main(newRoot)

@@ -25,29 +25,43 @@ const Name = "dtnoded: session"
 // socket is the file by which a helper is told what to become.
 const socket = 3
 
-// Where this process is a helper, this returns only if it has become nothing.
-var status, was = serve(os.Args)
+// Where this process is a helper, this returns only if it has become none of
+// another program.
+var started, was = serve(os.Args)
 
-// Was tells whether this process was started as a helper and has not become
-// a session's; it has to exit with status then.
-func Was() (exit int, is bool) { return status, was }
+// Started is what has come of a helper.
+type Started struct {
+	// Work is what the rest of this program is to do, as whom the helper was
+	// told to become; NoWork is to exit with Status.
+	Work   Work
+	Status int
+}
 
-func serve(args []string) (status int, is bool) {
+// Was tells whether this process was started as a helper.
+func Was() (Started, bool) { return started, was }
+
+func serve(args []string) (started Started, is bool) {
 	if len(args) != 1 || args[0] != Name {
-		return 0, false
+		return Started{}, false
 	}
 	// The signal mask is the thread's.
 	runtime.LockOSThread()
 	keepFiles()
 	r, files, err := receive()
 	if errors.Is(err, errNotNeeded) {
-		return 0, true
+		return Started{}, true
 	}
 	if err != nil {
-		return tell(Report{Understand, errno(err)}), true
+		return Started{Status: tell(Report{Understand, errno(err)})}, true
 	}
 	tell(Report{Step: Begun})
-	return tell(become(r, files)), true
+	if fault := become(r, files); fault != (Report{}) {
+		return Started{Status: tell(fault)}, true
+	}
+	// What is told from here on is told by the end of the socket.
+	_ = syscall.Close(socket)
+	runtime.UnlockOSThread()
+	return Started{Work: r.Work}, true
 }
 
 // tell reports to the node. Where it is gone, nobody wants the session.
@@ -56,7 +70,8 @@ func tell(r Report) int {
 	return 255
 }
 
-// become does not return unless it fails.
+// become does not return unless it fails or, with the zero Report, there is
+// work for the rest of this program.
 func become(r Request, files [3]int) Report {
 	for i, fd := range files {
 		if err := syscall.Dup3(fd, i, 0); err != nil {
@@ -80,6 +95,9 @@ func become(r Request, files [3]int) Report {
 			return Report{Exec, errno(err)}
 		}
 	}
+	if r.Work != NoWork {
+		return Report{}
+	}
 	resetSignals()
 	// It gives back the number of open files that Go has raised.
 	return Report{Exec, errno(syscall.Exec(r.Program, r.Argv, r.Env))}
@@ -100,6 +118,9 @@ func takeIdentity(r Request) error {
 		}
 		return nil
 	case AsAccount:
+		if r.Work != NoWork {
+			return takeIdentityWhole(r)
+		}
 		groups := unsafe.Pointer(unsafe.SliceData(r.Groups))
 		if _, _, no := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(r.Groups)), uintptr(groups), 0); no != 0 {
 			return no
@@ -114,6 +135,23 @@ func takeIdentity(r Request) error {
 	default:
 		return syscall.EINVAL
 	}
+}
+
+// takeIdentityWhole sets the ids of all threads: this program goes on. It is
+// not dumpable from then on (prctl(2), PR_SET_DUMPABLE), so that the account's
+// other processes cannot trace it.
+func takeIdentityWhole(r Request) error {
+	groups := make([]int, len(r.Groups))
+	for i, g := range r.Groups {
+		groups[i] = int(g)
+	}
+	if err := syscall.Setgroups(groups); err != nil {
+		return err
+	}
+	if err := syscall.Setresgid(int(r.GID), int(r.GID), int(r.GID)); err != nil {
+		return err
+	}
+	return syscall.Setresuid(int(r.UID), int(r.UID), int(r.UID))
 }
 
 // errNotNeeded: the node has ended, or has no use for this helper.

@@ -19,11 +19,28 @@ type Request struct {
 	// Terminal: file 0 becomes the controlling terminal.
 	Terminal bool
 	// Home is where it begins; "/", where that cannot be entered or is "".
-	Home    string
+	Home string
+	// Work is for the rest of this program; where it is NoWork, Program is
+	// run.
+	Work    Work
 	Program string
 	Argv    []string
 	Env     []string
 }
+
+// Work is what a helper does that stays this program.
+type Work uint32
+
+const (
+	// NoWork: it runs another program.
+	NoWork Work = iota
+	// SFTP serves the SSH file transfer protocol on its standard input and
+	// output.
+	SFTP
+	// Sockets opens sockets for port forwarding, and hands them to the node.
+	Sockets
+	works
+)
 
 // RunAs is whose process a session is.
 type RunAs uint32
@@ -56,7 +73,7 @@ func (r Request) Marshal() ([]byte, error) {
 	if r.Terminal {
 		terminal = 1
 	}
-	for _, n := range []uint32{uint32(r.As), r.UID, r.GID, uint32(terminal)} {
+	for _, n := range []uint32{uint32(r.As), r.UID, r.GID, uint32(terminal), uint32(r.Work)} {
 		b = binary.BigEndian.AppendUint32(b, n)
 	}
 	number(len(r.Groups))
@@ -82,8 +99,11 @@ func (r Request) check() error {
 	if r.As != AsOurselves && r.As != AsAccount {
 		return fmt.Errorf("nobody's process (%d)", r.As)
 	}
-	if r.Program == "" || len(r.Argv) == 0 {
-		return errors.New("no program")
+	if r.Work >= works {
+		return fmt.Errorf("unknown work (%d)", r.Work)
+	}
+	if (r.Work == NoWork) != (r.Program != "" && len(r.Argv) > 0) {
+		return errors.New("neither a program nor work, or both")
 	}
 	for _, s := range slices.Concat([]string{r.Home, r.Program}, r.Argv, r.Env) {
 		if strings.Contains(s, "\x00") {
@@ -104,6 +124,7 @@ func parse(body []byte) (Request, error) {
 	default:
 		return Request{}, errors.New("neither with nor without a terminal")
 	}
+	r.Work = Work(p.number())
 	for range p.count() {
 		r.Groups = append(r.Groups, p.number())
 	}

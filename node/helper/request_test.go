@@ -47,9 +47,11 @@ func TestARequestThatIsNotWholeIsRefused(t *testing.T) {
 		"nobody's":                       func(b []byte) { b[3] = byte(AsNobody) },
 		"another kind":                   func(b []byte) { b[3] = 3 },
 		"a terminal, or two":             func(b []byte) { b[15] = 2 },
-		"more groups than there are":     func(b []byte) { b[16] = 0xff },
-		"a NUL in the home":              func(b []byte) { b[33] = 0 },
-		"a home that is longer than all": func(b []byte) { b[28] = 0xff },
+		"a program and work":             func(b []byte) { b[19] = byte(SFTP) },
+		"unknown work":                   func(b []byte) { b[19] = byte(works) },
+		"more groups than there are":     func(b []byte) { b[20] = 0xff },
+		"a NUL in the home":              func(b []byte) { b[37] = 0 },
+		"a home that is longer than all": func(b []byte) { b[32] = 0xff },
 	} {
 		b := slices.Clone(good)
 		change(b)
