@@ -31,13 +31,10 @@ func (c *connection) serverConfig(ctx glider.Context) *gossh.ServerConfig {
 	c.mu.Lock()
 	c.ssh = ctx
 	c.mu.Unlock()
-	config := &gossh.ServerConfig{
-		Config:                  transport(),
-		PublicKeyAuthAlgorithms: userKeys(),
-		MaxAuthTries:            c.server.limits.authTries,
-		// Should NoClientAuth ever be on, this still refuses.
-		NoClientAuthCallback: func(gossh.ConnMetadata) (*gossh.Permissions, error) { return nil, errNoNone },
-	}
+	config := c.server.algorithms.config()
+	config.MaxAuthTries = c.server.limits.authTries
+	// Should NoClientAuth ever be on, this still refuses.
+	config.NoClientAuthCallback = func(gossh.ConnMetadata) (*gossh.Permissions, error) { return nil, errNoNone }
 	config.PreAuthConnCallback = func(gossh.ServerPreAuthConn) {
 		// config is as gliderlabs left it.
 		if config.NoClientAuth || config.PublicKeyCallback == nil || config.PasswordCallback != nil || config.KeyboardInteractiveCallback != nil {
@@ -51,7 +48,7 @@ func (c *connection) serverConfig(ctx glider.Context) *gossh.ServerConfig {
 	config.VerifiedPublicKeyCallback = func(conn gossh.ConnMetadata, key gossh.PublicKey, _ *gossh.Permissions, _ string) (*gossh.Permissions, error) {
 		return c.authenticate(conn.User(), key)
 	}
-	return config
+	return &config
 }
 
 // authenticate lets login in, or refuses with a banner that says why. What it

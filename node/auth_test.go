@@ -352,7 +352,7 @@ func TestWithoutRootOnlyOurOwnAccountIsServed(t *testing.T) {
 }
 
 func TestStaleLocksKeepOutWhoseRoleWantsCurrentOnes(t *testing.T) {
-	n := startNode(t, func(c *serverConfig) { c.limits.keepalive = 50 * time.Millisecond })
+	n := startNode(t, func(c *serverConfig) { c.limits.recheck = 50 * time.Millisecond })
 	strict := func(s *policy.RoleSpec) { s.Options.Lock = "strict" }
 	signer := n.cluster.certify(t, alice(), newSigner(t))
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"devicetrust/audit/event"
 	"devicetrust/policy"
@@ -399,4 +400,98 @@ func TestTheTableOfWhoIsRefusedIsBounded(t *testing.T) {
 	if left, ok := r.take("", now.Add(2*time.Minute)); !ok || left != 7 {
 		t.Errorf("after one that was not written %v, %d left out", ok, left)
 	}
+}
+
+func TestNewConnectionsAreDroppedTheMoreTheFullerItIs(t *testing.T) {
+	l := limits{dropFrom: 10, dropRate: 30, unauthenticated: 60}
+	for strangers, want := range map[int]int{0: 0, 9: 0, 10: 30, 35: 65, 59: 98, 60: 100, 61: 100} {
+		if got := l.dropPercent(strangers); got != want {
+			t.Errorf("with %d: %d of 100 are dropped, want %d", strangers, got, want)
+		}
+	}
+	// And that is how many are.
+	l.connections, l.unauthenticatedPerAddress = 1000, 1000
+	g := newGuard(l)
+	g.strangers = 35
+	const attempts = 20_000
+	got := 0
+	for range attempts {
+		if p := g.enter(netip.MustParseAddr("192.0.2.1")); p != nil {
+			p.leave()
+		} else {
+			got++
+		}
+	}
+	// Six standard deviations are 2 of 100.
+	if percent := 100 * got / attempts; percent < 63 || percent > 67 {
+		t.Errorf("%d of 100 were dropped, want 65", percent)
+	}
+	if _, _, dropped := g.count(); dropped != uint64(got) {
+		t.Errorf("%d are counted, %d were dropped", dropped, got)
+	}
+}
+
+func TestWhoIsDroppedIsToldInSSHsWords(t *testing.T) {
+	n := startNode(t, func(c *serverConfig) { c.limits.unauthenticated = 0 })
+	conn, err := net.Dial("tcp", n.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(15 * time.Second))
+	if said, err := io.ReadAll(conn); string(said) != "Exceeded MaxStartups\r\n" || err != nil {
+		t.Errorf("%q, %v", said, err)
+	}
+}
+
+func TestTCPKeepaliveIsAsConfigured(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		n := startNode(t, func(c *serverConfig) { c.noTCPKeepAlive = off })
+		n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+		n.mu.Lock()
+		for c := range n.all {
+			raw, err := c.net.Conn.(*net.TCPConn).SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw.Control(func(fd uintptr) {
+				on, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+				if err != nil || (on == 0) != off {
+					t.Errorf("off %v: the socket's is %d, %v", off, on, err)
+				}
+			})
+		}
+		n.mu.Unlock()
+	}
+}
+
+func TestAConnectionEndsWhenItHasLastedLongEnough(t *testing.T) {
+	clock := stopped()
+	n := startNode(t, func(c *serverConfig) {
+		c.now, c.limits.connectionTime, c.limits.recheck = clock.now, time.Minute, 20*time.Millisecond
+	})
+	c := n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t)))
+	s := newSession(t, c)
+	var errs syncBuffer
+	s.Stderr = &errs
+	if err := s.Start("exec sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	clock.forward(59 * time.Second)
+	if _, _, status := run(t, c, "true"); status != 0 {
+		t.Error("it ended before its time")
+	}
+	clock.forward(time.Second)
+	eventually(t, "it ends", n.empty)
+	if !strings.Contains(errs.String(), "this node ends connections after 1m0s") {
+		t.Errorf("the session was told %q", errs.String())
+	}
+	eventually(t, "its end is on record", func() bool {
+		for _, e := range n.records() {
+			if e.Type == event.SessionEnd && strings.Contains(e.Message, "ends connections") {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -21,6 +21,7 @@ type connection struct {
 	net           *quickConn
 	pass          *pass
 	remote, local netip.AddrPort
+	accepted      time.Time
 	requests      *rate.Limiter
 	grace         *time.Timer
 	ctx           context.Context // ends with the connection
@@ -45,7 +46,7 @@ func (s *server) newConnection(c net.Conn, p *pass) *connection {
 	ctx, cancel := context.WithCancel(s.ctx)
 	return &connection{
 		server: s, net: newQuickConn(c), pass: p,
-		remote: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr()),
+		remote: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr()), accepted: s.now(),
 		requests: rate.NewLimiter(rate.Limit(s.limits.requestsPerSecond), s.limits.requestBurst),
 		ctx:      ctx, cancel: cancel,
 		sessions: map[*session]struct{}{},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 )
@@ -13,6 +14,7 @@ type guard struct {
 	mu         sync.Mutex
 	all        int
 	strangers  int
+	dropped    uint64               // connections that there was no room for, so far
 	perAddress map[netip.Prefix]int // strangers only
 }
 
@@ -25,14 +27,43 @@ func (g *guard) enter(from netip.Addr) *pass {
 	net := network(from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.all >= g.limits.connections || g.strangers >= g.limits.unauthenticated ||
-		g.perAddress[net] >= g.limits.unauthenticatedPerAddress {
+	if !g.roomLocked() || g.perAddress[net] >= g.limits.unauthenticatedPerAddress {
+		g.dropped++
 		return nil
 	}
 	g.all++
 	g.strangers++
 	g.perAddress[net]++
 	return &pass{guard: g, net: net, stranger: true}
+}
+
+// roomLocked tells whether there is room for one more, whosever it is.
+func (g *guard) roomLocked() bool {
+	return g.all < g.limits.connections && rand.IntN(100) >= g.limits.dropPercent(g.strangers)
+}
+
+// dropPercent is how many of 100 new connections are dropped where there are
+// so many strangers, as with sshd's MaxStartups (sshd.c,
+// should_drop_connection): none, then dropRate of them, then ever more. Who
+// holds many places so does not keep all others out: each of their attempts
+// has its chance.
+func (l limits) dropPercent(strangers int) int {
+	switch {
+	case strangers >= l.unauthenticated:
+		return 100
+	case strangers < l.dropFrom:
+		return 0
+	default:
+		return l.dropRate + (100-l.dropRate)*(strangers-l.dropFrom)/(l.unauthenticated-l.dropFrom)
+	}
+}
+
+// count gives how many connections somebody was admitted on, on how many
+// nobody yet, and how many were dropped.
+func (g *guard) count() (admitted, strangers int, dropped uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.all - g.strangers, g.strangers, g.dropped
 }
 
 // network is what one stranger is taken to hold: an IPv4 address, or an IPv6

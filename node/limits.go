@@ -9,6 +9,10 @@ type limits struct {
 	// unauthenticated connections, together: one takes about 60 KiB, so all
 	// of them stay under 16 MiB. OpenSSH's MaxStartups ends at 100.
 	unauthenticated int
+	// dropFrom so many of them on, dropRate percent of new ones are dropped,
+	// and more the nearer they come to unauthenticated. Two addresses cannot
+	// come so far.
+	dropFrom, dropRate int
 	// unauthenticatedPerAddress is one IPv4 address or IPv6 /64: a quarter of
 	// all, so that four addresses are needed to keep others out, and enough
 	// for Ansible's forks behind one NAT.
@@ -43,6 +47,13 @@ type limits struct {
 	// usual 60 s of a NAT's patience. silence is how long it may take to
 	// answer: a laptop carried from one room to another comes back.
 	keepalive, silence time.Duration
+	// recheck is how often it is looked, without any news, whether somebody
+	// may still be in: locks become too old.
+	recheck time.Duration
+	// connectionTime is how long a connection may last; zero is no limit: the
+	// certificate's life, and what roles say of it (disconnect_expired_cert,
+	// client_idle_timeout), come from the cluster.
+	connectionTime time.Duration
 	// hangup is how long a process has between SIGHUP and SIGKILL when the
 	// node shuts down, and how long its end is waited for when its client has
 	// gone; policyHangup, between the signals when policy ends it, which has to
@@ -65,6 +76,8 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		unauthenticated:           256,
+		dropFrom:                  128,
+		dropRate:                  30,
 		unauthenticatedPerAddress: 64,
 		connections:               4096,
 		loginGrace:                60 * time.Second,
@@ -78,6 +91,7 @@ func defaultLimits() limits {
 		requestsPerSecond:         200,
 		keepalive:                 30 * time.Second,
 		silence:                   5 * time.Minute,
+		recheck:                   30 * time.Second,
 		hangup:                    5 * time.Second,
 		policyHangup:              500 * time.Millisecond,
 		abandoned:                 256,
@@ -86,6 +100,23 @@ func defaultLimits() limits {
 		shutdown:                  5 * time.Second,
 	}
 }
+
+// Bounds of what SSHConfig may ask for.
+const (
+	// maxLoginGrace is OpenSSH's default five times: a stranger's place is not
+	// to be had for ever.
+	maxLoginGrace = 10 * time.Minute
+	// maxAuthTries and maxSessions are far above what anybody uses.
+	maxAuthTries = 100
+	maxSessions  = 1000
+	// maxAliveInterval is longer than any NAT remembers a connection.
+	maxAliveInterval = 24 * time.Hour
+	maxAliveCount    = 1000
+	// minRekey is two packets of the largest size: with less there would be
+	// more new keys than data. maxRekey is RFC 4253 section 9's.
+	minRekey = 64 << 10
+	maxRekey = 1 << 30
+)
 
 // Bounds of what one channel request may carry.
 const (

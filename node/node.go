@@ -53,6 +53,8 @@ type Config struct {
 	Labels map[string]string
 	// Version is told to the control plane.
 	Version string
+	// SSH is what the zero value is good for.
+	SSH SSHConfig
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -73,6 +75,7 @@ func Run(ctx context.Context, config Config) error {
 // node is a Run on its way.
 type node struct {
 	config   Config
+	ssh      sshSettings
 	accounts accounts
 	lock     *os.File
 	listener net.Listener
@@ -104,6 +107,9 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 			n.close()
 		}
 	}()
+	if n.ssh, err = config.SSH.check(); err != nil {
+		return n, err
+	}
 	if err := config.enough(); err != nil {
 		return n, err
 	}
@@ -322,10 +328,11 @@ func (n *node) run(ctx context.Context) error {
 	defer hush()
 
 	n.server = newServer(talk, serverConfig{
-		log: n.config.Log, now: n.config.Now, limits: defaultLimits(), accounts: n.accounts, uid: uint32(os.Geteuid()),
+		log: n.config.Log, now: n.config.Now, limits: n.ssh.limits, accounts: n.accounts, uid: uint32(os.Geteuid()),
 		cluster: n.creds.cluster, nodeID: n.creds.nodeID, name: n.member.info.GetName(),
 		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
 		states:      n.states, spool: n.spool,
+		algorithms: n.ssh.algorithms, noTCPKeepAlive: n.ssh.noTCPKeepAlive,
 	})
 	f := &follower{
 		member: n.member, states: n.states, log: n.config.Log, now: n.config.Now,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -19,6 +20,9 @@ type server struct {
 	now      func() time.Time
 	limits   limits
 	accounts accounts
+	// algorithms that are spoken; all that we know where none is chosen.
+	algorithms     algorithms
+	noTCPKeepAlive bool
 	// root: sessions run as whom they are for; else as uid, ourselves.
 	root bool
 	uid  uint32
@@ -61,6 +65,8 @@ type serverConfig struct {
 	hostSigners     func() []gossh.Signer
 	states          *holder
 	spool           *spool
+	algorithms      algorithms
+	noTCPKeepAlive  bool
 }
 
 func newServer(ctx context.Context, c serverConfig) *server {
@@ -68,6 +74,7 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
 		states: c.states, spool: c.spool,
+		algorithms: c.algorithms, noTCPKeepAlive: c.noTCPKeepAlive,
 		sweeper:  newSweeper(readSessions),
 		helpers:  &helpers{log: c.log},
 		guard:    newGuard(c.limits),
@@ -125,13 +132,21 @@ func (s *server) accept(listener net.Listener) error {
 	}
 }
 
+// exceeded is what sshd tells whom it drops (sshd.c, drop_connection), in
+// place of its version, as RFC 4253 section 4.2 permits.
+const exceeded = "Exceeded MaxStartups\r\n"
+
 // greet starts serving conn, or closes it where there are too many.
 func (s *server) greet(conn net.Conn) {
 	p := s.guard.enter(addrPort(conn.RemoteAddr()).Addr())
 	if p == nil {
 		s.log.Debug("too many connections; one is closed", "remote", conn.RemoteAddr())
+		_, _ = io.WriteString(conn, exceeded) // the first that is sent, so it need not wait
 		conn.Close()
 		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok && s.noTCPKeepAlive { // else it is on: net.ListenConfig
+		_ = tcp.SetKeepAlive(false) // about speed of noticing only: what fails is noticed by the read
 	}
 	c := s.newConnection(conn, p)
 	s.mu.Lock()

@@ -33,11 +33,6 @@ func (c *connection) watch(a *admission) {
 		case <-a.changed:
 			check.Reset(c.nextCheck(a))
 		case <-keepalive.C:
-			// Locks may have become too old without any news.
-			if no := c.server.readmit(a); no != nil {
-				c.cut(no.reason, byPolicy)
-				return
-			}
 			if !asking.Swap(true) {
 				go func() {
 					defer c.recovered("keepalive")
@@ -51,14 +46,30 @@ func (c *connection) watch(a *admission) {
 
 // overdue tells why the connection must end now, or "".
 func (c *connection) overdue(a *admission) string {
-	limits := a.getLimits()
+	// Locks may have become too old without any news.
+	if no := c.server.readmit(a); no != nil {
+		return no.reason
+	}
+	limits, now := a.getLimits(), c.server.now()
 	if limits.DisconnectExpiredCert && c.server.expired(a) {
 		return expiredReason
 	}
-	if c.idleLeft(limits, c.server.now()) <= 0 {
+	if c.idleLeft(limits, now) <= 0 {
 		return "the session was idle for " + limits.IdleTimeout.String()
 	}
+	if c.timeLeft(now) <= 0 {
+		return "this node ends connections after " + c.server.limits.connectionTime.String()
+	}
 	return ""
+}
+
+// timeLeft is how long the connection may still last.
+func (c *connection) timeLeft(now time.Time) time.Duration {
+	most := c.server.limits.connectionTime
+	if most == 0 {
+		return time.Hour
+	}
+	return most - now.Sub(c.accepted)
 }
 
 // idleLeft is how long the person may still do nothing.
@@ -72,7 +83,7 @@ func (c *connection) idleLeft(l policy.Limits, now time.Time) time.Duration {
 // nextCheck is when something could be overdue.
 func (c *connection) nextCheck(a *admission) time.Duration {
 	limits, now := a.getLimits(), c.server.now()
-	next := c.idleLeft(limits, now)
+	next := min(c.server.limits.recheck, c.idleLeft(limits, now), c.timeLeft(now))
 	if limits.DisconnectExpiredCert {
 		next = min(next, a.identity.ValidBefore.Sub(now))
 	}

@@ -45,6 +45,9 @@ type settings struct {
 	PublicAddr []string          `yaml:"public_addr"`
 	NodeName   string            `yaml:"nodename"`
 	Labels     map[string]string `yaml:"labels"`
+
+	// SSH has no flags: it is rarely wanted.
+	SSH node.SSHConfig `yaml:"ssh"`
 }
 
 func startCommand(env *cli.Env) *cobra.Command {
@@ -88,7 +91,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 func (s settings) config() (node.Config, error) {
 	out := node.Config{
 		AuthServer: s.AuthServer, DataDir: s.DataDir, Listen: s.Listen, PublicAddrs: s.PublicAddr,
-		Name: s.NodeName, Labels: s.Labels,
+		Name: s.NodeName, Labels: s.Labels, SSH: s.SSH,
 	}
 	for _, text := range s.CAPin {
 		pin, err := node.ParsePin(text)
