@@ -27,11 +27,12 @@ func ciphers() []string {
 func macs() []string { return []string{gossh.HMACSHA256ETM, gossh.HMACSHA512ETM} }
 
 // userKeys are the signatures that people's keys may make, with a certificate
-// or without.
+// or without. Those of security keys (sk-) say that somebody was there: x/crypto
+// refuses the others.
 func userKeys() []string {
 	return []string{
-		gossh.KeyAlgoED25519,
-		gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521,
+		gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519,
+		gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521, gossh.KeyAlgoSKECDSA256,
 		gossh.KeyAlgoRSASHA256, gossh.KeyAlgoRSASHA512,
 	}
 }

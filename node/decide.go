@@ -132,6 +132,15 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 	if err != nil {
 		return nil, certificateRefusal(err, key)
 	}
+	cert, ok := key.(*gossh.Certificate)
+	if !ok { // SSHCheck has refused it
+		return nil, &refusal{reason: "the key is not a certificate"}
+	}
+	// x/crypto takes this for a leave to sign where nobody is (its server.go,
+	// noTouchAllowed), and our CA never gives it.
+	if _, absent := cert.Extensions["no-touch-required"]; absent {
+		return nil, &refusal{identity: id, reason: "the certificate does not want its security key to be touched"}
+	}
 	limits, no := s.decide(st, id, login, now)
 	if no != nil {
 		return nil, no
@@ -139,10 +148,6 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 	acc, err := s.findAccount(login, now)
 	if err != nil {
 		return nil, &refusal{identity: id, reason: err.Error()}
-	}
-	cert, ok := key.(*gossh.Certificate)
-	if !ok { // SSHCheck has refused it
-		return nil, &refusal{reason: "the key is not a certificate"}
 	}
 	return &admission{
 		identity: id, login: login, account: acc, limits: limits,

@@ -255,6 +255,13 @@ func (c *rawClient) query(user string, key gossh.PublicKey) byte {
 // sign authenticates with a signature by signer over key.
 func (c *rawClient) sign(user string, key gossh.PublicKey, signer gossh.Signer) byte {
 	c.t.Helper()
+	c.send(c.signed(user, key, signer))
+	return c.authAnswer()
+}
+
+// signed is the request to authenticate with a signature.
+func (c *rawClient) signed(user string, key gossh.PublicKey, signer gossh.Signer) []byte {
+	c.t.Helper()
 	rest := gossh.Marshal(struct {
 		Signed bool
 		Algo   string
@@ -264,8 +271,7 @@ func (c *rawClient) sign(user string, key gossh.PublicKey, signer gossh.Signer) 
 	signed := append(gossh.Marshal(struct{ S []byte }{c.session}), request...)
 	signature, err := signer.Sign(rand.Reader, signed)
 	c.fatal(err)
-	c.send(append(request, gossh.Marshal(struct{ S []byte }{gossh.Marshal(signature)})...))
-	return c.authAnswer()
+	return append(request, gossh.Marshal(struct{ S []byte }{gossh.Marshal(signature)})...)
 }
 
 // openSession opens session channel number id and gives the peer's number;

@@ -29,7 +29,7 @@ func TestWhatTheSectionSaysIsDone(t *testing.T) {
 		MaxStartups: "10:30:100", PerSourceMaxStartups: 5, LoginGraceTime: 2 * time.Minute, MaxAuthTries: 3, MaxSessions: 20,
 		ClientAliveInterval: 15 * time.Second, ClientAliveCountMax: 4, RekeyLimit: "512M none", MaxConnectionTime: 12 * time.Hour,
 		Ciphers: []string{gossh.CipherChaCha20Poly1305}, KexAlgorithms: []string{gossh.KeyExchangeMLKEM768X25519},
-		MACs: []string{gossh.HMACSHA512ETM}, PubkeyAcceptedAlgorithms: []string{gossh.KeyAlgoED25519},
+		MACs: []string{gossh.HMACSHA512ETM}, PubkeyAcceptedAlgorithms: []string{gossh.KeyAlgoSKED25519},
 		Compression: "no", TCPKeepAlive: &off,
 	}.check()
 	if err != nil {
