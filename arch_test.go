@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"devices/assettag":     {},
 	"store":                {},
 	"node/helper":          {},
+	"node/filetransfer":    {},
 	// floor 1
 	"resource": {"policy", "identity"},
 	// floor 2
@@ -49,7 +50,7 @@ var arrows = map[string][]string{
 	"devices/mdm": {"api", "devices", "resource", "store"},
 	// floor 4
 	"authd": with(wire, append([]string{"login", "devices", "devices/mdm", "ca", "policy/catalog"}, third...)...),
-	"node":  with(wire, "node/helper", "identity", "policy", "resource", "audit/event"),
+	"node":  with(wire, "node/helper", "node/filetransfer", "identity", "policy", "resource", "audit/event"),
 	"client": with(wire, "client/machine", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),
 	"client/machine": with(wire, "devices/assettag"),

@@ -140,6 +140,7 @@ TrustedUserCAKeys %s
 AuthorizedKeysFile none
 AuthenticationMethods publickey
 UsePAM no
+Subsystem sftp /usr/lib/openssh/sftp-server
 UseDNS no
 PidFile none
 MaxStartups 100

@@ -75,7 +75,7 @@ func TestWhatIsNotAvailableIsRefusedWithAReason(t *testing.T) {
 			t.Errorf("%s: %v, %v", kind, ok, err)
 		}
 	}
-	if err := s.RequestSubsystem("sftp"); err == nil {
+	if err := s.RequestSubsystem("netconf"); err == nil {
 		t.Error("a subsystem was started")
 	}
 	if out, err := s.Output("echo still here"); err != nil || string(out) != "still here\n" {

@@ -39,9 +39,11 @@ func RunHelper() (status int, was bool) {
 	debug.SetGCPercent(100)
 	runtime.GOMAXPROCS(runtime.NumCPU())
 	switch h.Work {
-	case helper.SFTP, helper.Sockets: // not yet
+	case helper.SFTP:
+		return transferFiles(), true
+	default: // not yet
+		return 1, true
 	}
-	return 1, true
 }
 
 // startHelper starts one. It waits for this program's own file and nothing

@@ -130,9 +130,9 @@ func TestAStockClientIsRefusedWhatIsNotThere(t *testing.T) {
 	if out != "" || status != 255 || !strings.Contains(errs, "port forwarding is not available on this node") {
 		t.Errorf("-W: %q, %q, %d", out, errs, status)
 	}
-	out, errs, status = ssh.run("", "-s", at, "sftp")
+	out, errs, status = ssh.run("", "-s", at, "netconf")
 	if out != "" || status != 255 || !strings.Contains(errs, "subsystem request failed") {
-		t.Errorf("sftp: %q, %q, %d", out, errs, status)
+		t.Errorf("netconf: %q, %q, %d", out, errs, status)
 	}
 	out, errs, status = ssh.run("", "-A", "-X", at, "echo hello $SSH_AUTH_SOCK $DISPLAY")
 	if out != "hello\n" || status != 0 {

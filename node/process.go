@@ -18,9 +18,8 @@ type command struct {
 	account account
 	// become: as account, with its uid, gid and groups; else as ourselves,
 	// who are not root.
-	become bool
-	// line goes to the account's shell with -c; nil is a login shell.
-	line     *string
+	become   bool
+	task     task
 	env      []string
 	terminal *terminal // nil: pipes
 }
@@ -76,15 +75,20 @@ func (c command) start(ctx context.Context, from *helpers) (*process, error) {
 func (c command) request() helper.Request {
 	r := helper.Request{
 		As: helper.AsOurselves, Home: c.account.home, Terminal: c.terminal != nil,
-		Program: c.account.shell, Argv: []string{filepath.Base(c.account.shell)}, Env: c.env,
+		Env: c.env,
 	}
 	if c.become {
 		r.As, r.UID, r.GID, r.Groups = helper.AsAccount, c.account.uid, c.account.gid, c.account.groups
 	}
-	if c.line != nil {
-		r.Argv = append(r.Argv, "-c", *c.line)
-	} else {
-		r.Argv[0] = "-" + r.Argv[0] // a login shell (bash(1), INVOCATION)
+	shell, name := c.account.shell, filepath.Base(c.account.shell)
+	switch c.task.kind {
+	case loginShell:
+		r.Program, r.Argv = shell, []string{"-" + name} // (bash(1), INVOCATION)
+	case shellCommand:
+		r.Program, r.Argv = shell, []string{name, "-c", c.task.line}
+	case fileTransfer:
+		r.Work = helper.SFTP
+	default: // the helper refuses it
 	}
 	return r
 }

@@ -76,15 +76,6 @@ func boundedLines(lines []string) []string {
 	return lines
 }
 
-// startRecords are what is written before a shell (line nil) or a command.
-func (s *session) startRecords(line *string) []event.Event {
-	events := []event.Event{s.event(event.Event{Type: event.SessionStart, Success: true})}
-	if line != nil {
-		events = append(events, s.event(event.Event{Type: event.Exec, Success: true, Command: recordable(*line)}))
-	}
-	return events
-}
-
 func (s *session) event(e event.Event) event.Event {
 	e.SessionID = s.id
 	return about(e, s.admit.identity, s.admit.login, s.conn.remote)

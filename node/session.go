@@ -95,15 +95,22 @@ func (s *session) handle(req *gossh.Request) bool {
 	case "signal":
 		return s.signal(req.Payload)
 	case "shell":
-		return len(req.Payload) == 0 && s.start(nil)
+		return len(req.Payload) == 0 && s.start(task{kind: loginShell})
 	case "exec":
 		line, err := parseExec(req.Payload)
 		if err != nil {
 			return s.refuse(err.Error())
 		}
-		return s.start(&line)
+		return s.start(task{kind: shellCommand, line: line})
 	case "subsystem":
-		return s.refuse("subsystems (sftp among them) are not available on this node")
+		t, err := subsystemTask(req.Payload)
+		if err != nil {
+			return s.refuse(err.Error())
+		}
+		if s.request != nil {
+			return s.refuse("file transfer does not take a terminal")
+		}
+		return s.start(t)
 	case "x11-req":
 		return s.refuse("X11 forwarding is not available on this node")
 	case "auth-agent-req@openssh.com":
@@ -165,19 +172,19 @@ func (s *session) signal(payload []byte) bool {
 	return true
 }
 
-// start runs the shell (line nil) or a command. The order is: record, then
-// run; what cannot be recorded does not run.
-func (s *session) start(line *string) bool {
+// start runs what t says. The order is: record, then run; what cannot be
+// recorded does not run.
+func (s *session) start(t task) bool {
 	if s.started {
 		return false
 	}
 	s.started = true
 	s.conn.net.relax()
-	if err := s.conn.server.record(s.startRecords(line)...); err != nil {
+	if err := s.conn.server.record(s.startRecords(t)...); err != nil {
 		s.beginning = func() { s.fail(err) }
 		return true
 	}
-	p, err := s.launch(line)
+	p, err := s.launch(t)
 	if err != nil {
 		s.closeTerminal()
 		s.recordEnd(event.Event{Message: "it did not start: " + err.Error()})
@@ -232,7 +239,7 @@ func (s *session) close(status syscall.WaitStatus, err error) {
 	_ = s.channel.Close()
 }
 
-func (s *session) launch(line *string) (*process, error) {
+func (s *session) launch(t task) (*process, error) {
 	srv := s.conn.server
 	// With the connection's end too: nobody may be left to ask for another.
 	ctx, stop := context.WithCancelCause(s.conn.ctx)
@@ -247,6 +254,11 @@ func (s *session) launch(line *string) (*process, error) {
 	if ended { // while it was recorded
 		return nil, errors.New(reason)
 	}
+	if t.kind == fileTransfer {
+		if err := listedShell(s.admit.account.shell, shellsFile); err != nil {
+			return nil, err
+		}
+	}
 	if s.request != nil {
 		var to *owner
 		if srv.root {
@@ -259,7 +271,7 @@ func (s *session) launch(line *string) (*process, error) {
 		s.terminal = t
 	}
 	return command{
-		account: s.admit.account, become: srv.root, line: line,
+		account: s.admit.account, become: srv.root, task: t,
 		env: s.environment(), terminal: s.terminal,
 	}.start(ctx, srv.helpers)
 }
