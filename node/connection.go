@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -17,9 +19,11 @@ import (
 // connection is one SSH connection. It has a gliderlabs Server of its own, so
 // nothing of it is shared with another.
 type connection struct {
-	server        *server
-	net           *quickConn
-	pass          *pass
+	server *server
+	net    *quickConn
+	pass   *pass
+	// remote and local may become others before there is an admission; who is
+	// not the connection itself reads them under mu until then.
 	remote, local netip.AddrPort
 	accepted      time.Time
 	requests      *rate.Limiter
@@ -68,7 +72,16 @@ func (c *connection) serve() {
 	defer c.recovered("connection")
 	// Not a deadline: gliderlabs sets its own on each read and write.
 	c.grace = time.AfterFunc(c.server.limits.loginGrace, func() { c.net.Close() })
-	c.transportServer().HandleConn(c.net)
+	conn, err := c.introduced()
+	if err != nil {
+		level := slog.LevelWarn
+		if errors.Is(err, errCrowded) {
+			level = slog.LevelDebug // as in greet: whose fault it is may do it often
+		}
+		c.server.log.Log(c.ctx, level, "a proxy's connection is closed", "remote", c.remote, "error", err)
+		return
+	}
+	c.transportServer().HandleConn(conn)
 }
 
 func (c *connection) leave() {

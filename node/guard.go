@@ -22,19 +22,38 @@ func newGuard(l limits) *guard {
 	return &guard{limits: l, perAddress: map[netip.Prefix]int{}}
 }
 
-// enter counts a new connection, or is nil where there is no room for it.
+// enter counts a new connection, or is nil where there is no room for it. One
+// whose client is not known yet comes from the zero Addr, and is not counted as
+// anybody's until it is claimed.
 func (g *guard) enter(from netip.Addr) *pass {
-	net := network(from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.roomLocked() || g.perAddress[net] >= g.limits.unauthenticatedPerAddress {
+	p := &pass{guard: g, stranger: true}
+	if !g.roomLocked() || from.IsValid() && !p.claimLocked(from) {
 		g.dropped++
 		return nil
 	}
 	g.all++
 	g.strangers++
-	g.perAddress[net]++
-	return &pass{guard: g, net: net, stranger: true}
+	return p
+}
+
+// claim counts the connection as one of an address, once; it is false where
+// that has too many, or is none.
+func (p *pass) claim(from netip.Addr) bool {
+	p.guard.mu.Lock()
+	defer p.guard.mu.Unlock()
+	return p.claimLocked(from)
+}
+
+func (p *pass) claimLocked(from netip.Addr) bool {
+	net := network(from)
+	if !net.IsValid() || p.net.IsValid() || p.guard.perAddress[net] >= p.guard.limits.unauthenticatedPerAddress {
+		return false
+	}
+	p.net = net
+	p.guard.perAddress[net]++
+	return true
 }
 
 // roomLocked tells whether there is room for one more, whosever it is.
@@ -76,7 +95,7 @@ func network(a netip.Addr) netip.Prefix {
 	}
 	p, err := a.Prefix(bits)
 	if err != nil {
-		return netip.Prefix{} // all that have no address count as one
+		return netip.Prefix{} // it has no address
 	}
 	return p
 }
@@ -84,9 +103,9 @@ func network(a netip.Addr) netip.Prefix {
 // pass is one connection's place in the count.
 type pass struct {
 	guard *guard
-	net   netip.Prefix
 
 	// guarded by guard.mu
+	net            netip.Prefix // the zero Prefix until it is claimed
 	stranger, left bool
 }
 
@@ -103,6 +122,9 @@ func (p *pass) admitLocked() {
 	}
 	p.stranger = false
 	p.guard.strangers--
+	if !p.net.IsValid() {
+		return
+	}
 	if p.guard.perAddress[p.net]--; p.guard.perAddress[p.net] == 0 {
 		delete(p.guard.perAddress, p.net)
 	}

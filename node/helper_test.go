@@ -237,7 +237,7 @@ func TestWhatCannotBeStartedIsSaid(t *testing.T) {
 	}
 	defer null.Close()
 	files := [3]*os.File{null, null, null}
-	good := command{account: account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), home: "/", shell: "/bin/sh"}, become: os.Geteuid() == 0}.request()
+	good := command{account: account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), home: "/", shell: "/bin/sh"}, become: os.Geteuid() == 0, task: task{kind: loginShell}}.request()
 	if good.As == helper.AsAccount {
 		good.UID, good.GID = 65534, 65534
 	}

@@ -135,6 +135,8 @@ const (
 	maxEnv      = 32
 	maxEnvName  = 32
 	maxEnvValue = 256
+	// headerBuffer takes a PROXY header as proxies commonly write it at once.
+	headerBuffer = 512
 	// copyBuffer is one channel packet (x/crypto/ssh channelMaxPacket).
 	copyBuffer = 32 << 10
 )

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,6 +45,9 @@ type Config struct {
 	DataDir string
 	// Listen is ADDRESS:PORT; port 0 lets the system choose.
 	Listen string
+	// ProxyProtocolFrom are proxies, each of whose connections has to say with
+	// a PROXY header whose it is; nobody else is asked.
+	ProxyProtocolFrom []netip.Prefix
 	// PublicAddrs are HOST:PORT, or HOST for the port that we listen on, as
 	// clients reach the node; empty: the address that we listen on or, where
 	// that is all of them, the host name.
@@ -331,7 +335,7 @@ func (n *node) run(ctx context.Context) error {
 		log: n.config.Log, now: n.config.Now, limits: n.ssh.limits, accounts: n.accounts, uid: uint32(os.Geteuid()),
 		cluster: n.creds.cluster, nodeID: n.creds.nodeID, name: n.member.info.GetName(),
 		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
-		states:      n.states, spool: n.spool,
+		states:      n.states, spool: n.spool, proxies: n.config.ProxyProtocolFrom,
 		algorithms: n.ssh.algorithms, noTCPKeepAlive: n.ssh.noTCPKeepAlive,
 	})
 	f := &follower{

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type server struct {
 	// algorithms that are spoken; all that we know where none is chosen.
 	algorithms     algorithms
 	noTCPKeepAlive bool
+	proxies        []netip.Prefix // that speak for others
 	// root: sessions run as whom they are for; else as uid, ourselves.
 	root bool
 	uid  uint32
@@ -67,13 +69,14 @@ type serverConfig struct {
 	spool           *spool
 	algorithms      algorithms
 	noTCPKeepAlive  bool
+	proxies         []netip.Prefix
 }
 
 func newServer(ctx context.Context, c serverConfig) *server {
 	s := &server{
 		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
-		states: c.states, spool: c.spool,
+		states: c.states, spool: c.spool, proxies: c.proxies,
 		algorithms: c.algorithms, noTCPKeepAlive: c.noTCPKeepAlive,
 		sweeper:  newSweeper(readSessions),
 		helpers:  &helpers{log: c.log},
@@ -138,7 +141,11 @@ const exceeded = "Exceeded MaxStartups\r\n"
 
 // greet starts serving conn, or closes it where there are too many.
 func (s *server) greet(conn net.Conn) {
-	p := s.guard.enter(addrPort(conn.RemoteAddr()).Addr())
+	from := addrPort(conn.RemoteAddr()).Addr()
+	if s.speaksForOthers(from) {
+		from = netip.Addr{}
+	}
+	p := s.guard.enter(from)
 	if p == nil {
 		s.log.Debug("too many connections; one is closed", "remote", conn.RemoteAddr())
 		_, _ = io.WriteString(conn, exceeded) // the first that is sent, so it need not wait

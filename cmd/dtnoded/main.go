@@ -37,14 +37,15 @@ func newRoot(env *cli.Env) *cobra.Command {
 
 // settings are the flags and, with _ for -, the keys of the file.
 type settings struct {
-	AuthServer string            `yaml:"auth_server"`
-	Token      string            `yaml:"token"`
-	CAPin      []string          `yaml:"ca_pin"`
-	DataDir    string            `yaml:"data_dir"`
-	Listen     string            `yaml:"listen"`
-	PublicAddr []string          `yaml:"public_addr"`
-	NodeName   string            `yaml:"nodename"`
-	Labels     map[string]string `yaml:"labels"`
+	AuthServer        string            `yaml:"auth_server"`
+	Token             string            `yaml:"token"`
+	CAPin             []string          `yaml:"ca_pin"`
+	DataDir           string            `yaml:"data_dir"`
+	Listen            string            `yaml:"listen"`
+	PublicAddr        []string          `yaml:"public_addr"`
+	NodeName          string            `yaml:"nodename"`
+	Labels            map[string]string `yaml:"labels"`
+	ProxyProtocolFrom []string          `yaml:"proxy_protocol_from"`
 
 	// SSH has no flags: it is rarely wanted.
 	SSH node.SSHConfig `yaml:"ssh"`
@@ -72,6 +73,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 	f.StringSliceVar(&flags.PublicAddr, "public-addr", nil, "HOST:PORT that clients use; may be given several times (default the address listened on)")
 	f.StringVar(&flags.NodeName, "nodename", "", "what people call the node (default the host's name)")
 	f.StringToStringVar(&flags.Labels, "labels", nil, "labels of the node: k=v,…")
+	f.StringSliceVar(&flags.ProxyProtocolFrom, "proxy-protocol-from", nil, "IP or CIDR,… of proxies whose connections begin with a PROXY header (default none)")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		s, err := configure(c, flags, file)
 		if err != nil {
@@ -101,6 +103,9 @@ func (s settings) config() (node.Config, error) {
 		out.CAPins = append(out.CAPins, pin)
 	}
 	var err error
+	if out.ProxyProtocolFrom, err = node.ParseNetworks(s.ProxyProtocolFrom); err != nil {
+		return out, cli.Usagef("--proxy-protocol-from: %v", err)
+	}
 	out.Token, err = readToken(s.Token)
 	return out, err
 }
@@ -129,19 +134,20 @@ func configure(c *cobra.Command, flags settings, file string) (settings, error) 
 		return flags, nil
 	}
 	s := flags
-	s.CAPin, s.PublicAddr, s.Labels = nil, nil, nil
+	s.CAPin, s.PublicAddr, s.Labels, s.ProxyProtocolFrom = nil, nil, nil, nil
 	if err := cli.ReadYAML(file, &s); err != nil {
 		return s, err
 	}
 	for name, take := range map[string]func(){
-		"auth-server": func() { s.AuthServer = flags.AuthServer },
-		"token":       func() { s.Token = flags.Token },
-		"ca-pin":      func() { s.CAPin = flags.CAPin },
-		"data-dir":    func() { s.DataDir = flags.DataDir },
-		"listen":      func() { s.Listen = flags.Listen },
-		"public-addr": func() { s.PublicAddr = flags.PublicAddr },
-		"nodename":    func() { s.NodeName = flags.NodeName },
-		"labels":      func() { s.Labels = flags.Labels },
+		"auth-server":         func() { s.AuthServer = flags.AuthServer },
+		"token":               func() { s.Token = flags.Token },
+		"ca-pin":              func() { s.CAPin = flags.CAPin },
+		"data-dir":            func() { s.DataDir = flags.DataDir },
+		"listen":              func() { s.Listen = flags.Listen },
+		"public-addr":         func() { s.PublicAddr = flags.PublicAddr },
+		"nodename":            func() { s.NodeName = flags.NodeName },
+		"labels":              func() { s.Labels = flags.Labels },
+		"proxy-protocol-from": func() { s.ProxyProtocolFrom = flags.ProxyProtocolFrom },
 	} {
 		if c.Flags().Changed(name) {
 			take()

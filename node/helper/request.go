@@ -102,8 +102,11 @@ func (r Request) check() error {
 	if r.Work >= works {
 		return fmt.Errorf("unknown work (%d)", r.Work)
 	}
-	if (r.Work == NoWork) != (r.Program != "" && len(r.Argv) > 0) {
-		return errors.New("neither a program nor work, or both")
+	if r.Work == NoWork && (r.Program == "" || len(r.Argv) == 0) {
+		return errors.New("no program")
+	}
+	if r.Work != NoWork && (r.Program != "" || len(r.Argv) > 0) {
+		return errors.New("a program and work")
 	}
 	for _, s := range slices.Concat([]string{r.Home, r.Program}, r.Argv, r.Env) {
 		if strings.Contains(s, "\x00") {
