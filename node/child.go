@@ -9,10 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child is a process that we started and have to wait for.
+// child is a process of ours that we have to wait for.
 type child struct {
 	pid int
-	os  *os.Process
 	// exit becomes readable when the process has ended; nil where the kernel
 	// has no such thing (pidfd_open(2), Linux 5.3).
 	exit *os.File
@@ -22,13 +21,28 @@ type child struct {
 }
 
 func startChild(program string, argv []string, attr *os.ProcAttr) (*child, error) {
-	pidfd := -1
-	attr.Sys.PidFD = &pidfd
-	proc, err := os.StartProcess(program, argv, attr)
+	p, err := os.StartProcess(program, argv, attr)
 	if err != nil {
 		return nil, err
 	}
-	c := &child{pid: proc.Pid, os: proc, exit: pollablePidfd(pidfd), ended: make(chan struct{})}
+	defer p.Release() //nolint:errcheck // it has no error
+	return adopt(p.Pid)
+}
+
+// adopt takes charge of the child with that number; a process that is no child
+// of ours is refused.
+func adopt(pid int) (*child, error) {
+	if pid <= 0 {
+		return nil, fmt.Errorf("process %d is none", pid)
+	}
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil); err != nil {
+		return nil, fmt.Errorf("process %d is not ours: %w", pid, err)
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		pidfd = -1
+	}
+	c := &child{pid: pid, exit: pollablePidfd(pidfd), ended: make(chan struct{})}
 	go func() {
 		defer close(c.ended)
 		c.waitExit()
@@ -70,18 +84,26 @@ func (c *child) waitExit() {
 
 // reap gives the pid free. It is called once, when the process has ended.
 func (c *child) reap() (syscall.WaitStatus, error) {
-	state, err := c.os.Wait()
 	if c.exit != nil {
 		c.exit.Close()
 	}
-	if err != nil {
-		return 0, err
+	for {
+		var status syscall.WaitStatus
+		_, err := syscall.Wait4(c.pid, &status, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return status, err
+		}
 	}
-	status, ok := state.Sys().(syscall.WaitStatus)
-	if !ok {
-		return 0, fmt.Errorf("unknown exit state %v", state)
-	}
-	return status, nil
+}
+
+// discard ends the process. What does not even hear SIGKILL (its home is on a
+// server that is gone) is waited for by nobody else.
+func (c *child) discard() {
+	_ = unix.Kill(c.pid, unix.SIGKILL)
+	go func() {
+		<-c.ended
+		_, _ = c.reap()
+	}()
 }
 
 // cause is err without the names that package os adds.

@@ -524,7 +524,6 @@ func TestNothingIsLeftAfterManyLogins(t *testing.T) {
 	}
 	quietNow := func() (int, int) { return runtime.NumGoroutine(), files(t) }
 	eventually(t, "the first is gone", func() bool { return n.empty() })
-	n.spareNow()
 	g, f := quietNow()
 	var all sync.WaitGroup
 	for range 8 {
@@ -541,6 +540,9 @@ func TestNothingIsLeftAfterManyLogins(t *testing.T) {
 		g2, f2 := quietNow()
 		return g2 <= g && f2 <= f
 	})
+	if left := offspring(t); len(left) != 1 {
+		t.Errorf("processes %v and not only the nursery", left)
+	}
 	if got := len(n.records()); got < 3*200 {
 		t.Errorf("%d records", got)
 	}

@@ -6,30 +6,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"devicetrust/node/helper"
 )
 
-// spare is a helper (decision 0006): a process of this program that becomes
-// the first of one session, or is thrown away.
-type spare struct {
-	*child
-	conn *net.UnixConn
-}
-
 // RunHelper does the work of a process that a node has started, and gives the
 // status to exit with; it is false in any other process. A program that runs
-// nodes asks before all else. (A helper that becomes a shell or a command does
-// so before its main function.)
+// nodes asks before all else. (The nursery has done its work before the main
+// function.)
 func RunHelper() (status int, was bool) {
 	h, was := helper.Was()
 	if !was || h.Work == helper.NoWork {
@@ -46,209 +34,119 @@ func RunHelper() (status int, was bool) {
 	}
 }
 
-// startHelper starts one. It waits for this program's own file and nothing
-// else: no account has a say in it yet.
-func startHelper() (*spare, error) {
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	ours, theirs := os.NewFile(uintptr(ends[0]), "helper"), os.NewFile(uintptr(ends[1]), "node")
-	defer ours.Close()
-	defer theirs.Close()
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return nil, err
-	}
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		conn.Close()
-		return nil, fmt.Errorf("the helper's socket is a %T", conn)
-	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	defer null.Close()
-	c, err := startChild("/proc/self/exe", []string{helper.Name}, &os.ProcAttr{
-		// It lives for a moment, and does one thing.
-		Env:   []string{"GOGC=off", "GOMAXPROCS=1"},
-		Files: []*os.File{null, null, os.Stderr, theirs},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("cannot start a session's helper: %w", cause(err))
-	}
-	return &spare{child: c, conn: unixConn}, nil
-}
-
-// errHelperGone: the helper had ended before it began.
-var errHelperGone = errors.New("the session's helper has ended")
-
-// become makes the helper what r, and packet, say, with files as its standard
-// ones. It returns when that runs, with what the person should know; or when
-// ctx ends. Where it fails the helper is gone, or will be.
-func (h *spare) become(ctx context.Context, r helper.Request, packet []byte, files [3]*os.File) (warning string, err error) {
-	defer h.conn.Close() //nolint:errcheck // nothing is written any more
-	defer func() {
-		if err != nil {
-			h.discard()
-		}
-	}()
-	stop := context.AfterFunc(ctx, func() { _ = h.conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := h.send(packet, files); err != nil {
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
-		}
-		return "", errHelperGone
-	}
-	begun := false
-	for {
-		report, err := helper.ReadReport(h.conn)
-		switch {
-		case errors.Is(err, io.EOF) && begun:
-			return warning, nil // the socket closed with its exec
-		case ctx.Err() != nil:
-			return "", context.Cause(ctx)
-		case err != nil:
-			return "", errHelperGone
-		case report.Step == helper.Begun && !begun:
-			begun = true
-		case report.Step == helper.Home:
-			warning = fmt.Sprintf("Could not chdir to home directory %s: %v", r.Home, report.Errno)
-		default:
-			return "", report.Err(r)
-		}
-	}
-}
-
-func (h *spare) send(packet []byte, files [3]*os.File) error {
-	fds := make([]int, 0, len(files))
-	for _, f := range files {
-		// Not by SyscallConn: Fd also makes its end of a pipe one that blocks,
-		// and commands expect that.
-		fds = append(fds, int(f.Fd()))
-	}
-	// The files go with the length, which is never written in part.
-	if _, _, err := h.conn.WriteMsgUnix(packet[:helper.LengthSize], unix.UnixRights(fds...), nil); err != nil {
-		return err
-	}
-	_, err := h.conn.Write(packet[helper.LengthSize:])
-	return err
-}
-
-// discard ends the helper. What does not even hear SIGKILL (its home is on a
-// server that is gone) is waited for by nobody else.
-func (h *spare) discard() {
-	_ = h.conn.Close()
-	_ = unix.Kill(h.pid, unix.SIGKILL)
-	go func() {
-		<-h.ended
-		_, _ = h.reap()
-	}()
-}
-
-// helpers keeps some started in advance: to start this program takes about as
-// long as all the rest of a login.
+// helpers is where sessions' processes come from.
 type helpers struct {
-	log  *slog.Logger
-	work sync.WaitGroup
+	log *slog.Logger
 
 	mu      sync.Mutex
-	spares  []*spare
-	filling bool
+	nursery *nursery // nil: none yet
 	closed  bool
 }
 
-// begin makes a session's first process of a helper, and has another one
-// started for the next.
+// begin starts a session's first process, with files as its standard ones. It
+// returns when that runs, with what the person should know; or when ctx ends,
+// and then the process does.
 func (hs *helpers) begin(ctx context.Context, r helper.Request, files [3]*os.File) (*child, string, error) {
 	packet, err := r.Marshal()
 	if err != nil {
 		return nil, "", err
 	}
-	defer hs.refill()
-	for {
-		h, spare, err := hs.take()
-		if err != nil {
-			return nil, "", err
-		}
-		warning, err := h.become(ctx, r, packet, files)
-		if errors.Is(err, errHelperGone) && spare {
-			continue // it may have died at any time since it was started
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		return h.child, warning, nil
+	c, conn, err := hs.fork(ctx, r, packet, files)
+	if err != nil {
+		return nil, "", err
 	}
+	defer conn.Close()
+	warning, err := become(ctx, conn, r, packet)
+	if err != nil {
+		c.discard()
+		return nil, "", err
+	}
+	return c, warning, nil
 }
 
-func (hs *helpers) take() (h *spare, spare bool, err error) {
+func (hs *helpers) fork(ctx context.Context, r helper.Request, packet []byte, files [3]*os.File) (*child, *os.File, error) {
+	for range nurseryTries {
+		n, err := hs.take()
+		if err != nil {
+			return nil, nil, err
+		}
+		c, conn, err := n.fork(ctx, r, packet, files)
+		if errors.Is(err, errNurseryGone) {
+			hs.log.Warn("what sessions come from has ended; there is another one", "pid", n.pid)
+			hs.drop(n)
+			continue
+		}
+		return c, conn, err
+	}
+	return nil, nil, errNurseryGone
+}
+
+// take gives the nursery, a new one where there is none.
+func (hs *helpers) take() (*nursery, error) {
 	hs.mu.Lock()
+	defer hs.mu.Unlock()
 	if hs.closed {
-		hs.mu.Unlock()
-		return nil, false, errors.New(shuttingDown)
+		return nil, errors.New(shuttingDown)
 	}
-	if len(hs.spares) > 0 { // the oldest: it has had the time to start
-		h, hs.spares = hs.spares[0], hs.spares[1:]
+	if hs.nursery != nil {
+		return hs.nursery, nil
 	}
-	hs.mu.Unlock()
-	if h != nil {
-		return h, true, nil
+	n, err := startNursery()
+	if err != nil {
+		return nil, err
 	}
-	h, err = startHelper()
-	return h, false, err
+	hs.nursery = n
+	go func() {
+		<-n.ended
+		hs.drop(n)
+		_, _ = n.reap()
+	}()
+	return n, nil
 }
 
-// refill starts what is missing, and does not wait for it.
-func (hs *helpers) refill() {
+// drop makes room for another one.
+func (hs *helpers) drop(n *nursery) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	if hs.closed || hs.filling {
-		return
+	if hs.nursery == n {
+		hs.nursery = nil
 	}
-	hs.filling = true
-	hs.work.Go(func() {
-		for hs.missing() {
-			h, err := startHelper()
-			if err != nil { // sessions try for themselves, and say so
-				hs.log.Warn("no spare helper", "error", err)
-			}
-			hs.put(h)
-		}
-	})
 }
 
-// missing ends the filling where there is nothing to do.
-func (hs *helpers) missing() bool {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	hs.filling = hs.filling && !hs.closed && len(hs.spares) < spareHelpers
-	return hs.filling
-}
-
-func (hs *helpers) put(h *spare) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	if h == nil {
-		hs.filling = false
-		return
-	}
-	hs.spares = append(hs.spares, h)
-}
-
-// close ends the spares; sessions go on.
+// close ends the nursery; sessions go on.
 func (hs *helpers) close() {
 	hs.mu.Lock()
 	hs.closed = true
+	n := hs.nursery
 	hs.mu.Unlock()
-	hs.work.Wait()
-	for _, h := range hs.spares {
-		h.discard()
-		<-h.ended
+	if n != nil {
+		n.discard()
+		<-n.ended
+	}
+}
+
+// become waits until the process runs what r says, and gives what the person
+// should know; or until ctx ends.
+func become(ctx context.Context, conn *os.File, r helper.Request, packet []byte) (warning string, err error) {
+	if r.Work != helper.NoWork {
+		// It is this program once more, and wants to hear it itself.
+		if _, err := conn.Write(packet); err != nil {
+			return "", fmt.Errorf("the session's process has ended: %w", cause(err))
+		}
+	}
+	for {
+		report, err := readReport(ctx, conn)
+		switch {
+		case errors.Is(err, errNotInTime):
+			return "", context.Cause(ctx)
+		case errors.Is(err, io.EOF):
+			return warning, nil // the socket closed with its exec
+		case err != nil:
+			return "", fmt.Errorf("the session's process does not say whether it runs: %w", cause(err))
+		case report.Step == helper.Home:
+			warning = fmt.Sprintf("Could not chdir to home directory %s: %v", r.Home, report.Errno())
+		default:
+			return "", report.Err(r)
+		}
 	}
 }

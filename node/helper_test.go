@@ -126,95 +126,156 @@ func TestAHomeThatDoesNotAnswerStopsNobodyElse(t *testing.T) {
 	}
 }
 
-// spareNow waits until there are as many spares as there should be.
-func (n *testNode) spareNow() []*spare {
+// nurseryNow is the nursery as it is.
+func (n *testNode) nurseryNow() *nursery {
 	n.t.Helper()
-	var found []*spare
-	eventually(n.t, "the spares are there", func() bool {
-		n.helpers.mu.Lock()
-		defer n.helpers.mu.Unlock()
-		found = append([]*spare{}, n.helpers.spares...)
-		return len(found) == spareHelpers
-	})
-	return found
+	now, err := n.helpers.take()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return now
 }
 
-func TestASessionIsMadeOfASpareAndTheSpareReplaced(t *testing.T) {
+// offspring are the children of this process, zombies too.
+func offspring(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	var pids []string
+	for _, f := range files {
+		text, _ := os.ReadFile(f) // the thread may have ended
+		pids = append(pids, strings.Fields(string(text))...)
+	}
+	return pids
+}
+
+func TestASessionIsForkedFromTheNurseryAndIsOurChild(t *testing.T) {
 	n, c := enterNode(t)
-	spares := n.spareNow()
-	out, _, _ := run(t, c, "echo $$; ps -o args= -p $$ | head -c 60")
-	if want := fmt.Sprintf("%d\n", spares[0].pid); !strings.HasPrefix(out, want) || strings.Contains(out, helper.Name) {
+	before := n.nurseryNow()
+	out, _, _ := run(t, c, "echo $PPID; ps -o args= -p $$ | head -c 60; echo; ls /proc/$$/fd")
+	if want := fmt.Sprintf("%d\n", os.Getpid()); !strings.HasPrefix(out, want) || strings.Contains(out, "dtnoded") {
 		t.Errorf("%q, want %q", out, want)
 	}
-	for _, h := range n.spareNow() {
-		if h == spares[0] {
-			t.Error("it is still a spare")
-		}
+	if !strings.HasSuffix(out, "\n0\n1\n2\n") {
+		t.Errorf("%q: files that are not the session's", out)
+	}
+	if n.nurseryNow() != before {
+		t.Error("there is another one")
 	}
 }
 
-func TestSparesThatDiedAreReplaced(t *testing.T) {
+func TestANurseryThatDiedIsReplaced(t *testing.T) {
 	n, c := enterNode(t)
-	for _, h := range n.spareNow() {
-		unix.Kill(h.pid, unix.SIGKILL)
-		<-h.ended
+	for range 3 {
+		before := n.nurseryNow()
+		unix.Kill(before.pid, unix.SIGKILL) // not waited for: it may be dying as it is asked
+		if out, _, status := run(t, c, "echo here"); out != "here\n" || status != 0 {
+			t.Fatalf("%q, %d", out, status)
+		}
+		eventually(t, "it is gone, and no zombie", func() bool { return unix.Kill(before.pid, 0) != nil })
 	}
+}
+
+func TestSessionsGoOnWithoutTheNursery(t *testing.T) {
+	n, c := enterNode(t)
+	s := newSession(t, c)
+	in, _ := s.StdinPipe()
+	out, _ := s.StdoutPipe()
+	if err := s.Start("echo begun; cat"); err != nil {
+		t.Fatal(err)
+	}
+	says := bufio.NewScanner(out)
+	says.Scan()
+	unix.Kill(n.nurseryNow().pid, unix.SIGKILL)
+	fmt.Fprintln(in, "still")
+	in.Close()
+	if says.Scan(); says.Text() != "still" {
+		t.Errorf("%q", says.Text())
+	}
+	if err := wait(t, s); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAStoppedNurseryIsGivenUpAndWhatItStillForksIsEnded(t *testing.T) {
+	n, c := enterNode(t, func(c *serverConfig) { c.limits.start = 300 * time.Millisecond })
+	nursery := n.nurseryNow()
+	unix.Kill(nursery.pid, unix.SIGSTOP)
+	s := newSession(t, c)
+	var errs syncBuffer
+	s.Stderr = &errs
+	go s.Run("sleep 1000") // it is answered when it is given up
+	eventually(t, "the reason is told", func() bool { return strings.Contains(errs.String(), "did not begin") })
+	unix.Kill(nursery.pid, unix.SIGCONT)
+	eventually(t, "only the nursery is left", func() bool {
+		left := offspring(t)
+		return len(left) == 1 && left[0] == fmt.Sprint(nursery.pid)
+	})
 	if out, _, status := run(t, c, "echo here"); out != "here\n" || status != 0 {
 		t.Errorf("%q, %d", out, status)
 	}
 }
 
-func TestAStoppedHelperIsGivenUp(t *testing.T) {
-	n, c := enterNode(t, func(c *serverConfig) { c.limits.start = 300 * time.Millisecond })
-	spares := n.spareNow()
-	for _, h := range spares {
-		unix.Kill(h.pid, unix.SIGSTOP)
-	}
-	s := newSession(t, c)
-	var errs syncBuffer
-	s.Stderr = &errs
-	go s.Run("true") // it is answered when it is given up
-	eventually(t, "the reason is told", func() bool { return strings.Contains(errs.String(), "did not begin") })
-	eventually(t, "it is gone, and no zombie", func() bool { return unix.Kill(spares[0].pid, 0) != nil })
-}
-
 func TestPolicyEndsWhatIsStillStarting(t *testing.T) {
 	n, c := enterNode(t)
-	spares := n.spareNow()
-	for _, h := range spares {
-		unix.Kill(h.pid, unix.SIGSTOP)
-	}
+	nursery := n.nurseryNow()
+	unix.Kill(nursery.pid, unix.SIGSTOP)
 	s := newSession(t, c)
 	go s.Start("true") // it is not answered
-	eventually(t, "it is starting", func() bool {
-		n.helpers.mu.Lock()
-		defer n.helpers.mu.Unlock()
-		return len(n.helpers.spares) < len(spares) || n.helpers.spares[0] != spares[0]
-	})
+	eventually(t, "it is starting", func() bool { return n.sessions() == 1 })
 	n.decideBy(access(t, requireDevice))
-	eventually(t, "it is gone", func() bool { return unix.Kill(spares[0].pid, 0) != nil })
 	eventually(t, "nobody is left", n.empty)
+	unix.Kill(nursery.pid, unix.SIGCONT)
+	eventually(t, "nothing is left", func() bool { return len(offspring(t)) <= 1 })
 }
 
-func TestSparesEndWithTheNode(t *testing.T) {
+func TestTheNurseryEndsWithTheNode(t *testing.T) {
 	n := startNode(t)
-	spares := n.spareNow()
+	nursery := n.nurseryNow()
 	n.stop()
-	for _, h := range spares {
-		eventually(t, "a spare is gone, and no zombie", func() bool { return unix.Kill(h.pid, 0) != nil })
-	}
-	if _, _, err := n.helpers.begin(t.Context(), helper.Request{}, [3]*os.File{}); err == nil {
+	eventually(t, "it is gone, and no zombie", func() bool { return unix.Kill(nursery.pid, 0) != nil })
+	if _, _, err := n.helpers.begin(t.Context(), command{account: account{shell: "/bin/sh"}, become: true}.request(), [3]*os.File{}); err == nil {
 		t.Error("and there is one more")
 	}
 	// As when the node is killed: nothing but the socket says so.
-	h, err := startHelper()
+	alone, err := startNursery()
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.conn.Close()
-	<-h.ended
-	if status, err := h.reap(); err != nil || status.ExitStatus() != 0 || status.Signaled() {
+	alone.conn.Close()
+	<-alone.ended
+	if status, err := alone.reap(); err != nil || status.ExitStatus() != 0 || status.Signaled() {
 		t.Errorf("%v, %v", status, err)
+	}
+}
+
+func TestANurseryThatIsToldNonsenseEnds(t *testing.T) {
+	for name, nonsense := range map[string]string{
+		"too much":      "\xff\xff\xff\xff",
+		"without files": "\x00\x00\x00\x04abcd",
+		"cut off":       "\x00",
+	} {
+		alone, err := startNursery()
+		if err != nil {
+			t.Fatal(err)
+		}
+		alone.conn.Write([]byte(nonsense))
+		alone.conn.CloseWrite()
+		<-alone.ended
+		if status, err := alone.reap(); err != nil || status.ExitStatus() != 255 {
+			t.Errorf("%s: %v, %v", name, status, err)
+		}
+		alone.conn.Close()
+	}
+}
+
+func TestAProcessThatIsNotOursIsNotTakenForASession(t *testing.T) {
+	for _, pid := range []int{-1, 0, 1, os.Getpid(), os.Getppid()} {
+		if _, err := adopt(pid); err == nil {
+			t.Errorf("process %d is ours", pid)
+		}
 	}
 }
 
@@ -249,7 +310,7 @@ func TestWhatCannotBeStartedIsSaid(t *testing.T) {
 		"no terminal":      {func(r *helper.Request) { r.Terminal = true }, "cannot take the terminal"},
 		"nobody's":         {func(r *helper.Request) { r.As = helper.AsNobody }, "nobody's process"},
 		"another kind":     {func(r *helper.Request) { r.As = 3 }, "nobody's process"},
-		"no arguments":     {func(r *helper.Request) { r.Argv = nil }, "no program"},
+		"no arguments":     {func(r *helper.Request) { r.Argv = nil }, "neither a program"},
 		"a NUL in one":     {func(r *helper.Request) { r.Argv = []string{"sh", "-c", "a\x00b"} }, "a NUL byte"},
 		"more than bounds": {func(r *helper.Request) { r.Env = []string{strings.Repeat("x", 1<<20)} }, "bytes, more than"},
 	} {

@@ -141,10 +141,14 @@ const (
 	copyBuffer = 32 << 10
 )
 
-// spareHelpers are helpers started in advance: one for the session that
-// starts, one for the next that comes before the first is replaced. Each has
-// some MiB of its own.
-const spareHelpers = 2
+// Bounds of asking for a session's process.
+const (
+	// nurseryAnswers within: it does nothing that takes longer than a fork.
+	nurseryAnswers = 10 * time.Second
+	// nurseryTries: one may have ended since the last session, and the next
+	// too where memory is short.
+	nurseryTries = 3
+)
 
 // Bounds of the audit spool.
 const (

@@ -100,7 +100,9 @@ func (s *server) title() string { return fmt.Sprintf("%s:%d", s.name, s.port) }
 // returns when all are gone.
 func (s *server) serve(stop context.Context, listener net.Listener) error {
 	s.port = addrPort(listener.Addr()).Port()
-	s.helpers.refill()
+	if _, err := s.helpers.take(); err != nil { // sessions try for themselves, and say so
+		s.log.Warn("no sessions yet", "error", err)
+	}
 	defer s.helpers.close()
 	defer s.sweeper.close()
 	closed := context.AfterFunc(stop, func() { listener.Close() })

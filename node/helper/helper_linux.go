@@ -1,35 +1,34 @@
-// Package helper is what becomes a session's first process: this program once
-// more, started in advance, which waits to be told whose session it is
-// (decision 0006).
+// Package helper is this program once more, as what sessions come from
+// (decision 0010): the nursery, which their processes are forked from, and the
+// helper, which one of them becomes that stays this program.
 //
 // It imports little on purpose. Go initialises a package as soon as all that
-// it imports is, and in the order of names; so a helper is at work before the
-// rest of the program is even initialised, which would take several times as
-// long as all that a helper does.
+// it imports is, and in the order of names; so a nursery or a helper is at
+// work before the rest of the program is even initialised. That takes several
+// times as long as all that a helper does, and makes what the nursery copies
+// with each fork several times as large.
 package helper
 
 import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"runtime"
 	"strconv"
 	"syscall"
-	"unsafe"
 )
 
 // Name is what a helper is called by, as its only argument; nobody would type
 // it.
 const Name = "dtnoded: session"
 
-// socket is the file by which a helper is told what to become.
+// socket is the file on which a nursery and a helper are told what to do.
 const socket = 3
 
-// Where this process is a helper, this returns only if it has become none of
-// another program.
+// This returns only where there is work for the rest of the program, or none
+// at all.
 var started, was = serve(os.Args)
 
-// Started is what has come of a helper.
+// Started is what has come of a nursery or a helper.
 type Started struct {
 	// Work is what the rest of this program is to do, as whom the helper was
 	// told to become; NoWork is to exit with Status.
@@ -37,110 +36,82 @@ type Started struct {
 	Status int
 }
 
-// Was tells whether this process was started as a helper.
+// Was tells whether this process was started as a nursery or a helper.
 func Was() (Started, bool) { return started, was }
 
 func serve(args []string) (started Started, is bool) {
-	if len(args) != 1 || args[0] != Name {
+	if len(args) != 1 {
 		return Started{}, false
 	}
-	// The signal mask is the thread's.
-	runtime.LockOSThread()
-	keepFiles()
-	r, files, err := receive()
+	switch args[0] {
+	case Nursery:
+		keepFiles()
+		return Started{Status: nurse()}, true
+	case Name:
+		return help(), true
+	}
+	return Started{}, false
+}
+
+// help makes this process the account's.
+func help() Started {
+	body, _, err := receive(0)
 	if errors.Is(err, errNotNeeded) {
-		return Started{}, true
+		return Started{}
 	}
-	if err != nil {
-		return Started{Status: tell(Report{Understand, errno(err)})}, true
+	var r Request
+	if err == nil {
+		r, err = parse(body)
 	}
-	tell(Report{Step: Begun})
-	if fault := become(r, files); fault != (Report{}) {
-		return Started{Status: tell(fault)}, true
+	if err != nil || r.Work == NoWork {
+		return Started{Status: tell(socket, Report{Understand, uint32(syscall.EBADMSG)})}
+	}
+	if fault := become(r); fault != (Report{}) {
+		return Started{Status: tell(socket, fault)}
 	}
 	// What is told from here on is told by the end of the socket.
 	_ = syscall.Close(socket)
-	runtime.UnlockOSThread()
-	return Started{Work: r.Work}, true
+	return Started{Work: r.Work}
 }
 
 // tell reports to the node. Where it is gone, nobody wants the session.
-func tell(r Report) int {
-	_, _ = syscall.Write(socket, r.marshal())
+func tell(to int, r Report) int {
+	_, _ = syscall.Write(to, r.marshal())
 	return 255
 }
 
-// become does not return unless it fails or, with the zero Report, there is
-// work for the rest of this program.
-func become(r Request, files [3]int) Report {
-	for i, fd := range files {
-		if err := syscall.Dup3(fd, i, 0); err != nil {
-			return Report{Files, errno(err)}
-		}
-	}
-	if r.Terminal {
-		if _, _, no := syscall.RawSyscall(syscall.SYS_IOCTL, 0, syscall.TIOCSCTTY, 0); no != 0 {
-			return Report{Terminal, no}
-		}
-	}
+// become takes the identity and goes home.
+func become(r Request) Report {
 	if err := takeIdentity(r); err != nil {
-		return Report{Identity, errno(err)}
+		return Report{Identity, number(err)}
 	}
 	// Only the account itself can tell whether it may go there (NFS, say).
 	if err := syscall.Chdir(r.Home); err != nil {
 		if r.Home != "" {
-			tell(Report{Home, errno(err)})
+			tell(socket, Report{Home, number(err)})
 		}
 		if err := syscall.Chdir("/"); err != nil {
-			return Report{Exec, errno(err)}
+			return Report{Exec, number(err)}
 		}
 	}
-	if r.Work != NoWork {
-		return Report{}
-	}
-	resetSignals()
-	// It gives back the number of open files that Go has raised.
-	return Report{Exec, errno(syscall.Exec(r.Program, r.Argv, r.Env))}
+	return Report{}
 }
 
 // These system calls take ids of 16 bits where a word has 32; dtnoded is not
 // built there.
 var _ [strconv.IntSize - 64]struct{}
 
-// takeIdentity sets the ids of this thread, which is locked, and which the
-// process has after execve(2); capabilities go with uid 0 (capabilities(7)).
-// Package syscall would stop and wake all threads for each of the three.
+// takeIdentity sets the ids of all threads: this program goes on. It is not
+// dumpable from then on (prctl(2), PR_SET_DUMPABLE), so that the account's
+// other processes cannot trace it.
 func takeIdentity(r Request) error {
 	switch r.As {
 	case AsOurselves:
-		if syscall.Geteuid() == 0 {
-			return syscall.EPERM
-		}
-		return nil
+		return notRoot()
 	case AsAccount:
-		if r.Work != NoWork {
-			return takeIdentityWhole(r)
-		}
-		groups := unsafe.Pointer(unsafe.SliceData(r.Groups))
-		if _, _, no := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(r.Groups)), uintptr(groups), 0); no != 0 {
-			return no
-		}
-		if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(r.GID), uintptr(r.GID), uintptr(r.GID)); no != 0 {
-			return no
-		}
-		if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(r.UID), uintptr(r.UID), uintptr(r.UID)); no != 0 {
-			return no
-		}
-		return nil
 	default:
 		return syscall.EINVAL
 	}
-}
-
-// takeIdentityWhole sets the ids of all threads: this program goes on. It is
-// not dumpable from then on (prctl(2), PR_SET_DUMPABLE), so that the account's
-// other processes cannot trace it.
-func takeIdentityWhole(r Request) error {
 	groups := make([]int, len(r.Groups))
 	for i, g := range r.Groups {
 		groups[i] = int(g)
@@ -154,66 +125,83 @@ func takeIdentityWhole(r Request) error {
 	return syscall.Setresuid(int(r.UID), int(r.UID), int(r.UID))
 }
 
-// errNotNeeded: the node has ended, or has no use for this helper.
+// notRoot is what AsOurselves asks for.
+func notRoot() error {
+	if syscall.Geteuid() == 0 {
+		return syscall.EPERM
+	}
+	return nil
+}
+
+// errNotNeeded: the node has ended, or wants no more.
 var errNotNeeded = errors.New("no session is wanted")
 
-// receive waits for the request and the files that come with it.
-func receive() (r Request, files [3]int, err error) {
+// receive waits for a request, and for so many files that come with it; none
+// is in the order of a bad one.
+func receive(count int) (body []byte, files []int, err error) {
 	var length [LengthSize]byte
-	control := make([]byte, syscall.CmsgSpace(4*len(files)))
+	control := make([]byte, syscall.CmsgSpace(4*count))
 	var n, controlSize, flags int
 	for {
-		n, controlSize, flags, _, err = syscall.Recvmsg(socket, length[:], control, syscall.MSG_CMSG_CLOEXEC)
+		n, controlSize, flags, _, err = syscall.Recvmsg(socket, length[:], control, syscall.MSG_CMSG_CLOEXEC|syscall.MSG_WAITALL)
 		if !errors.Is(err, syscall.EINTR) {
 			break
 		}
 	}
 	switch {
 	case err != nil:
-		return r, files, err
+		return nil, nil, err
 	case n == 0:
-		return r, files, errNotNeeded
+		return nil, nil, errNotNeeded
 	case n != len(length) || flags&syscall.MSG_CTRUNC != 0:
-		return r, files, syscall.EBADMSG
+		return nil, nil, syscall.EBADMSG
 	}
-	messages, err := syscall.ParseSocketControlMessage(control[:controlSize])
-	if err != nil || len(messages) != 1 {
-		return r, files, syscall.EBADMSG
-	}
-	fds, err := syscall.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != len(files) {
-		return r, files, syscall.EBADMSG
+	if files, err = parseFiles(control[:controlSize], count); err != nil {
+		return nil, nil, err
 	}
 	size := binary.BigEndian.Uint32(length[:])
 	if size > maxRequest {
-		return r, files, syscall.EMSGSIZE
+		return nil, nil, syscall.EMSGSIZE
 	}
-	body := make([]byte, size)
+	body = make([]byte, size)
 	for got := 0; got < len(body); {
 		n, err := syscall.Read(socket, body[got:])
 		switch {
 		case errors.Is(err, syscall.EINTR):
 		case err != nil:
-			return r, files, err
+			return nil, nil, err
 		case n == 0:
-			return r, files, errNotNeeded
+			return nil, nil, errNotNeeded
 		default:
 			got += n
 		}
 	}
-	if r, err = parse(body); err != nil {
-		return r, files, syscall.EBADMSG
-	}
-	return r, [3]int(fds), nil
+	return body, files, nil
 }
 
-// errno is for a report; what has no number is "invalid argument".
-func errno(err error) syscall.Errno {
+// parseFiles takes exactly count files.
+func parseFiles(control []byte, count int) ([]int, error) {
+	if count == 0 {
+		return nil, nil
+	}
+	messages, err := syscall.ParseSocketControlMessage(control)
+	if err != nil || len(messages) != 1 {
+		return nil, syscall.EBADMSG
+	}
+	files, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(files) != count {
+		return nil, syscall.EBADMSG
+	}
+	return files, nil
+}
+
+// number is for a report; what has none is "invalid argument".
+func number(err error) uint32 {
 	var no syscall.Errno
 	if errors.As(err, &no) {
-		return no
+		return uint32(no)
 	}
-	return syscall.EINVAL
+	return uint32(syscall.EINVAL)
 }
 
 // keepFiles marks all open files so that the session does not get them. Go
@@ -238,18 +226,4 @@ func keepFiles() {
 			syscall.CloseOnExec(fd)
 		}
 	}
-}
-
-// resetSignals undoes what the node was started to ignore (nohup(1), a shell's
-// "&") or to block: a session would too, and its Ctrl-C and its hanging up
-// with it. os/signal does not reach all of them.
-func resetSignals() {
-	// A struct sigaction and a mask of the kernel's, all zero.
-	var zero [64]byte
-	for sig := uintptr(1); sig <= 64; sig++ {
-		// SIGKILL and SIGSTOP cannot be set, and need not be.
-		_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&zero)), 0, 8, 0, 0)
-	}
-	const setMask = 2
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&zero)), 0, 8, 0, 0)
 }

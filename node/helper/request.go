@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// Request is what a helper is told to become.
+// Request is what a session's process is to become.
 type Request struct {
 	// As is whose process it is; the zero value is nobody's.
 	As       RunAs
@@ -180,14 +180,15 @@ func (p *parser) count() int {
 
 func (p *parser) text() string { return string(p.take(int(p.number()))) }
 
-// Step is one on the way from a helper to a session.
+// Step is one on the way to a session's process.
 type Step byte
 
 const (
 	_ Step = iota
-	// Begun: the request was understood; no failure.
+	// Begun: there is a process; no failure.
 	Begun
 	Understand
+	Fork
 	Files
 	Terminal
 	Identity
@@ -196,25 +197,31 @@ const (
 	Exec
 )
 
-// Report is what a helper says of a step. When the session runs, the socket
-// is at its end.
+// Report is what a nursery, or a session's process, says of a step. When the
+// session runs, the socket is at its end.
 type Report struct {
-	Step  Step
-	Errno syscall.Errno
+	Step Step
+	// Number is the process's with Begun, else a syscall.Errno.
+	Number uint32
 }
 
+const reportSize = 5
+
 func (r Report) marshal() []byte {
-	return binary.BigEndian.AppendUint32([]byte{byte(r.Step)}, uint32(r.Errno))
+	return binary.BigEndian.AppendUint32([]byte{byte(r.Step)}, r.Number)
 }
 
 // ReadReport reads one; io.EOF is the end.
 func ReadReport(from io.Reader) (Report, error) {
-	var b [5]byte
+	var b [reportSize]byte
 	if _, err := io.ReadFull(from, b[:]); err != nil {
 		return Report{}, err
 	}
-	return Report{Step(b[0]), syscall.Errno(binary.BigEndian.Uint32(b[1:]))}, nil
+	return Report{Step(b[0]), binary.BigEndian.Uint32(b[1:])}, nil
 }
+
+// Errno is why the step failed.
+func (r Report) Errno() syscall.Errno { return syscall.Errno(r.Number) }
 
 // Err is the report of a failure in words.
 func (r Report) Err(of Request) error {
@@ -222,6 +229,8 @@ func (r Report) Err(of Request) error {
 	switch r.Step {
 	case Understand:
 		what = "understand what to start"
+	case Fork:
+		what = "make a process"
 	case Files:
 		what = "take the session's files"
 	case Terminal:
@@ -232,5 +241,5 @@ func (r Report) Err(of Request) error {
 		what = "run " + of.Program
 	case Begun, Home: // no failures
 	}
-	return fmt.Errorf("cannot %s: %w", what, r.Errno)
+	return fmt.Errorf("cannot %s: %w", what, r.Errno())
 }

@@ -1,0 +1,233 @@
+package helper
+
+import (
+	"errors"
+	"runtime"
+	"syscall"
+	"unsafe"
+)
+
+// Nursery is what the process is called by, as its only argument, that
+// sessions are forked from (decision 0010). It holds nothing of the node's,
+// and ends with its socket, over which it takes requests: each with the
+// session's three files and the socket on which it is reported.
+const Nursery = "dtnoded: sessions"
+
+// nurse serves until the node has gone. A process that it forks is the node's
+// child and not its own (clone(2), CLONE_PARENT), has a memory of its own, and
+// so holds up nobody: not when it is stopped, not when a home hangs.
+func nurse() (status int) {
+	giveBackFiles()
+	for {
+		body, files, err := receive(4)
+		switch {
+		case errors.Is(err, errNotNeeded):
+			return 0
+		case err != nil:
+			// The stream is out of step. Who waits sees the end of its socket.
+			return 255
+		}
+		if fault := bear(body, files); fault != (Report{}) {
+			tell(files[3], fault)
+		}
+		for _, fd := range files {
+			_ = syscall.Close(fd)
+		}
+	}
+}
+
+// giveBackFiles undoes that Go raises the number of open files (package
+// syscall, rlimit.go), so that what is forked has what the node was started
+// with. An execve(2) that fails is what makes it do so.
+func giveBackFiles() { _ = syscall.Exec("", nil, nil) }
+
+// bear forks one process, or tells why there is none.
+func bear(body []byte, files []int) Report {
+	r, err := parse(body)
+	if err != nil {
+		return Report{Understand, uint32(syscall.EBADMSG)}
+	}
+	if err := notRoot(); err != nil && r.As == AsOurselves {
+		return Report{Identity, number(err)}
+	}
+	n := newborn{report: uintptr(files[3]), terminal: r.Terminal, work: r.Work != NoWork}
+	n.files = [3]uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2])}
+	if n.work {
+		r.Program, r.Argv, r.Env = self, []string{Name}, []string{"GOGC=off", "GOMAXPROCS=1"}
+	} else if r.As == AsAccount {
+		n.become, n.uid, n.gid, n.groups = true, uintptr(r.UID), uintptr(r.GID), r.Groups
+	}
+	if err := n.load(r); err != nil {
+		return Report{Understand, number(err)}
+	}
+	if no := n.fork(); no != 0 {
+		return Report{Fork, uint32(no)}
+	}
+	runtime.KeepAlive(r)
+	return Report{}
+}
+
+// self is this program.
+const self = "/proc/self/exe"
+
+// newborn is all that a process needs between its fork and its program. It is
+// made before: in a copy of a Go program that has only one of its threads,
+// nothing may be allocated, no stack may grow, and nobody may be waited for.
+type newborn struct {
+	files          [3]uintptr
+	report         uintptr
+	terminal, work bool
+	become         bool
+	uid, gid       uintptr
+	groups         []uint32
+	home, root     *byte
+	program        *byte
+	argv, env      []*byte
+
+	words     [reportSize]byte
+	all, mask uint64 // signals
+	// zero is a struct sigaction of the kernel's, and an empty mask.
+	zero [64]byte
+}
+
+func (n *newborn) load(r Request) (err error) {
+	texts := []struct {
+		to   **byte
+		text string
+	}{{&n.home, r.Home}, {&n.root, "/"}, {&n.program, r.Program}}
+	for _, t := range texts {
+		if *t.to, err = syscall.BytePtrFromString(t.text); err != nil {
+			return err
+		}
+	}
+	if r.Home == "" {
+		n.home = nil
+	}
+	if n.argv, err = syscall.SlicePtrFromStrings(r.Argv); err != nil {
+		return err
+	}
+	n.env, err = syscall.SlicePtrFromStrings(r.Env)
+	return err
+}
+
+const setMask = 2 // SIG_SETMASK
+
+// fork returns in the nursery only. Signals are blocked around it: their
+// handlers are Go's, and could not run in the copy.
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) fork() syscall.Errno {
+	n.all = ^uint64(0)
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&n.all)), uintptr(unsafe.Pointer(&n.mask)), 8, 0, 0)
+	pid, _, no := syscall.RawSyscall6(syscall.SYS_CLONE, syscall.CLONE_PARENT|uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if no == 0 && pid == 0 {
+		n.live()
+	}
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&n.mask)), 0, 8, 0, 0)
+	return no
+}
+
+// live is the new process's way to its program. It never returns.
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) live() {
+	var no syscall.Errno
+	// A hung process is not to keep the nursery's end of its socket open.
+	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, socket, 0, 0)
+	// What the node was started to ignore (nohup(1), a shell's "&") or to
+	// block, a session would too, and its Ctrl-C and its hanging up with it.
+	for sig := uintptr(1); sig <= 64; sig++ {
+		_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&n.zero)), 0, 8, 0, 0)
+	}
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&n.zero)), 0, 8, 0, 0)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0)
+	pid, _, _ := syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
+	n.say(Begun, uint32(pid))
+	for i := uintptr(0); i < 3; i++ {
+		if _, _, no = syscall.RawSyscall(syscall.SYS_DUP3, n.files[i], i, 0); no != 0 {
+			n.fail(Files, no)
+		}
+	}
+	if n.terminal {
+		if _, _, no = syscall.RawSyscall(syscall.SYS_IOCTL, 0, syscall.TIOCSCTTY, 0); no != 0 {
+			n.fail(Terminal, no)
+		}
+	}
+	if n.work {
+		if _, _, no = syscall.RawSyscall(syscall.SYS_DUP3, n.report, socket, 0); no != 0 {
+			n.fail(Files, no)
+		}
+	}
+	if n.become {
+		n.takeIdentity()
+	}
+	if !n.work {
+		n.enterHome()
+	}
+	_, _, no = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(n.program)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(n.argv))), uintptr(unsafe.Pointer(unsafe.SliceData(n.env))))
+	n.fail(Exec, no)
+}
+
+// takeIdentity sets the ids; capabilities go with uid 0 (capabilities(7)).
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) takeIdentity() {
+	var no syscall.Errno
+	groups := uintptr(unsafe.Pointer(unsafe.SliceData(n.groups)))
+	if _, _, no = syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(n.groups)), groups, 0); no != 0 {
+		n.fail(Identity, no)
+	}
+	if _, _, no = syscall.RawSyscall(syscall.SYS_SETRESGID, n.gid, n.gid, n.gid); no != 0 {
+		n.fail(Identity, no)
+	}
+	if _, _, no = syscall.RawSyscall(syscall.SYS_SETRESUID, n.uid, n.uid, n.uid); no != 0 {
+		n.fail(Identity, no)
+	}
+}
+
+// enterHome: only the account itself can tell whether it may go there (NFS,
+// say).
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) enterHome() {
+	var no syscall.Errno
+	if n.home != nil {
+		if _, _, no = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(n.home)), 0, 0); no == 0 {
+			return
+		}
+		n.say(Home, uint32(no))
+	}
+	if _, _, no = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(n.root)), 0, 0); no != 0 {
+		n.fail(Exec, no)
+	}
+}
+
+// say reports to the node. Where that has gone, SIGPIPE ends the process.
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) say(step Step, number uint32) {
+	n.words[0] = byte(step)
+	n.words[1], n.words[2], n.words[3], n.words[4] = byte(number>>24), byte(number>>16), byte(number>>8), byte(number)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, n.report, uintptr(unsafe.Pointer(&n.words)), reportSize)
+}
+
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) fail(step Step, no syscall.Errno) {
+	n.say(step, uint32(no))
+	for {
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 255, 0, 0)
+	}
+}
