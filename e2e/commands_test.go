@@ -33,7 +33,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"maker":    cmdMaker,
 	"halt":     onDaemon(func(d *stage.Daemon) error { return d.Stop(context.Background()) }),
 	"kill-9":   onDaemon(func(d *stage.Daemon) error { return d.Kill() }),
-	"start":    onDaemon(func(d *stage.Daemon) error { return d.Restart(context.Background()) }),
+	"start":    cmdStart,
 	"hangup":   onDaemon(func(d *stage.Daemon) error { return d.Signal(syscall.SIGHUP) }),
 	"running":  onDaemon(running),
 	"logged":   cmdLogged,
@@ -132,9 +132,16 @@ func tellAddress(ts *testscript.TestScript, name string, d *stage.Daemon) {
 	ts.Check(err)
 	ts.Setenv(variable+"_ADDR", d.Addr)
 	ts.Setenv(variable+"_PORT", port)
-	if found := diagnosing.FindStringSubmatch(ts.ReadFile(d.Log)); found != nil {
-		ts.Setenv(variable+"_DIAG", found[1])
+	if found := diagnosing.FindAllStringSubmatch(ts.ReadFile(d.Log), -1); found != nil {
+		ts.Setenv(variable+"_DIAG", found[len(found)-1][1]) // of this run
 	}
+}
+
+// start DAEMON starts it again, where it served before; it may diagnose
+// elsewhere.
+func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
+	onDaemon(func(d *stage.Daemon) error { return d.Restart(context.Background()) })(ts, neg, args)
+	tellAddress(ts, args[0], setOf(ts, false).daemons[args[0]])
 }
 
 // laptop NAME [ASSET-TAG] sits down at the laptop of that name: its TPM (made

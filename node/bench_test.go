@@ -89,7 +89,7 @@ func loginOnce(address, login string, signer gossh.Signer) error {
 	if err != nil {
 		return err
 	}
-	conn, channels, requests, err := gossh.NewClientConn(newQuickConn(tcp), address, &gossh.ClientConfig{
+	conn, channels, requests, err := gossh.NewClientConn(newQuickConn(tcp, newMetrics()), address, &gossh.ClientConfig{
 		// The same for both: OpenSSH 9.2 has no ML-KEM.
 		Config: gossh.Config{KeyExchanges: []string{gossh.KeyExchangeCurve25519}},
 		User:   login, Auth: []gossh.AuthMethod{gossh.PublicKeys(signer)}, HostKeyCallback: gossh.InsecureIgnoreHostKey(),

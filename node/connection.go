@@ -49,7 +49,7 @@ type connection struct {
 func (s *server) newConnection(c net.Conn, p *pass) *connection {
 	ctx, cancel := context.WithCancel(s.ctx)
 	return &connection{
-		server: s, net: newQuickConn(c), pass: p,
+		server: s, net: newQuickConn(c, s.metrics), pass: p,
 		remote: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr()), accepted: s.now(),
 		requests: rate.NewLimiter(rate.Limit(s.limits.requestsPerSecond), s.limits.requestBurst),
 		ctx:      ctx, cancel: cancel,
@@ -181,12 +181,12 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 	// A connection that is held open does not lengthen a certificate's life:
 	// what is begun anew wants a current proof.
 	if c.server.expired(who) {
-		c.rejectSession(opened, who, gossh.Prohibited, expiredReason)
+		c.rejectSession(opened, who, gossh.Prohibited, &refusal{cause: causeExpired, reason: expiredReason})
 		return
 	}
 	s := &session{conn: c, admit: who, id: c.server.newID()}
 	if reason := c.add(s); reason != "" {
-		c.rejectSession(opened, who, gossh.ResourceShortage, reason)
+		c.rejectSession(opened, who, gossh.ResourceShortage, &refusal{cause: causeMaxSessions, reason: reason})
 		return
 	}
 	defer c.remove(s)
@@ -198,9 +198,10 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 	s.run(channel, requests)
 }
 
-func (c *connection) rejectSession(opened gossh.NewChannel, who *admission, code gossh.RejectionReason, reason string) {
-	c.server.recordRefusal(c, who.login, &refusal{identity: who.identity, reason: reason})
-	_ = opened.Reject(code, reason)
+func (c *connection) rejectSession(opened gossh.NewChannel, who *admission, code gossh.RejectionReason, no *refusal) {
+	no.identity = who.identity
+	c.server.recordRefusal(c, who.login, no)
+	_ = opened.Reject(code, no.reason)
 }
 
 // add counts a session, or tells why there is no room.

@@ -49,6 +49,8 @@ func (a *admission) setLimitsLocked(l policy.Limits) {
 type refusal struct {
 	// identity as far as it was verified: the zero value is a stranger.
 	identity identity.Identity
+	// cause is what decided, for metrics.
+	cause rejectCause
 	// reason is one line for the person; hint is what to do, or empty.
 	reason, hint string
 	// details are for the record: every rule that took part.
@@ -65,7 +67,7 @@ func (s *server) decide(st *state, id identity.Identity, login string, now time.
 		Now:     now,
 	})
 	if !d.Allowed() {
-		r := &refusal{identity: id, reason: d.Reason, details: rules(d)}
+		r := &refusal{identity: id, cause: rejectCause(d.Cause), reason: d.Reason, details: rules(d)}
 		switch d.Cause {
 		case policy.CauseTrustedDevice:
 			r.reason, r.hint = policy.ReasonTrustedDevice, enrollHint
@@ -80,7 +82,7 @@ func (s *server) decide(st *state, id identity.Identity, login string, now time.
 		if age != notHeard {
 			since = "for " + age.Round(time.Second).String()
 		}
-		return policy.Limits{}, &refusal{identity: id, reason: fmt.Sprintf(
+		return policy.Limits{}, &refusal{identity: id, cause: causeStaleLocks, reason: fmt.Sprintf(
 			"the node has not heard of new locks %s, and a role (lock: strict) wants current ones", since)}
 	}
 	return d.Limits, nil
@@ -116,17 +118,25 @@ func rules(d policy.Decision) []string {
 	return lines
 }
 
-// admit decides about somebody who has proved to hold key.
+// admit decides about somebody who has proved to hold key, and tells metrics how
+// long that took.
 func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (*admission, *refusal) {
+	begun := s.now()
+	a, no := s.judge(login, key, from, begun)
+	s.metrics.decision.Observe(s.now().Sub(begun).Seconds())
+	return a, no
+}
+
+func (s *server) judge(login string, key gossh.PublicKey, from netip.AddrPort, now time.Time) (*admission, *refusal) {
 	if identity.CheckLogin(login) != nil {
-		return nil, &refusal{reason: "no account has such a name"}
+		return nil, &refusal{cause: causeLogin, reason: "no account has such a name"}
 	}
-	st, now := s.states.get(), s.now()
+	st := s.states.get()
 	if st.removed {
-		return nil, &refusal{reason: removedReason}
+		return nil, &refusal{cause: causeRemoved, reason: removedReason}
 	}
 	if len(st.authorities) == 0 {
-		return nil, &refusal{reason: "the node has not heard from its control plane yet"}
+		return nil, &refusal{cause: causeNoNews, reason: noNewsReason}
 	}
 	id, err := identity.SSHCheck{Authorities: st.authorities, Login: login, Addr: from.Addr(), Now: now}.Check(key)
 	if err != nil {
@@ -134,12 +144,12 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 	}
 	cert, ok := key.(*gossh.Certificate)
 	if !ok { // SSHCheck has refused it
-		return nil, &refusal{reason: "the key is not a certificate"}
+		return nil, &refusal{cause: causeOf(identity.ReasonNotACertificate), reason: "the key is not a certificate"}
 	}
 	// x/crypto takes this for a leave to sign where nobody is (its server.go,
 	// noTouchAllowed), and our CA never gives it.
 	if _, absent := cert.Extensions["no-touch-required"]; absent {
-		return nil, &refusal{identity: id, reason: "the certificate does not want its security key to be touched"}
+		return nil, &refusal{identity: id, cause: causeTouch, reason: "the certificate does not want its security key to be touched"}
 	}
 	limits, no := s.decide(st, id, login, now)
 	if no != nil {
@@ -147,7 +157,7 @@ func (s *server) admit(login string, key gossh.PublicKey, from netip.AddrPort) (
 	}
 	acc, err := s.findAccount(login, now)
 	if err != nil {
-		return nil, &refusal{identity: id, reason: err.Error()}
+		return nil, &refusal{identity: id, cause: causeAccount, reason: err.Error()}
 	}
 	return &admission{
 		identity: id, login: login, account: acc, limits: limits,
@@ -164,7 +174,7 @@ func (s *server) readmit(a *admission) *refusal {
 	defer a.mu.Unlock()
 	st := s.states.get()
 	if st.removed {
-		return &refusal{identity: a.identity, reason: removedReason}
+		return &refusal{identity: a.identity, cause: causeRemoved, reason: removedReason}
 	}
 	for _, key := range st.authorities {
 		if string(key.Marshal()) == a.authority {
@@ -175,8 +185,11 @@ func (s *server) readmit(a *admission) *refusal {
 			return no
 		}
 	}
-	return &refusal{identity: a.identity, reason: "the authority of the certificate is no longer trusted"}
+	return &refusal{identity: a.identity, cause: causeOf(identity.ReasonAuthority), reason: "the authority of the certificate is no longer trusted"}
 }
+
+// noNewsReason is what people are told by a node that knows no authority.
+const noNewsReason = "the node has not heard from its control plane yet"
 
 // expiredReason is what people are told whose certificate ends while they are
 // in.
@@ -187,7 +200,7 @@ func (s *server) expired(a *admission) bool { return !s.now().Before(a.identity.
 // certificateRefusal puts into words why a certificate was refused. They are
 // ours: what is in it may be anybody's as long as it is not verified.
 func certificateRefusal(err error, key gossh.PublicKey) *refusal {
-	r := &refusal{reason: "the certificate is not acceptable", details: []string{err.Error()}}
+	r := &refusal{cause: causeOf(identity.ReasonOf(err)), reason: "the certificate is not acceptable", details: []string{err.Error()}}
 	const again = "Log in again with: dtsh login"
 	switch identity.ReasonOf(err) {
 	case identity.ReasonExpired:

@@ -221,6 +221,17 @@ const (
 	strictLocks = 5 * time.Minute
 )
 
+// Bounds of the port for diagnosis.
+const (
+	// diagTimeout for a request to come, and its answer to be taken; diagIdle
+	// is longer than a scraper commonly waits between two.
+	diagTimeout = 10 * time.Second
+	diagIdle    = 2 * time.Minute
+	// maxDiagConnections: a scraper and somebody who looks have a few.
+	maxDiagConnections = 32
+	maxScrapes         = 4
+)
+
 // Bounds of the account lookup.
 const (
 	// maxAccountFile is /etc/passwd or /etc/group of a very large site; one

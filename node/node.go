@@ -57,6 +57,9 @@ type Config struct {
 	Labels map[string]string
 	// Version is told to the control plane.
 	Version string
+	// DiagListen is ADDRESS:PORT of /healthz, /readyz and /metrics; empty or
+	// "off": there are none.
+	DiagListen string
 	// SSH is what the zero value is good for.
 	SSH SSHConfig
 
@@ -83,6 +86,8 @@ type node struct {
 	accounts accounts
 	lock     *os.File
 	listener net.Listener
+	diag     net.Listener // may be nil
+	serving  atomic.Bool
 	member   *member
 	creds    *credentials
 	signers  atomic.Pointer[[]gossh.Signer]
@@ -138,6 +143,9 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if n.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.Listen); err != nil {
 		return n, api.Refuse(connect.CodeUnavailable, "cannot listen on %s: %v", config.Listen, root(err)).
 			WithHint("Choose another address with --listen.")
+	}
+	if n.diag, err = listenDiag(ctx, config.DiagListen); err != nil {
+		return n, err
 	}
 	info, err := config.info(n.listener.Addr())
 	if err != nil {
@@ -343,6 +351,10 @@ func (n *node) run(ctx context.Context) error {
 		cluster: n.creds.cluster, onAuthorities: n.believe, silence: followSilence,
 	}
 	f.restore()
+	if n.diag != nil {
+		n.config.Log.Info("serving", "port", "diag", "addr", n.diag.Addr().String())
+		talking.Go(func() { n.diagnose(talk, ctx) })
+	}
 	talking.Go(func() { f.run(talk) })
 	talking.Go(func() { n.member.heartbeat(talk) })
 	talking.Go(func() { n.spool.ship(talk, n.send) })
@@ -353,6 +365,7 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.config.Log.Info("serving", "addr", n.listener.Addr().String(), "name", n.member.info.GetName(),
 		"node_id", n.creds.nodeID, "cluster", n.creds.cluster, "public_addr", strings.Join(n.member.info.GetAddresses(), ","))
+	n.serving.Store(true)
 	err := n.server.serve(ctx, n.listener)
 	n.flush()
 	n.config.Log.Info("stopped")
@@ -418,6 +431,9 @@ func (n *node) close() {
 	}
 	if n.listener != nil {
 		n.listener.Close()
+	}
+	if n.diag != nil {
+		n.diag.Close()
 	}
 	if n.lock != nil {
 		n.lock.Close()

@@ -14,22 +14,26 @@ import (
 // each read and write.
 type quickConn struct {
 	net.Conn
-	hurry atomic.Bool
+	hurry   atomic.Bool
+	metrics *metrics // counts the bytes
 }
 
-func newQuickConn(c net.Conn) *quickConn {
-	q := &quickConn{Conn: c}
+func newQuickConn(c net.Conn, m *metrics) *quickConn {
+	q := &quickConn{Conn: c, metrics: m}
 	q.hurry.Store(true)
 	return q
 }
 
 func (q *quickConn) Read(b []byte) (int, error) {
 	q.acknowledge()
-	return q.Conn.Read(b)
+	n, err := q.Conn.Read(b)
+	q.metrics.in.Add(float64(n))
+	return n, err
 }
 
 func (q *quickConn) Write(b []byte) (int, error) {
 	n, err := q.Conn.Write(b)
+	q.metrics.out.Add(float64(n))
 	q.acknowledge()
 	return n, err
 }

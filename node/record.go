@@ -47,6 +47,7 @@ func (s *server) recordRefusal(c *connection, login string, no *refusal) {
 	if identity.CheckLogin(login) != nil {
 		login = ""
 	}
+	s.metrics.refused(no)
 	s.log.Info("session refused", "user", no.identity.User, "login", login, "remote", c.remote, "reason", no.reason, "details", no.details)
 	user := no.identity.User
 	left, ok := s.refusals.take(user, s.now())

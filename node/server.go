@@ -21,6 +21,7 @@ type server struct {
 	now      func() time.Time
 	limits   limits
 	accounts accounts
+	metrics  *metrics
 	// algorithms that are spoken; all that we know where none is chosen.
 	algorithms     algorithms
 	noTCPKeepAlive bool
@@ -77,7 +78,7 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
 		states: c.states, spool: c.spool, proxies: c.proxies,
-		algorithms: c.algorithms, noTCPKeepAlive: c.noTCPKeepAlive,
+		metrics: newMetrics(), algorithms: c.algorithms, noTCPKeepAlive: c.noTCPKeepAlive,
 		sweeper:  newSweeper(readSessions),
 		helpers:  &helpers{log: c.log},
 		guard:    newGuard(c.limits),
@@ -86,6 +87,7 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		live:     map[*connection]struct{}{},
 		all:      map[*connection]struct{}{},
 	}
+	s.metrics.watch(s)
 	c.states.setting.Lock()
 	c.states.onChange = s.reevaluate
 	c.states.setting.Unlock()
@@ -169,7 +171,7 @@ func (s *server) enter(c *connection, a *admission) *refusal {
 	s.mu.Lock()
 	if s.draining {
 		s.mu.Unlock()
-		return &refusal{identity: a.identity, reason: shuttingDown}
+		return &refusal{identity: a.identity, cause: causeShutdown, reason: shuttingDown}
 	}
 	c.setAdmission(a)
 	s.live[c] = struct{}{}
@@ -183,6 +185,7 @@ func (s *server) enter(c *connection, a *admission) *refusal {
 	}
 	c.grace.Stop()
 	c.pass.admit()
+	s.metrics.handshake.Observe(s.now().Sub(c.accepted).Seconds())
 	c.active()
 	s.work.Go(func() { c.watch(a) })
 	return nil

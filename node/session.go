@@ -198,7 +198,11 @@ func (s *session) start(t task) bool {
 	if ended { // while it started
 		s.hangup(p, by)
 	}
-	s.beginning = func() { s.supervise(p) }
+	over := s.conn.server.metrics.begin(t.kind)
+	s.beginning = func() {
+		defer over()
+		s.supervise(p)
+	}
 	return true
 }
 

@@ -256,6 +256,16 @@ func (s *spool) arrive() {
 	}
 }
 
+// unsent is how many bytes the control plane does not have yet.
+func (s *spool) unsent() (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seg := range s.segments {
+		n += seg.size - seg.sent
+	}
+	return n
+}
+
 // room is how many bytes may still be written, and how many by refusals.
 func (s *spool) room() (all, rejected int64) {
 	s.mu.Lock()

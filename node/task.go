@@ -25,6 +25,20 @@ const (
 	fileTransfer
 )
 
+// String is how metrics tell them apart.
+func (k taskKind) String() string {
+	switch k {
+	case loginShell:
+		return "shell"
+	case shellCommand:
+		return "exec"
+	case fileTransfer:
+		return "sftp"
+	default:
+		return "none"
+	}
+}
+
 // subsystemTask reads a "subsystem" request (RFC 4254 section 6.5).
 func subsystemTask(payload []byte) (task, error) {
 	var raw struct{ Name string }

@@ -46,6 +46,7 @@ type settings struct {
 	NodeName          string            `yaml:"nodename"`
 	Labels            map[string]string `yaml:"labels"`
 	ProxyProtocolFrom []string          `yaml:"proxy_protocol_from"`
+	DiagListen        string            `yaml:"diag_listen"`
 
 	// SSH has no flags: it is rarely wanted.
 	SSH node.SSHConfig `yaml:"ssh"`
@@ -74,6 +75,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 	f.StringVar(&flags.NodeName, "nodename", "", "what people call the node (default the host's name)")
 	f.StringToStringVar(&flags.Labels, "labels", nil, "labels of the node: k=v,…")
 	f.StringSliceVar(&flags.ProxyProtocolFrom, "proxy-protocol-from", nil, "IP or CIDR,… of proxies whose connections begin with a PROXY header (default none)")
+	f.StringVar(&flags.DiagListen, "diag-listen", "off", "address of /healthz, /readyz and /metrics; off turns it off")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		s, err := configure(c, flags, file)
 		if err != nil {
@@ -93,7 +95,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 func (s settings) config() (node.Config, error) {
 	out := node.Config{
 		AuthServer: s.AuthServer, DataDir: s.DataDir, Listen: s.Listen, PublicAddrs: s.PublicAddr,
-		Name: s.NodeName, Labels: s.Labels, SSH: s.SSH,
+		Name: s.NodeName, Labels: s.Labels, DiagListen: s.DiagListen, SSH: s.SSH,
 	}
 	for _, text := range s.CAPin {
 		pin, err := node.ParsePin(text)
@@ -148,6 +150,7 @@ func configure(c *cobra.Command, flags settings, file string) (settings, error) 
 		"nodename":            func() { s.NodeName = flags.NodeName },
 		"labels":              func() { s.Labels = flags.Labels },
 		"proxy-protocol-from": func() { s.ProxyProtocolFrom = flags.ProxyProtocolFrom },
+		"diag-listen":         func() { s.DiagListen = flags.DiagListen },
 	} {
 		if c.Flags().Changed(name) {
 			take()
