@@ -44,24 +44,23 @@ type helpers struct {
 }
 
 // begin starts a session's first process, with files as its standard ones. It
-// returns when that runs, with what the person should know; or when ctx ends,
-// and then the process does.
-func (hs *helpers) begin(ctx context.Context, r helper.Request, files [3]*os.File) (*child, string, error) {
+// returns when that runs; or when ctx ends, and then the process does.
+func (hs *helpers) begin(ctx context.Context, r helper.Request, files [3]*os.File) (*child, arrival, error) {
 	packet, err := r.Marshal()
 	if err != nil {
-		return nil, "", err
+		return nil, arrival{}, err
 	}
 	c, conn, err := hs.fork(ctx, r, packet, files)
 	if err != nil {
-		return nil, "", err
+		return nil, arrival{}, err
 	}
 	defer conn.Close()
-	warning, err := become(ctx, conn, r, packet)
+	found, err := become(ctx, conn, r, packet)
 	if err != nil {
 		c.discard()
-		return nil, "", err
+		return nil, arrival{}, err
 	}
-	return c, warning, nil
+	return c, found, nil
 }
 
 func (hs *helpers) fork(ctx context.Context, r helper.Request, packet []byte, files [3]*os.File) (*child, *os.File, error) {
@@ -125,28 +124,38 @@ func (hs *helpers) close() {
 	}
 }
 
-// become waits until the process runs what r says, and gives what the person
-// should know; or until ctx ends.
-func become(ctx context.Context, conn *os.File, r helper.Request, packet []byte) (warning string, err error) {
+// arrival is how a process found the account's home.
+type arrival struct {
+	// warning is for the person: what is not as it should be.
+	warning string
+	// hushed: the person wants no greeting.
+	hushed bool
+}
+
+// become waits until the process runs what r says, and gives how it found
+// the account's home; or until ctx ends.
+func become(ctx context.Context, conn *os.File, r helper.Request, packet []byte) (found arrival, err error) {
 	if r.Work != helper.NoWork {
 		// It is this program once more, and wants to hear it itself.
 		if _, err := conn.Write(packet); err != nil {
-			return "", fmt.Errorf("the session's process has ended: %w", cause(err))
+			return arrival{}, fmt.Errorf("the session's process has ended: %w", cause(err))
 		}
 	}
 	for {
 		report, err := readReport(ctx, conn)
 		switch {
 		case errors.Is(err, errNotInTime):
-			return "", context.Cause(ctx)
+			return arrival{}, context.Cause(ctx)
 		case errors.Is(err, io.EOF):
-			return warning, nil // the socket closed with its exec
+			return found, nil // the socket closed with its exec
 		case err != nil:
-			return "", fmt.Errorf("the session's process does not say whether it runs: %w", cause(err))
+			return arrival{}, fmt.Errorf("the session's process does not say whether it runs: %w", cause(err))
 		case report.Step == helper.Home:
-			warning = fmt.Sprintf("Could not chdir to home directory %s: %v", r.Home, report.Errno())
+			found.warning = fmt.Sprintf("Could not chdir to home directory %s: %v", r.Home, report.Errno())
+		case report.Step == helper.Hush:
+			found.hushed = true
 		default:
-			return "", report.Err(r)
+			return arrival{}, report.Err(r)
 		}
 	}
 }

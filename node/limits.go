@@ -245,3 +245,16 @@ const (
 	// maxGroups is the kernel's own bound (NGROUPS_MAX).
 	maxGroups = 1 << 16
 )
+
+// Bounds of what a login reads and writes of this machine's files.
+const (
+	// maxMOTD is each of the messages of the day: some screens of text.
+	maxMOTD = 32 << 10
+	// maxUTMP is ten thousand terminals: what is read through at each login.
+	maxUTMP = 4 << 20
+	// lockTries, each lockPause after the other, for utmp and for wtmp: others
+	// hold it for as long as a write takes, unless they mean harm to everybody's
+	// logins.
+	lockTries = 5
+	lockPause = 2 * time.Millisecond
+)

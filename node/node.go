@@ -83,6 +83,7 @@ func Run(ctx context.Context, config Config) error {
 type node struct {
 	config   Config
 	ssh      sshSettings
+	login    loginSettings
 	accounts accounts
 	lock     *os.File
 	listener net.Listener
@@ -117,6 +118,9 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 		}
 	}()
 	if n.ssh, err = config.SSH.check(); err != nil {
+		return n, err
+	}
+	if n.login, err = config.SSH.login(); err != nil {
 		return n, err
 	}
 	if err := config.enough(); err != nil {
@@ -345,6 +349,7 @@ func (n *node) run(ctx context.Context) error {
 		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
 		states:      n.states, spool: n.spool, proxies: n.config.ProxyProtocolFrom,
 		algorithms: n.ssh.algorithms, noTCPKeepAlive: n.ssh.noTCPKeepAlive,
+		login: n.login, loginFiles: systemLoginFiles(os.Geteuid() == 0),
 	})
 	f := &follower{
 		member: n.member, states: n.states, log: n.config.Log, now: n.config.Now,

@@ -36,8 +36,7 @@ type process struct {
 	// here a process may let go of it and open it again: else its master would
 	// be at its end.
 	tty *os.File
-	// warning is for the person: what is not as it should be.
-	warning string
+	arrival
 
 	mu sync.Mutex
 	// reaped: pid may be somebody else by now.
@@ -58,7 +57,7 @@ func (c command) start(ctx context.Context, from *helpers) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.child, p.warning, err = from.begin(ctx, c.request(), theirs)
+	p.child, p.arrival, err = from.begin(ctx, c.request(), theirs)
 	if c.terminal == nil {
 		for _, f := range theirs {
 			f.Close()

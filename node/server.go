@@ -39,6 +39,8 @@ type server struct {
 	sweeper         *sweeper
 	helpers         *helpers
 	abandoned       abandoned
+	login           loginSettings
+	logins          *logins
 	guard           *guard
 	// buffers of copyBuffer bytes, which outputs and inputs take turns with.
 	buffers  sync.Pool
@@ -71,6 +73,8 @@ type serverConfig struct {
 	algorithms      algorithms
 	noTCPKeepAlive  bool
 	proxies         []netip.Prefix
+	login           loginSettings
+	loginFiles      loginFiles
 }
 
 func newServer(ctx context.Context, c serverConfig) *server {
@@ -81,6 +85,8 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		metrics: newMetrics(), algorithms: c.algorithms, noTCPKeepAlive: c.noTCPKeepAlive,
 		sweeper:  newSweeper(readSessions),
 		helpers:  &helpers{log: c.log},
+		login:    c.login,
+		logins:   &logins{files: c.loginFiles},
 		guard:    newGuard(c.limits),
 		refusals: newRefusals(c.limits),
 		ctx:      ctx,

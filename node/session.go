@@ -28,6 +28,7 @@ type session struct {
 	request  *ptyRequest
 	terminal *terminal
 	started  bool
+	shell    bool // a login shell
 	// beginning is what goes on when the start was replied to.
 	beginning func()
 
@@ -178,7 +179,7 @@ func (s *session) start(t task) bool {
 	if s.started {
 		return false
 	}
-	s.started = true
+	s.started, s.shell = true, t.kind == loginShell
 	s.conn.net.relax()
 	if err := s.conn.server.record(s.startRecords(t)...); err != nil {
 		s.beginning = func() { s.fail(err) }

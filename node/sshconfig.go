@@ -49,6 +49,10 @@ type SSHConfig struct {
 	Compression string `yaml:"compression"`
 	// TCPKeepAlive is on unless it is false.
 	TCPKeepAlive *bool `yaml:"tcp_keep_alive"`
+
+	// PrintMOTD and PrintLastLog are on unless they are false.
+	PrintMOTD    *bool `yaml:"print_motd"`
+	PrintLastLog *bool `yaml:"print_last_log"`
 }
 
 // sshSettings are an SSHConfig that was checked. With the zero value's limits

@@ -3,6 +3,7 @@ package helper
 import (
 	"errors"
 	"runtime"
+	"strings"
 	"syscall"
 	"unsafe"
 )
@@ -81,6 +82,7 @@ type newborn struct {
 	uid, gid       uintptr
 	groups         []uint32
 	home, root     *byte
+	hush           *byte // nil: no greeting is due
 	program        *byte
 	argv, env      []*byte
 
@@ -102,6 +104,11 @@ func (n *newborn) load(r Request) (err error) {
 	}
 	if r.Home == "" {
 		n.home = nil
+	}
+	if r.Terminal && !n.work && strings.HasPrefix(r.Argv[0], "-") {
+		if n.hush, err = syscall.BytePtrFromString(".hushlogin"); err != nil {
+			return err
+		}
 	}
 	if n.argv, err = syscall.SlicePtrFromStrings(r.Argv); err != nil {
 		return err
@@ -167,6 +174,7 @@ func (n *newborn) live() {
 	}
 	if !n.work {
 		n.enterHome()
+		n.lookForHush()
 	}
 	_, _, no = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(n.program)),
 		uintptr(unsafe.Pointer(unsafe.SliceData(n.argv))), uintptr(unsafe.Pointer(unsafe.SliceData(n.env))))
@@ -210,6 +218,22 @@ func (n *newborn) enterHome() {
 		n.fail(Exec, no)
 	}
 }
+
+// lookForHush: the file is looked for, not opened, since it may be a FIFO.
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) lookForHush() {
+	if n.hush == nil {
+		return
+	}
+	if _, _, no := syscall.RawSyscall6(syscall.SYS_FACCESSAT, here, uintptr(unsafe.Pointer(n.hush)), 0, 0, 0, 0); no == 0 {
+		n.say(Hush, 0)
+	}
+}
+
+const here = ^uintptr(99) // AT_FDCWD
 
 // say reports to the node. Where that has gone, SIGPIPE ends the process.
 //

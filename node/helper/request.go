@@ -195,6 +195,9 @@ const (
 	// Home is no failure either: it begins in "/".
 	Home
 	Exec
+	// Hush is none either: a login shell on a terminal whose home has a
+	// .hushlogin.
+	Hush
 )
 
 // Report is what a nursery, or a session's process, says of a step. When the
@@ -239,7 +242,7 @@ func (r Report) Err(of Request) error {
 		what = fmt.Sprintf("become user %d", of.UID)
 	case Exec:
 		what = "run " + of.Program
-	case Begun, Home: // no failures
+	case Begun, Home, Hush: // no failures
 	}
 	return fmt.Errorf("cannot %s: %w", what, r.Errno())
 }
