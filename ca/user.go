@@ -162,7 +162,7 @@ func (c *CA) verifyUser(s signed, want identity.Identity, p prepared) error {
 			return errors.New("ca: own certificate says something else than what was asked for")
 		}
 	}
-	if !slices.Equal(got.Logins, want.Logins) || got.Permit != want.Permit || got.PinSourceIP != want.PinSourceIP {
+	if !slices.Equal(got.Logins, want.Logins) || got.Permit != want.Permit || got.PinSourceIP != want.PinSourceIP || got.ForceCommand != want.ForceCommand {
 		return errors.New("ca: own SSH certificate grants something else than what was asked for")
 	}
 	return nil

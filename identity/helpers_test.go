@@ -32,6 +32,7 @@ func alice() Identity {
 		Permit:           Permit{PTY: true, PortForwarding: true, AgentForwarding: true},
 		LoginIP:          netip.MustParseAddr("192.0.2.7"),
 		PinSourceIP:      true,
+		ForceCommand:     "/usr/local/bin/backup --all",
 		PrivateKeyPolicy: KeyPolicyNone,
 		Serial:           42,
 		ValidAfter:       now.Add(-time.Minute),

@@ -35,6 +35,10 @@ type Identity struct {
 	// PinSourceIP makes LoginIP the only source address (critical option
 	// source-address, OpenSSH PROTOCOL.certkeys).
 	PinSourceIP bool
+	// ForceCommand, where it is not empty, is the only command that sessions
+	// of the certificate run (critical option force-command). Our CA writes
+	// none; X.509 certificates do not carry it.
+	ForceCommand string
 	// PrivateKeyPolicy is "none", or "hardware_key" where the key is known
 	// to be in the TPM.
 	PrivateKeyPolicy string

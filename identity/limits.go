@@ -21,6 +21,8 @@ const (
 	// maxDeviceField: IDs are UUIDs; asset tags are serial numbers of at
 	// most a few dozen characters.
 	maxDeviceField = 128
+	// maxCommand is a command line that people write.
+	maxCommand = 4 << 10
 	// maxHostName is the longest DNS name (RFC 1035 section 2.3.4).
 	maxHostName = 253
 	// minRSA: NIST SP 800-131A allows no shorter key; OpenSSH's own

@@ -11,7 +11,7 @@ import (
 )
 
 // Extensions and critical options of a user certificate. The permit-* names
-// and source-address are OpenSSH's (PROTOCOL.certkeys), the name with an @ is
+// and the options are OpenSSH's (PROTOCOL.certkeys), the name with an @ is
 // our own in the form that it asks of such; the others are those that users of
 // Teleport's certificates know.
 const (
@@ -29,6 +29,7 @@ const (
 	extDeviceEvidence  = "device-evidence@devicetrust"
 
 	optSourceAddress = "source-address"
+	optForceCommand  = "force-command"
 )
 
 // rolesVersion is the only form of teleport-roles that there is.
@@ -124,13 +125,20 @@ func (id Identity) sshExtensions() (map[string]string, error) {
 // sshOptions: source-address holds one address as a CIDR block, the form that
 // every OpenSSH reads.
 func (id Identity) sshOptions() (map[string]string, error) {
-	if !id.PinSourceIP {
+	options := map[string]string{}
+	if id.ForceCommand != "" {
+		options[optForceCommand] = id.ForceCommand
+	}
+	if id.PinSourceIP {
+		if !id.LoginIP.IsValid() {
+			return nil, errors.New("the source address is to be pinned and is not known")
+		}
+		options[optSourceAddress] = onlyAddr(id.LoginIP)
+	}
+	if len(options) == 0 {
 		return nil, nil
 	}
-	if !id.LoginIP.IsValid() {
-		return nil, errors.New("the source address is to be pinned and is not known")
-	}
-	return map[string]string{optSourceAddress: onlyAddr(id.LoginIP)}, nil
+	return options, nil
 }
 
 func putJSON(ext map[string]string, name string, value any) error {

@@ -48,6 +48,7 @@ func TestAnIdentityThatCannotBeWrittenIsRefused(t *testing.T) {
 		"firmware of five numbers":    func(id *Identity) { id.Evidence.TPMFirmware = "1.2.3.4.5" },
 		"firmware of two lines":       func(id *Identity) { id.Evidence.TPMFirmware = "7\n" },
 		"an unknown key policy":       func(id *Identity) { id.PrivateKeyPolicy = "x" },
+		"a command with a zero byte":  func(id *Identity) { id.ForceCommand = "a\x00" },
 		"a pinned address, not known": func(id *Identity) { id.LoginIP = netip.Addr{} },
 		"no beginning":                func(id *Identity) { id.ValidAfter = time.Time{} },
 		"no end":                      func(id *Identity) { id.ValidBefore = time.Time{} },
@@ -137,7 +138,7 @@ func TestOpenSSHReadsTheCertificateAsIntended(t *testing.T) {
 		"Serial: 42",
 		"Valid: from 2026-03-01T11:59:00 to 2026-03-01T13:00:00",
 		"Principals:", "alice", "root",
-		"Critical Options:", "source-address 192.0.2.7/32",
+		"Critical Options:", "force-command /usr/local/bin/backup --all", "source-address 192.0.2.7/32",
 		"Extensions:",
 	}
 	if d := cmp.Diff(want, got[:min(len(want), len(got))]); d != "" {

@@ -141,22 +141,25 @@ func (id *Identity) readTraits(cert *ssh.Certificate) *Refused {
 }
 
 // readOptions: a critical option that is not understood refuses
-// (PROTOCOL.certkeys); of those, we write source-address only, and only with
-// the address of the login.
+// (PROTOCOL.certkeys); source-address is understood only with the address of
+// the login.
 func (id *Identity) readOptions(cert *ssh.Certificate) *Refused {
-	for name := range cert.CriticalOptions {
-		if name != optSourceAddress {
+	for name, value := range cert.CriticalOptions {
+		switch name {
+		case optForceCommand:
+			if err := checkCommand(value); err != nil || value == "" {
+				return refuse(ReasonCriticalOption, "critical option %s is not a command: %.64q", name, value)
+			}
+			id.ForceCommand = value
+		case optSourceAddress:
+			if !id.LoginIP.IsValid() || value != onlyAddr(id.LoginIP) {
+				return refuse(ReasonCriticalOption, "critical option %s is not the address of the login: %.64q", name, value)
+			}
+			id.PinSourceIP = true
+		default:
 			return refuse(ReasonCriticalOption, "critical option %.64q is not supported", name)
 		}
 	}
-	source, ok := cert.CriticalOptions[optSourceAddress]
-	if !ok {
-		return nil
-	}
-	if !id.LoginIP.IsValid() || source != onlyAddr(id.LoginIP) {
-		return refuse(ReasonCriticalOption, "critical option %s is not the address of the login: %.64q", optSourceAddress, source)
-	}
-	id.PinSourceIP = true
 	return nil
 }
 

@@ -69,7 +69,18 @@ func (id Identity) checkWritable() error {
 	if err := CheckTraits(id.Traits); err != nil {
 		return err
 	}
+	if err := checkCommand(id.ForceCommand); err != nil {
+		return err
+	}
 	return checkKeyPolicy(id.PrivateKeyPolicy)
+}
+
+// checkCommand: a shell could not be given a zero byte.
+func checkCommand(command string) error {
+	if len(command) > maxCommand || strings.Contains(command, "\x00") {
+		return fmt.Errorf("command of %d bytes, more than %d, or with a zero byte: %.64q", len(command), maxCommand, command)
+	}
+	return nil
 }
 
 func checkLogins(logins []string) error {

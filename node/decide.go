@@ -159,6 +159,9 @@ func (s *server) judge(login string, key gossh.PublicKey, from netip.AddrPort, n
 	if err != nil {
 		return nil, &refusal{identity: id, cause: causeAccount, reason: err.Error()}
 	}
+	if reason := s.logins.files.closedFor(acc.uid); reason != "" {
+		return nil, &refusal{identity: id, cause: causeAccount, reason: reason}
+	}
 	return &admission{
 		identity: id, login: login, account: acc, limits: limits,
 		authority: string(cert.SignatureKey.Marshal()), changed: make(chan struct{}, 1),

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -14,32 +15,47 @@ const (
 )
 
 // environment is made from nothing: what this process was started with is no
-// business of the session's.
-func (s *session) environment() []string {
+// business of the session's. What comes later counts: the client's, the
+// machine's, ours.
+func (s *session) environment(t task) []string {
 	acc, id := s.admit.account, s.admit.identity
+	var env variables
+	env.add(s.env)
 	path := userPath
 	if acc.uid == 0 {
 		path = rootPath
 	}
-	env := append([]string{}, s.env...)
-	env = append(env,
-		"USER="+acc.name, "LOGNAME="+acc.name, "HOME="+acc.home, "PATH="+path, "SHELL="+acc.shell,
-		"MAIL=/var/mail/"+acc.name,
-	)
+	env.set("PATH", path)
+	site, err := s.conn.server.logins.files.siteEnvironment()
+	if err != nil {
+		s.conn.server.log.Warn("not all of the machine's environment is the session's", "sid", s.id, "error", err)
+	}
+	env.add(site)
+	env.set("USER", acc.name)
+	env.set("LOGNAME", acc.name)
+	env.set("HOME", acc.home)
+	env.set("SHELL", acc.shell)
+	env.set("MAIL", "/var/mail/"+acc.name)
 	from, to := s.conn.remote, s.conn.local
-	env = append(env,
-		fmt.Sprintf("SSH_CLIENT=%s %d %d", from.Addr(), from.Port(), to.Port()),
-		fmt.Sprintf("SSH_CONNECTION=%s %d %s %d", from.Addr(), from.Port(), to.Addr(), to.Port()),
-	)
+	env.set("SSH_CLIENT", fmt.Sprintf("%s %d %d", from.Addr(), from.Port(), to.Port()))
+	env.set("SSH_CONNECTION", fmt.Sprintf("%s %d %s %d", from.Addr(), from.Port(), to.Addr(), to.Port()))
+	if s.admit.identity.ForceCommand != "" && t.asked != "" {
+		env.set("SSH_ORIGINAL_COMMAND", t.asked)
+	}
 	if s.terminal != nil {
-		env = append(env, "SSH_TTY="+s.terminal.name)
+		env.set("SSH_TTY", s.terminal.name)
 		if s.request.term != "" {
-			env = append(env, "TERM="+s.request.term)
+			env.set("TERM", s.request.term)
 		}
 	}
-	env = append(env, "DT_USER="+id.User, "DT_ROLES="+strings.Join(id.Roles, ","))
+	env.set("DT_USER", id.User)
+	env.set("DT_ROLES", strings.Join(id.Roles, ","))
+	env.set("DT_SESSION_ID", s.id)
+	env.set("DT_LOGIN_EXPIRES", id.ValidBefore.UTC().Format(time.RFC3339))
 	if id.Device.Trusted() {
-		env = append(env, "DT_DEVICE_ID="+id.Device.ID, "DT_DEVICE_ASSET_TAG="+id.Device.AssetTag)
+		env.set("DT_DEVICE_ID", id.Device.ID)
+		env.set("DT_DEVICE_ASSET_TAG", id.Device.AssetTag)
+		env.set("DT_DEVICE_CREDENTIAL_ID", id.Device.CredentialID)
 	}
 	return env
 }

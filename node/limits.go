@@ -131,12 +131,15 @@ const (
 	// maxWindow is what a winsize can hold (tty_ioctl(4)).
 	maxWindow = 1<<16 - 1
 	// maxEnv variables of at most maxEnvValue bytes: LANG and all of LC_*
-	// are 14 in glibc, their values are names of locales.
+	// are 14 in glibc, their values are names of locales; the rest is for what
+	// else a node accepts.
 	maxEnv      = 32
-	maxEnvName  = 32
+	maxEnvName  = 64
 	maxEnvValue = 256
 	// headerBuffer takes a PROXY header as proxies commonly write it at once.
 	headerBuffer = 512
+	// maxAcceptEnv patterns are compared with each of them.
+	maxAcceptEnv = 64
 	// copyBuffer is one channel packet (x/crypto/ssh channelMaxPacket).
 	copyBuffer = 32 << 10
 )
@@ -250,6 +253,12 @@ const (
 const (
 	// maxMOTD is each of the messages of the day: some screens of text.
 	maxMOTD = 32 << 10
+	// maxEnvironment of /etc/environment, and maxSiteEnv variables of it: read
+	// at each session, and a small part of what execve(2) takes.
+	maxEnvironment = 32 << 10
+	maxSiteEnv     = 256
+	// maxNologin: more than one line of it is not shown.
+	maxNologin = 4 << 10
 	// maxUTMP is ten thousand terminals: what is read through at each login.
 	maxUTMP = 4 << 20
 	// lockTries, each lockPause after the other, for utmp and for wtmp: others

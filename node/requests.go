@@ -106,15 +106,13 @@ func parseModes(b []byte) ([]terminalMode, error) {
 	return modes, nil
 }
 
-// parseEnv reads an "env" and tells whether the name is one of those that
-// sessions take: the language of the person's terminal and nothing that
-// changes what a program loads or does (LD_*, BASH_ENV, IFS…).
-func parseEnv(payload []byte) (name, value string, err error) {
+// parseEnv reads an "env" whose name is one of those that sessions take.
+func parseEnv(payload []byte, accept acceptEnv) (name, value string, err error) {
 	var raw struct{ Name, Value string }
 	if err := unmarshal(payload, &raw); err != nil {
 		return "", "", err
 	}
-	if !allowedEnv(raw.Name) {
+	if !accept.takes(raw.Name) {
 		return "", "", fmt.Errorf("variable %.64q is not accepted", raw.Name)
 	}
 	if len(raw.Value) > maxEnvValue {
@@ -126,19 +124,6 @@ func parseEnv(payload []byte) (name, value string, err error) {
 		}
 	}
 	return raw.Name, raw.Value, nil
-}
-
-func allowedEnv(name string) bool {
-	category, isLC := strings.CutPrefix(name, "LC_")
-	if !isLC || category == "" || len(name) > maxEnvName {
-		return name == "LANG"
-	}
-	for _, b := range []byte(category) {
-		if (b < 'A' || b > 'Z') && b != '_' {
-			return false
-		}
-	}
-	return true
 }
 
 func parseExec(payload []byte) (string, error) {

@@ -62,18 +62,18 @@ func TestOnlyTheLanguageComesFromTheClient(t *testing.T) {
 		return gossh.Marshal(struct{ Name, Value string }{name, value})
 	}
 	for _, name := range []string{"LANG", "LC_ALL", "LC_CTYPE", "LC_MEASUREMENT"} {
-		if _, _, err := parseEnv(env(name, "de_DE.UTF-8")); err != nil {
+		if _, _, err := parseEnv(env(name, "de_DE.UTF-8"), defaultAcceptEnv()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, name := range []string{"", "LANGUAGE", "LD_PRELOAD", "BASH_ENV", "PATH", "IFS", "LC_", "LC_a", "LC_ALL=x", "DT_USER",
+	for _, name := range []string{"", "LANGUAGE", "LD_PRELOAD", "BASH_ENV", "PATH", "IFS", "LC_ALL=x", "DT_USER",
 		"LANG ", "LC_" + strings.Repeat("A", maxEnvName)} {
-		if _, _, err := parseEnv(env(name, "x")); err == nil {
+		if _, _, err := parseEnv(env(name, "x"), defaultAcceptEnv()); err == nil {
 			t.Errorf("%q was taken", name)
 		}
 	}
 	for _, value := range []string{"a\nb", "a\x00b", "\x1b]0;x", strings.Repeat("x", maxEnvValue+1)} {
-		if _, _, err := parseEnv(env("LANG", value)); err == nil {
+		if _, _, err := parseEnv(env("LANG", value), defaultAcceptEnv()); err == nil {
 			t.Errorf("LANG=%q was taken", value)
 		}
 	}
@@ -120,7 +120,7 @@ func FuzzRequests(f *testing.F) {
 		if p, err := parsePTY(payload); err == nil && (len(p.term) > maxTerm || len(p.modes) > 160) {
 			t.Errorf("terminal %+v", p)
 		}
-		if name, value, err := parseEnv(payload); err == nil && (!allowedEnv(name) || len(value) > maxEnvValue) {
+		if name, value, err := parseEnv(payload, acceptEnv{"*"}); err == nil && (!isEnvName(name) || len(value) > maxEnvValue) {
 			t.Errorf("variable %q=%q", name, value)
 		}
 		if c, err := parseExec(payload); err == nil && len(c) > maxCommand {

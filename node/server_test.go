@@ -163,7 +163,7 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 		now: time.Now, limits: defaultLimits(), accounts: testAccounts(t, passwd, group, ""), uid: uint32(os.Geteuid()),
 		cluster: "test", nodeID: "n1", name: "server",
 		hostSigners: func() []gossh.Signer { return []gossh.Signer{withCertificate(t, cert, host), host} },
-		states:      newHolder(), spool: spool,
+		states:      newHolder(), spool: spool, login: loginSettings{acceptEnv: defaultAcceptEnv()},
 	}
 	config.limits.hangup = 500 * time.Millisecond
 	config.limits.policyHangup = 200 * time.Millisecond
@@ -392,7 +392,8 @@ func TestACommandInheritsNothingElse(t *testing.T) {
 func TestTheEnvironmentIsMadeFromNothing(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_DAEMON", "x")
 	n := startNode(t)
-	c := n.mustDial(tester, n.cluster.certify(t, onDevice(alice()), newSigner(t)))
+	id := onDevice(alice())
+	c := n.mustDial(tester, n.cluster.certify(t, id, newSigner(t)))
 	s, err := c.NewSession()
 	if err != nil {
 		t.Fatal(err)
@@ -419,6 +420,8 @@ func TestTheEnvironmentIsMadeFromNothing(t *testing.T) {
 		"USER": tester, "LOGNAME": tester, "HOME": "/", "SHELL": "/bin/sh", "PATH": userPath, "MAIL": "/var/mail/" + tester,
 		"LANG": "C.UTF-8", "DT_USER": "alice", "DT_ROLES": "access",
 		"DT_DEVICE_ID": "6a1d9b1c-7d0b-4b6b-8a0e-0c1f6a2d1e11", "DT_DEVICE_ASSET_TAG": "C00AA0AAAA0A",
+		"DT_DEVICE_CREDENTIAL_ID": "cafe", "DT_SESSION_ID": n.recorded(event.SessionStart).SessionID,
+		"DT_LOGIN_EXPIRES": id.ValidBefore.UTC().Format(time.RFC3339),
 	} {
 		if got[name] != want {
 			t.Errorf("%s=%q, want %q", name, got[name], want)

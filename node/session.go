@@ -102,14 +102,11 @@ func (s *session) handle(req *gossh.Request) bool {
 		if err != nil {
 			return s.refuse(err.Error())
 		}
-		return s.start(task{kind: shellCommand, line: line})
+		return s.start(task{kind: shellCommand, line: line, asked: line})
 	case "subsystem":
 		t, err := subsystemTask(req.Payload)
 		if err != nil {
 			return s.refuse(err.Error())
-		}
-		if s.request != nil {
-			return s.refuse("file transfer does not take a terminal")
 		}
 		return s.start(t)
 	case "x11-req":
@@ -151,7 +148,7 @@ func (s *session) resize(payload []byte) bool {
 }
 
 func (s *session) setEnv(payload []byte) bool {
-	name, value, err := parseEnv(payload)
+	name, value, err := parseEnv(payload, s.conn.server.login.acceptEnv)
 	if err != nil || s.started || len(s.env) >= maxEnv {
 		return false
 	}
@@ -178,6 +175,13 @@ func (s *session) signal(payload []byte) bool {
 func (s *session) start(t task) bool {
 	if s.started {
 		return false
+	}
+	t = t.forced(s.admit.identity.ForceCommand)
+	switch {
+	case t.kind == noTask:
+		return s.refuse("the only subsystem of this node is sftp")
+	case t.kind == fileTransfer && s.request != nil:
+		return s.refuse("file transfer does not take a terminal")
 	}
 	s.started, s.shell = true, t.kind == loginShell
 	s.conn.net.relax()
@@ -277,7 +281,7 @@ func (s *session) launch(t task) (*process, error) {
 	}
 	return command{
 		account: s.admit.account, become: srv.root, task: t,
-		env: s.environment(), terminal: s.terminal,
+		env: s.environment(t), terminal: s.terminal,
 	}.start(ctx, srv.helpers)
 }
 

@@ -53,6 +53,9 @@ type SSHConfig struct {
 	// PrintMOTD and PrintLastLog are on unless they are false.
 	PrintMOTD    *bool `yaml:"print_motd"`
 	PrintLastLog *bool `yaml:"print_last_log"`
+	// AcceptEnv are patterns with * and ? of the variables that clients may
+	// send; none is LANG and LC_*.
+	AcceptEnv []string `yaml:"accept_env"`
 }
 
 // sshSettings are an SSHConfig that was checked. With the zero value's limits

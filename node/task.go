@@ -1,7 +1,6 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -14,12 +13,29 @@ import (
 type task struct {
 	kind taskKind
 	line string // of a command
+	// asked is the command or the subsystem that was asked for, "" for a
+	// shell; it is not what runs where the certificate forces a command.
+	asked string
+}
+
+// forced is what runs where the certificate says so (force-command, OpenSSH
+// PROTOCOL.certkeys), whatever was asked for; with "internal-sftp" only files
+// are transferred (sshd_config(5), ForceCommand).
+func (t task) forced(command string) task {
+	switch command {
+	case "":
+		return t
+	case "internal-sftp":
+		return task{kind: fileTransfer, asked: t.asked}
+	default:
+		return task{kind: shellCommand, line: command, asked: t.asked}
+	}
 }
 
 type taskKind int
 
 const (
-	_ taskKind = iota
+	noTask taskKind = iota
 	loginShell
 	shellCommand
 	fileTransfer
@@ -39,16 +55,18 @@ func (k taskKind) String() string {
 	}
 }
 
-// subsystemTask reads a "subsystem" request (RFC 4254 section 6.5).
+// subsystemTask reads a "subsystem" request (RFC 4254 section 6.5). One that
+// is not there is nothing to run, unless the certificate forces a command.
 func subsystemTask(payload []byte) (task, error) {
-	var raw struct{ Name string }
-	if err := unmarshal(payload, &raw); err != nil {
+	name, err := parseExec(payload)
+	if err != nil {
 		return task{}, err
 	}
-	if raw.Name != "sftp" {
-		return task{}, errors.New("the only subsystem of this node is sftp")
+	t := task{asked: name}
+	if name == "sftp" {
+		t.kind = fileTransfer
 	}
-	return task{kind: fileTransfer}, nil
+	return t, nil
 }
 
 // startRecords are what is written before it runs.
@@ -61,7 +79,11 @@ func (s *session) startRecords(t task) []event.Event {
 	if t.kind != shellCommand {
 		return events
 	}
-	events = append(events, s.event(event.Event{Type: event.Exec, Success: true, Command: recordable(t.line)}))
+	exec := event.Event{Type: event.Exec, Success: true, Command: recordable(t.line)}
+	if s.admit.identity.ForceCommand != "" {
+		exec.Message = fmt.Sprintf("the certificate forces this command; asked for: %s", recordable(t.asked))
+	}
+	events = append(events, s.event(exec))
 	if action, path, ok := parseSCP(t.line); ok {
 		events = append(events, s.event(event.Event{Type: event.SCP, Success: true, Action: action, Path: recordable(path)}))
 	}
