@@ -78,12 +78,16 @@ func diagServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// diagnose answers on n.diag until ctx ends; the node is not ready any more
-// when stop has.
+// diagnose answers on n.diag, where there is one, until it is closed or ctx
+// ends; the node is not ready any more when stop has.
 func (n *node) diagnose(ctx, stop context.Context) {
+	if n.diag == nil {
+		return
+	}
+	n.config.Log.Info("serving", "port", "diag", "addr", n.diag.Addr().String())
 	srv := diagServer(diagHandler(n.server.metrics.registry, func() error { return n.ready(stop) }), n.config.Log)
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
-	if err := srv.Serve(n.diag); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(n.diag); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		n.config.Log.Error("diagnosis has ended", "error", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 type follower struct {
 	member *member
 	states *holder
+	keeper *keeper
 	log    *slog.Logger
 	now    func() time.Time
 	// cluster that the node is of.
@@ -150,7 +151,7 @@ func (f *follower) take(m *dtv1.NodeState) error {
 	f.states.heard(f.now())
 	f.states.set(s)
 	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks), "revoked", len(s.policy.Revoked))
-	if err := saveState(filepath.Join(f.member.dir, stateFile), m); err != nil {
+	if err := f.keeper.save(m); err != nil {
 		f.log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
 	}
 	f.onAuthorities(m.GetTlsAuthorities())

@@ -28,7 +28,7 @@ func told(t *testing.T) (*follower, *dtv1.NodeState, *time.Time) {
 	now := time.Unix(1e9, 0)
 	f := &follower{
 		member: &member{dir: t.TempDir()}, states: newHolder(), log: quiet(), now: func() time.Time { return now },
-		cluster: "test", onAuthorities: func([][]byte) {},
+		cluster: "test", onAuthorities: func([][]byte) {}, keeper: &keeper{},
 	}
 	role := document(t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "access"), Spec: policy.RoleSpec{}})
 	m := &dtv1.NodeState{
@@ -82,7 +82,7 @@ func TestAStreamThatSaysNothingIsLeft(t *testing.T) {
 	log := &syncBuffer{}
 	f := &follower{
 		member: &member{dir: t.TempDir(), control: way}, states: newHolder(), log: slog.New(slog.NewTextHandler(log, nil)), now: time.Now,
-		cluster: "test", onAuthorities: func([][]byte) {}, silence: 500 * time.Millisecond,
+		cluster: "test", onAuthorities: func([][]byte) {}, keeper: &keeper{}, silence: 500 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var following sync.WaitGroup

@@ -71,6 +71,9 @@ type limits struct {
 	lastWords time.Duration
 	// shutdown is how long sessions may go on after SIGTERM.
 	shutdown time.Duration
+	// drain is how long they may go on after the node was handed over: people
+	// come back to what they began in the morning.
+	drain time.Duration
 }
 
 func defaultLimits() limits {
@@ -98,6 +101,7 @@ func defaultLimits() limits {
 		start:                     30 * time.Second,
 		lastWords:                 750 * time.Millisecond,
 		shutdown:                  5 * time.Second,
+		drain:                     24 * time.Hour,
 	}
 }
 
@@ -184,6 +188,22 @@ const (
 	// batchRecords and batchBytes are sent at once.
 	batchRecords = 256
 	batchBytes   = 512 << 10
+)
+
+// Bounds of several processes with one data directory.
+const (
+	// maxProcesses: the one that serves, and those before it that have sessions
+	// yet. Each may have some hundred MiB of its own, and maxSpool on the disk.
+	maxProcesses = 8
+	// handoverTime is how long a successor has until it could serve: it waits
+	// for news and for a certificate, firstNews each at most, and a machine that
+	// has just been upgraded is busy.
+	handoverTime = time.Minute
+	// rereadInterval of the certificates, which are renewed at half of their
+	// life by another process.
+	rereadInterval = time.Minute
+	// shipLeftInterval between two looks at what processes that ended have left.
+	shipLeftInterval = time.Minute
 )
 
 // Bounds of the conversation with the control plane.

@@ -11,6 +11,9 @@ func TestMain(m *testing.M) {
 	if status, was := RunHelper(); was {
 		os.Exit(status)
 	}
+	if dir := os.Getenv(handedOn); dir != "" {
+		os.Exit(serveHandedOn(dir))
+	}
 	if len(os.Args) == 2 && os.Args[0] == deadShare {
 		if err := serveDeadShare(os.Args[1]); err != nil {
 			fmt.Println(err)

@@ -5,6 +5,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -48,6 +49,15 @@ type Config struct {
 	// ProxyProtocolFrom are proxies, each of whose connections has to say with
 	// a PROXY header whose it is; nobody else is asked.
 	ProxyProtocolFrom []netip.Prefix
+	// Inherited is what Inherit gave; with sockets in it Listen is not used.
+	Inherited Inheritance
+	// Command starts this program again, its file first; on each signal of
+	// Reload a successor is started so, which takes our place. Empty: none is.
+	Command []string
+	Reload  <-chan os.Signal
+	// ShutdownGrace is how long sessions may go on when ctx ends (0: 5 s), and
+	// DrainTimeout when a successor has taken our place (0: 24 h).
+	ShutdownGrace, DrainTimeout time.Duration
 	// PublicAddrs are HOST:PORT, or HOST for the port that we listen on, as
 	// clients reach the node; empty: the address that we listen on or, where
 	// that is all of them, the host name.
@@ -81,20 +91,25 @@ func Run(ctx context.Context, config Config) error {
 
 // node is a Run on its way.
 type node struct {
-	config   Config
-	ssh      sshSettings
-	login    loginSettings
-	accounts accounts
-	lock     *os.File
-	listener net.Listener
-	diag     net.Listener // may be nil
-	serving  atomic.Bool
-	member   *member
-	creds    *credentials
-	signers  atomic.Pointer[[]gossh.Signer]
-	states   *holder
-	spool    *spool
-	server   *server
+	config    Config
+	ssh       sshSettings
+	login     loginSettings
+	accounts  accounts
+	lock      *os.File
+	listeners []net.Listener
+	diag      net.Listener // may be nil
+	serving   atomic.Bool
+	member    *member
+	creds     *credentials
+	signers   atomic.Pointer[[]gossh.Signer]
+	states    *holder
+	spool     *spool
+	spoolLock *os.File
+	server    *server
+	keeper    *keeper
+	// ceaseLeading and leading are lead's.
+	ceaseLeading context.CancelFunc
+	leading      sync.WaitGroup
 	// named is closed when the host certificate is for the names that we go
 	// by, or as many of them as the control plane gives.
 	named    chan struct{}
@@ -126,7 +141,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if err := config.enough(); err != nil {
 		return n, err
 	}
-	if n.lock, err = openDataDir(config.DataDir); err != nil {
+	if n.lock, err = openDataDir(config.DataDir, config.Inherited.predecessor); err != nil {
 		return n, err
 	}
 	k, err := loadKeys(config.DataDir)
@@ -144,14 +159,15 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if n.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.Listen); err != nil {
-		return n, api.Refuse(connect.CodeUnavailable, "cannot listen on %s: %v", config.Listen, root(err)).
-			WithHint("Choose another address with --listen.")
-	}
-	if n.diag, err = listenDiag(ctx, config.DiagListen); err != nil {
+	if n.listeners, err = config.listen(ctx); err != nil {
 		return n, err
 	}
-	info, err := config.info(n.listener.Addr())
+	if config.Inherited.predecessor == nil { // it has the port still
+		if n.diag, err = listenDiag(ctx, config.DiagListen); err != nil {
+			return n, err
+		}
+	}
+	info, err := config.info(n.listeners[0].Addr())
 	if err != nil {
 		return n, err
 	}
@@ -159,7 +175,11 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if n.creds, err = n.member.credentials(ctx, saved, config.Token, config.CAPins); err != nil {
 		return n, err
 	}
-	if n.spool, err = openSpool(filepath.Join(config.DataDir, spoolDir), config.Log); err != nil {
+	var spoolPath string
+	if spoolPath, n.spoolLock, err = takeSpool(config.DataDir); err != nil {
+		return n, dataDirRefusal(config.DataDir, err)
+	}
+	if n.spool, err = openSpool(spoolPath, config.Log); err != nil {
 		return n, dataDirRefusal(config.DataDir, err)
 	}
 	if err := n.take(n.creds); err != nil {
@@ -169,6 +189,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 		n.nowNamed()
 	}
 	n.states = newHolder()
+	n.keeper = &keeper{path: filepath.Join(config.DataDir, stateFile)}
 	return n, nil
 }
 
@@ -186,8 +207,8 @@ func (c Config) enough() error {
 }
 
 // openDataDir makes the folder where there is none, and keeps a second dtnoded
-// out of it.
-func openDataDir(dir string) (*os.File, error) {
+// out of it, unless that takes over from a predecessor, whose lock it has.
+func openDataDir(dir string, from *predecessor) (*os.File, error) {
 	if dir == "" {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "no data directory is given")
 	}
@@ -201,7 +222,11 @@ func openDataDir(dir string) (*os.File, error) {
 	if err := checkOwn(dir, info); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, lockFile, spoolDir} {
+	names := []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, lockFile}
+	for i := range maxProcesses {
+		names = append(names, spoolName(i))
+	}
+	for _, name := range names {
 		path := filepath.Join(dir, name)
 		info, err := os.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -210,12 +235,15 @@ func openDataDir(dir string) (*os.File, error) {
 		if err != nil {
 			return nil, dataDirRefusal(dir, err)
 		}
-		if name == spoolDir != info.IsDir() || !info.IsDir() && !info.Mode().IsRegular() {
+		if strings.HasPrefix(name, spoolDir) != info.IsDir() || !info.IsDir() && !info.Mode().IsRegular() {
 			return nil, dataDirRefusal(dir, fmt.Errorf("%s is not what dtnoded makes there but %s", name, info.Mode()))
 		}
 		if err := checkOwn(path, info); err != nil {
 			return nil, err
 		}
+	}
+	if from != nil {
+		return from.lock, nil
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -340,11 +368,15 @@ func (n *node) run(ctx context.Context) error {
 	// The conversations go on while sessions come to their end.
 	talk, hush := context.WithCancel(context.WithoutCancel(ctx))
 	var talking sync.WaitGroup
+	defer n.leading.Wait()
 	defer talking.Wait()
 	defer hush()
 
+	limits := n.ssh.limits
+	limits.shutdown = cmp.Or(n.config.ShutdownGrace, limits.shutdown)
+	limits.drain = cmp.Or(n.config.DrainTimeout, limits.drain)
 	n.server = newServer(talk, serverConfig{
-		log: n.config.Log, now: n.config.Now, limits: n.ssh.limits, accounts: n.accounts, uid: uint32(os.Geteuid()),
+		log: n.config.Log, now: n.config.Now, limits: limits, accounts: n.accounts, uid: uint32(os.Geteuid()),
 		cluster: n.creds.cluster, nodeID: n.creds.nodeID, name: n.member.info.GetName(),
 		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
 		states:      n.states, spool: n.spool, proxies: n.config.ProxyProtocolFrom,
@@ -352,28 +384,45 @@ func (n *node) run(ctx context.Context) error {
 		login: n.login, loginFiles: systemLoginFiles(os.Geteuid() == 0),
 	})
 	f := &follower{
-		member: n.member, states: n.states, log: n.config.Log, now: n.config.Now,
+		member: n.member, states: n.states, keeper: n.keeper, log: n.config.Log, now: n.config.Now,
 		cluster: n.creds.cluster, onAuthorities: n.believe, silence: followSilence,
 	}
 	f.restore()
-	if n.diag != nil {
-		n.config.Log.Info("serving", "port", "diag", "addr", n.diag.Addr().String())
-		talking.Go(func() { n.diagnose(talk, ctx) })
-	}
+	talking.Go(func() { n.diagnose(talk, ctx) })
 	talking.Go(func() { f.run(talk) })
-	talking.Go(func() { n.member.heartbeat(talk) })
 	talking.Go(func() { n.spool.ship(talk, n.send) })
-	talking.Go(func() { n.member.keepRenewed(talk, n.creds, n.renewed) })
+	n.lead(talk)
 
 	if !n.awaitNews(ctx) {
 		return nil
 	}
-	n.config.Log.Info("serving", "addr", n.listener.Addr().String(), "name", n.member.info.GetName(),
-		"node_id", n.creds.nodeID, "cluster", n.creds.cluster, "public_addr", strings.Join(n.member.info.GetAddresses(), ","))
+	err := n.config.Inherited.predecessor.relieve()
+	if err != nil {
+		return err
+	}
+	if n.config.Inherited.predecessor != nil { // which has closed it
+		if n.diag, err = listenDiag(ctx, n.config.DiagListen); err != nil {
+			n.config.Log.Error("no diagnosis", "error", err)
+		}
+		talking.Go(func() { n.diagnose(talk, ctx) })
+	}
+	addresses := make([]string, 0, len(n.listeners))
+	for _, l := range n.listeners {
+		addresses = append(addresses, l.Addr().String())
+	}
+	n.config.Log.Info("serving", "addr", strings.Join(addresses, ","), "name", n.member.info.GetName(),
+		"node_id", n.creds.nodeID, "cluster", n.creds.cluster, "public_addr", strings.Join(n.member.info.GetAddresses(), ","), "pid", os.Getpid())
 	n.serving.Store(true)
-	err := n.server.serve(ctx, n.listener)
+	notify := n.config.Inherited.notify
+	notify.tell(n.config.Now(), "READY=1")
+	handing, enough := context.WithCancel(ctx)
+	defer enough()
+	talking.Go(func() { n.awaitHandOver(handing, talk) })
+	stopping := context.AfterFunc(ctx, func() { notify.tell(n.config.Now(), "STOPPING=1") })
+	defer stopping()
+	err = n.server.serve(ctx, n.listeners...)
 	n.flush()
-	n.config.Log.Info("stopped")
+	n.config.Log.Info("stopped", "pid", os.Getpid())
 	return err
 }
 
@@ -434,13 +483,13 @@ func (n *node) close() {
 	if n.member != nil {
 		n.member.control.close()
 	}
-	if n.listener != nil {
-		n.listener.Close()
-	}
+	closeAll(n.listeners)
 	if n.diag != nil {
 		n.diag.Close()
 	}
-	if n.lock != nil {
-		n.lock.Close()
+	for _, lock := range []*os.File{n.spoolLock, n.lock} {
+		if lock != nil {
+			lock.Close()
+		}
 	}
 }

@@ -2,9 +2,6 @@ package node
 
 import (
 	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"connectrpc.com/connect"
 
@@ -29,7 +26,7 @@ func (f *follower) forsake() {
 	f.log.Error("the node was removed from its cluster; nobody is let in until it joins again with a new token")
 	f.last = nil
 	f.states.set(&state{policy: &policy.State{}, removed: true})
-	if err := os.Remove(filepath.Join(f.member.dir, stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := f.keeper.forget(); err != nil {
 		f.log.Error("the saved policy cannot be removed; it would be used after a restart", "error", err)
 	}
 }

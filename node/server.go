@@ -52,6 +52,10 @@ type server struct {
 	// part of it, or holds mu and has seen that draining is false.
 	work sync.WaitGroup
 
+	// retired is closed when another process has taken our place.
+	retired  chan struct{}
+	retiring sync.Once
+
 	mu       sync.Mutex
 	draining bool
 	live     map[*connection]struct{} // admitted
@@ -90,6 +94,7 @@ func newServer(ctx context.Context, c serverConfig) *server {
 		guard:    newGuard(c.limits),
 		refusals: newRefusals(c.limits),
 		ctx:      ctx,
+		retired:  make(chan struct{}),
 		live:     map[*connection]struct{}{},
 		all:      map[*connection]struct{}{},
 	}
@@ -105,18 +110,32 @@ func (s *server) title() string { return fmt.Sprintf("%s:%d", s.name, s.port) }
 
 // serve accepts connections until stop ends. Then it lets sessions come to
 // their end for a while, tells the others that it is shutting down, and
-// returns when all are gone.
-func (s *server) serve(stop context.Context, listener net.Listener) error {
-	s.port = addrPort(listener.Addr()).Port()
+// returns when all are gone. Once the server is retired it does that when the
+// last connection has ended, or has been there for too long.
+func (s *server) serve(stop context.Context, listeners ...net.Listener) error {
+	s.port = addrPort(listeners[0].Addr()).Port()
 	if _, err := s.helpers.take(); err != nil { // sessions try for themselves, and say so
 		s.log.Warn("no sessions yet", "error", err)
 	}
 	defer s.helpers.close()
 	defer s.sweeper.close()
-	closed := context.AfterFunc(stop, func() { listener.Close() })
+	closed := context.AfterFunc(stop, func() { closeAll(listeners) })
 	defer closed()
-	err := s.accept(listener)
-	listener.Close()
+	var accepting sync.WaitGroup
+	ended := make(chan error, len(listeners))
+	for _, l := range listeners {
+		accepting.Go(func() { ended <- s.accept(l) })
+	}
+	var err error
+	select {
+	case err = <-ended:
+	case <-s.retired:
+	}
+	closeAll(listeners)
+	accepting.Wait()
+	if err == nil {
+		s.outlive(stop)
+	}
 	s.drain()
 	if stop.Err() != nil {
 		return nil
@@ -256,6 +275,7 @@ func (s *server) drain() {
 	s.mu.Unlock()
 	if s.sessions() > 0 {
 		s.log.Info("sessions have a moment to end", "sessions", s.sessions(), "grace", s.limits.shutdown)
+		s.announce(fmt.Sprintf("the node is shutting down in %s", s.limits.shutdown))
 	}
 	const step = 50 * time.Millisecond
 	for waited := time.Duration(0); waited < s.limits.shutdown && s.sessions() > 0; waited += step {
@@ -281,6 +301,19 @@ func (s *server) drain() {
 	case <-gone:
 	case <-most.C:
 		s.log.Error("some sessions could not be ended")
+	}
+}
+
+// announce tells people at terminals what comes; programs are left alone.
+func (s *server) announce(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.live {
+		c.mu.Lock()
+		for session := range c.sessions {
+			session.announce(text)
+		}
+		c.mu.Unlock()
 	}
 }
 

@@ -305,14 +305,29 @@ func (s *session) end(reason string, by ender) {
 		s.stopStart(errors.New(reason))
 	}
 	if s.channel != nil && by != byClient {
-		s.lastWords.Go(func() { // the peer may not read; the connection is closed then
-			defer s.conn.recovered("last words")
-			_, _ = io.WriteString(&s.stderr, "\r\n"+plain(reason)+"\r\n")
-		})
+		s.sayLocked(reason)
 	}
 	s.mu.Unlock()
 	if p != nil {
 		s.hangup(p, by)
+	}
+}
+
+// sayLocked does not wait: the peer may not read; the connection is closed
+// then. It needs s.mu, and the channel open.
+func (s *session) sayLocked(text string) {
+	s.lastWords.Go(func() {
+		defer s.conn.recovered("last words")
+		_, _ = io.WriteString(&s.stderr, "\r\n"+plain(text)+"\r\n")
+	})
+}
+
+// announce says text where a person sits at a terminal.
+func (s *session) announce(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended && s.process != nil && s.process.tty != nil {
+		s.sayLocked(text)
 	}
 }
 

@@ -7,7 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +52,8 @@ type settings struct {
 	Labels            map[string]string `yaml:"labels"`
 	ProxyProtocolFrom []string          `yaml:"proxy_protocol_from"`
 	DiagListen        string            `yaml:"diag_listen"`
+	ShutdownGrace     time.Duration     `yaml:"shutdown_grace"`
+	DrainTimeout      time.Duration     `yaml:"drain_timeout"`
 
 	// SSH has no flags: it is rarely wanted.
 	SSH node.SSHConfig `yaml:"ssh"`
@@ -76,6 +83,8 @@ func startCommand(env *cli.Env) *cobra.Command {
 	f.StringToStringVar(&flags.Labels, "labels", nil, "labels of the node: k=v,…")
 	f.StringSliceVar(&flags.ProxyProtocolFrom, "proxy-protocol-from", nil, "IP or CIDR,… of proxies whose connections begin with a PROXY header (default none)")
 	f.StringVar(&flags.DiagListen, "diag-listen", "off", "address of /healthz, /readyz and /metrics; off turns it off")
+	f.DurationVar(&flags.ShutdownGrace, "shutdown-grace", 5*time.Second, "how long sessions may go on after SIGTERM")
+	f.DurationVar(&flags.DrainTimeout, "drain-timeout", 24*time.Hour, "how long they may go on after SIGHUP, which starts a successor")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		s, err := configure(c, flags, file)
 		if err != nil {
@@ -86,9 +95,31 @@ func startCommand(env *cli.Env) *cobra.Command {
 			return err
 		}
 		config.Version, config.Log, config.Now = cli.Version, env.Log(), env.Now
+		if config.Inherited, err = node.Inherit(); err != nil {
+			return err
+		}
+		reload := make(chan os.Signal, 1)
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+		config.Reload, config.Command = reload, commandLine()
 		return cli.Setting(node.Run(c.Context(), config))
 	}
 	return c
+}
+
+// commandLine is how this program was started, with the file that was meant:
+// another version may be there by the time it is wanted.
+func commandLine() []string {
+	program, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		program, err = filepath.Abs(program)
+	}
+	if err != nil { // whoever started it gave it another name
+		if program, err = os.Executable(); err != nil {
+			return nil
+		}
+	}
+	return append([]string{program}, os.Args[1:]...)
 }
 
 // config turns the words into what they mean.
@@ -96,6 +127,7 @@ func (s settings) config() (node.Config, error) {
 	out := node.Config{
 		AuthServer: s.AuthServer, DataDir: s.DataDir, Listen: s.Listen, PublicAddrs: s.PublicAddr,
 		Name: s.NodeName, Labels: s.Labels, DiagListen: s.DiagListen, SSH: s.SSH,
+		ShutdownGrace: s.ShutdownGrace, DrainTimeout: s.DrainTimeout,
 	}
 	for _, text := range s.CAPin {
 		pin, err := node.ParsePin(text)
@@ -149,6 +181,8 @@ func configure(c *cobra.Command, flags settings, file string) (settings, error) 
 		"public-addr":         func() { s.PublicAddr = flags.PublicAddr },
 		"nodename":            func() { s.NodeName = flags.NodeName },
 		"labels":              func() { s.Labels = flags.Labels },
+		"shutdown-grace":      func() { s.ShutdownGrace = flags.ShutdownGrace },
+		"drain-timeout":       func() { s.DrainTimeout = flags.DrainTimeout },
 		"proxy-protocol-from": func() { s.ProxyProtocolFrom = flags.ProxyProtocolFrom },
 		"diag-listen":         func() { s.DiagListen = flags.DiagListen },
 	} {

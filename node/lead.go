@@ -1,0 +1,189 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"devicetrust/api/dtv1"
+)
+
+// Several processes may have one data directory: that which serves, and those
+// before it that live until their last session ends (decision 0012). What only
+// one of them may do, the newest does: it leads.
+
+// lead begins to tell the control plane about the node, to renew its
+// certificates, to save the policy, and to send what others have left. It goes
+// on until ctx ends or stopLeading.
+func (n *node) lead(ctx context.Context) {
+	ctx, n.ceaseLeading = context.WithCancel(ctx)
+	n.mu.Lock()
+	shown := n.shown
+	n.mu.Unlock()
+	n.leading.Go(func() { n.member.heartbeat(ctx) })
+	n.leading.Go(func() { n.member.keepRenewed(ctx, shown, n.renewed) })
+	n.leading.Go(func() { n.shipLeft(ctx) })
+	if err := n.keeper.lead(true); err != nil {
+		n.config.Log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
+	}
+}
+
+// stopLeading returns when nothing of lead is done any more.
+func (n *node) stopLeading() {
+	_ = n.keeper.lead(false) // saves nothing
+	n.ceaseLeading()
+	n.leading.Wait()
+}
+
+// keepReread takes certificates that another process has renewed, until ctx
+// ends: the control plane hears us by them.
+func (n *node) keepReread(ctx context.Context) {
+	for sleep(ctx, rereadInterval) {
+		saved, err := loadIdentity(n.config.DataDir)
+		if err != nil || saved == nil {
+			n.config.Log.Warn("the node's renewed certificates cannot be read", "error", err)
+			continue
+		}
+		c, err := saved.check(n.member.keys)
+		if err != nil {
+			n.config.Log.Warn("the node's renewed certificates cannot be used", "error", err)
+			continue
+		}
+		n.mu.Lock()
+		same := n.shown.tls.Equal(c.tls)
+		n.mu.Unlock()
+		if !same {
+			n.renewed(c)
+		}
+	}
+}
+
+// keeper saves the state where this process leads. What came while it did not
+// is saved when it does again: a lock that was heard of is not to be forgotten.
+type keeper struct {
+	path string
+
+	mu     sync.Mutex
+	leads  bool
+	missed *dtv1.NodeState
+}
+
+func (k *keeper) save(m *dtv1.NodeState) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.leads {
+		k.missed = m
+		return nil
+	}
+	return saveState(k.path, m)
+}
+
+func (k *keeper) lead(leads bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.leads = leads
+	m := k.missed
+	if !leads || m == nil {
+		return nil
+	}
+	k.missed = nil
+	return saveState(k.path, m)
+}
+
+// forget removes what is saved, or is yet to be.
+func (k *keeper) forget() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.missed = nil
+	if !k.leads {
+		return nil
+	}
+	if err := os.Remove(k.path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// spoolName is the folder of the i-th process of a data directory.
+func spoolName(i int) string {
+	if i == 0 {
+		return spoolDir
+	}
+	return spoolDir + "." + strconv.Itoa(i)
+}
+
+var errTaken = errors.New("another process has it")
+
+// takeSpool gives the first spool that is no living process's, and its lock.
+func takeSpool(dataDir string) (dir string, lock *os.File, err error) {
+	for i := range maxProcesses {
+		dir = filepath.Join(dataDir, spoolName(i))
+		if lock, err = lockSpool(dir); !errors.Is(err, errTaken) {
+			return dir, lock, err
+		}
+	}
+	return "", nil, errors.New("too many processes before this one have sessions yet")
+}
+
+// lockSpool is errTaken where a process has the spool that lives.
+func lockSpool(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errTaken
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// shipLeft sends what processes that have ended left in their spools, until
+// ctx ends.
+func (n *node) shipLeft(ctx context.Context) {
+	for {
+		for i := range maxProcesses {
+			if err := n.shipSpool(ctx, filepath.Join(n.config.DataDir, spoolName(i))); err != nil && ctx.Err() == nil {
+				n.config.Log.Warn("audit records of an earlier process are kept", "spool", spoolName(i), "error", err)
+			}
+		}
+		if !sleep(ctx, shipLeftInterval) {
+			return
+		}
+	}
+}
+
+func (n *node) shipSpool(ctx context.Context, dir string) error {
+	if left, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix)); err != nil || len(left) == 0 {
+		return err
+	}
+	lock, err := lockSpool(dir)
+	if errors.Is(err, errTaken) { // and sends them itself
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	s, err := openSpool(dir, n.config.Log)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	for {
+		if sent, err := s.shipOnce(ctx, n.send); err != nil || sent == 0 {
+			return err
+		}
+	}
+}
