@@ -35,6 +35,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"kill-9":   onDaemon(func(d *stage.Daemon) error { return d.Kill() }),
 	"start":    cmdStart,
 	"hangup":   onDaemon(func(d *stage.Daemon) error { return d.Signal(syscall.SIGHUP) }),
+	"handover": onDaemon(func(d *stage.Daemon) error { return d.HandOver(context.Background()) }),
 	"running":  onDaemon(running),
 	"logged":   cmdLogged,
 	"postgres": cmdPostgres,

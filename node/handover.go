@@ -162,7 +162,7 @@ func (n *node) handOver(ctx, talk context.Context) bool {
 	_ = s.process.Release()
 	n.lock.Close()
 	n.lock = nil
-	log.Info("handed over; sessions go on here until they end", "successor", pid, "sessions", n.server.sessions(), "at_most", n.server.limits.drain)
+	log.Info("handed over; sessions go on here until they end", "pid", os.Getpid(), "successor", pid, "sessions", n.server.sessions(), "at_most", n.server.limits.drain)
 	return true
 }
 

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Daemon is a dtauthd or a dtnoded that serves.
@@ -83,6 +85,24 @@ func (d *Daemon) Restart(ctx context.Context) error {
 	d.command.Args = slices.DeleteFunc(d.command.Args, func(a string) bool { return strings.HasPrefix(a, flag) })
 	d.command.Args = append(d.command.Args, flag+d.Addr)
 	return d.start(ctx)
+}
+
+// HandOver has a dtnoded hand over, and is its successor then; the one before
+// is on the stage until it ends.
+func (d *Daemon) HandOver(ctx context.Context) error {
+	if err := d.Signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	found, err := d.WaitLog(ctx, regexp.MustCompile(fmt.Sprintf(`msg="handed over;.* pid=%d successor=(\d+)`, d.PID())))
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(found[1])
+	if err != nil {
+		return err
+	}
+	d.Process, err = d.stage.adopt(pid, d.Process)
+	return err
 }
 
 // Limit sets ulimit's arguments for the next start.

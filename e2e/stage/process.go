@@ -21,10 +21,10 @@ type Process struct {
 	// Log is the file that holds what it prints.
 	Log string
 
-	cmd  *exec.Cmd
-	from int64 // where this run's part of the log begins
-	done chan struct{}
-	err  error // of Wait; read after done
+	process *os.Process
+	from    int64 // where this run's part of the log begins
+	done    chan struct{}
+	err     error // of Wait; read after done
 }
 
 // Command says what to start. A program without a slash in it is one of
@@ -70,15 +70,36 @@ func (s *Stage) Start(c Command) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &Process{Name: c.Name, Log: logName, cmd: cmd, from: from, done: make(chan struct{})}
+	return s.add(&Process{Name: c.Name, Log: logName, process: cmd.Process, from: from}, cmd.Wait), nil
+}
+
+// add puts a process on the stage that wait waits for.
+func (s *Stage) add(p *Process, wait func() error) *Process {
+	p.done = make(chan struct{})
 	go func() {
-		p.err = cmd.Wait()
+		p.err = wait()
 		close(p.done)
 	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.procs = append(s.procs, p)
-	return p, nil
+	return p
+}
+
+// adopt puts a process on the stage that one of its processes, p, has made its
+// sibling, and so a child of this program.
+func (s *Stage) adopt(pid int, p *Process) (*Process, error) {
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, err
+	}
+	return s.add(&Process{Name: p.Name, Log: p.Log, process: process, from: p.from}, func() error {
+		state, err := process.Wait()
+		if err == nil && !state.Success() {
+			err = &exec.ExitError{ProcessState: state}
+		}
+		return err
+	}), nil
 }
 
 func exists(name string) bool {
@@ -87,7 +108,7 @@ func exists(name string) bool {
 }
 
 // PID is the process's id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.process.Pid }
 
 // Ended tells whether it runs no more.
 func (p *Process) Ended() bool {
@@ -127,7 +148,7 @@ func (p *Process) Signal(sig os.Signal) error {
 	if p.Ended() {
 		return os.ErrProcessDone
 	}
-	return p.cmd.Process.Signal(sig)
+	return p.process.Signal(sig)
 }
 
 // WaitLog waits until it has printed what pattern matches, and returns the
