@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -44,23 +45,28 @@ func (n *node) stopLeading() {
 // ends: the control plane hears us by them.
 func (n *node) keepReread(ctx context.Context) {
 	for sleep(ctx, rereadInterval) {
-		saved, err := loadIdentity(n.config.DataDir)
-		if err != nil || saved == nil {
+		if err := n.reread(); err != nil {
 			n.config.Log.Warn("the node's renewed certificates cannot be read", "error", err)
-			continue
-		}
-		c, err := saved.check(n.member.keys)
-		if err != nil {
-			n.config.Log.Warn("the node's renewed certificates cannot be used", "error", err)
-			continue
-		}
-		n.mu.Lock()
-		same := n.shown.tls.Equal(c.tls)
-		n.mu.Unlock()
-		if !same {
-			n.renewed(c)
 		}
 	}
+}
+
+func (n *node) reread() error {
+	saved, err := loadIdentity(n.config.DataDir)
+	if err != nil || saved == nil {
+		return cmp.Or(err, errors.New("there are none any more"))
+	}
+	c, err := saved.check(n.member.keys)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	same := n.shown.tls.Equal(c.tls)
+	n.mu.Unlock()
+	if !same {
+		n.renewed(c)
+	}
+	return nil
 }
 
 // keeper saves the state where this process leads. What came while it did not
