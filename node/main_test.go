@@ -21,5 +21,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 5 && os.Args[0] == nodeOutside {
+		serveOutside(os.Args[1], os.Args[2], os.Args[3], os.Args[4])
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
