@@ -12,6 +12,7 @@ package helper
 import (
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"strconv"
 	"syscall"
@@ -45,7 +46,6 @@ func serve(args []string) (started Started, is bool) {
 	}
 	switch args[0] {
 	case Nursery:
-		keepFiles()
 		return Started{Status: nurse()}, true
 	case Name:
 		return help(), true
@@ -55,13 +55,9 @@ func serve(args []string) (started Started, is bool) {
 
 // help makes this process the account's.
 func help() Started {
-	body, _, err := receive(0)
-	if errors.Is(err, errNotNeeded) {
-		return Started{}
-	}
-	var r Request
-	if err == nil {
-		r, err = parse(body)
+	r, err := readWhole(os.NewFile(socket, "node"))
+	if errors.Is(err, io.EOF) {
+		return Started{} // the node has ended, or wants no more
 	}
 	if err != nil || r.Work == NoWork {
 		return Started{Status: tell(socket, Report{Understand, uint32(syscall.EBADMSG)})}
@@ -72,6 +68,18 @@ func help() Started {
 	// What is told from here on is told by the end of the socket.
 	_ = syscall.Close(socket)
 	return Started{Work: r.Work}
+}
+
+func readWhole(from io.Reader) (Request, error) {
+	var head [LengthSize]byte
+	if _, err := io.ReadFull(from, head[:]); err != nil {
+		return Request{}, err
+	}
+	body, err := readRequest(from, head[:])
+	if err != nil {
+		return Request{}, err
+	}
+	return parse(body)
 }
 
 // tell reports to the node. Where it is gone, nobody wants the session.
@@ -133,66 +141,21 @@ func notRoot() error {
 	return nil
 }
 
-// errNotNeeded: the node has ended, or wants no more.
-var errNotNeeded = errors.New("no session is wanted")
-
-// receive waits for a request, and for so many files that come with it; none
-// is in the order of a bad one.
-func receive(count int) (body []byte, files []int, err error) {
-	var length [LengthSize]byte
-	control := make([]byte, syscall.CmsgSpace(4*count))
-	var n, controlSize, flags int
-	for {
-		n, controlSize, flags, _, err = syscall.Recvmsg(socket, length[:], control, syscall.MSG_CMSG_CLOEXEC|syscall.MSG_WAITALL)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
+// readRequest reads one of which head is the beginning, the length at least.
+func readRequest(from io.Reader, head []byte) (body []byte, err error) {
+	size := int64(binary.BigEndian.Uint32(head))
+	head = head[LengthSize:]
 	switch {
-	case err != nil:
-		return nil, nil, err
-	case n == 0:
-		return nil, nil, errNotNeeded
-	case n != len(length) || flags&syscall.MSG_CTRUNC != 0:
-		return nil, nil, syscall.EBADMSG
-	}
-	if files, err = parseFiles(control[:controlSize], count); err != nil {
-		return nil, nil, err
-	}
-	size := binary.BigEndian.Uint32(length[:])
-	if size > maxRequest {
-		return nil, nil, syscall.EMSGSIZE
+	case size > maxRequest:
+		return nil, syscall.EMSGSIZE
+	case size < int64(len(head)):
+		return nil, syscall.EBADMSG
+	case size == int64(len(head)):
+		return head, nil
 	}
 	body = make([]byte, size)
-	for got := 0; got < len(body); {
-		n, err := syscall.Read(socket, body[got:])
-		switch {
-		case errors.Is(err, syscall.EINTR):
-		case err != nil:
-			return nil, nil, err
-		case n == 0:
-			return nil, nil, errNotNeeded
-		default:
-			got += n
-		}
-	}
-	return body, files, nil
-}
-
-// parseFiles takes exactly count files.
-func parseFiles(control []byte, count int) ([]int, error) {
-	if count == 0 {
-		return nil, nil
-	}
-	messages, err := syscall.ParseSocketControlMessage(control)
-	if err != nil || len(messages) != 1 {
-		return nil, syscall.EBADMSG
-	}
-	files, err := syscall.ParseUnixRights(&messages[0])
-	if err != nil || len(files) != count {
-		return nil, syscall.EBADMSG
-	}
-	return files, nil
+	_, err = io.ReadFull(from, body[copy(body, head):])
+	return body, err
 }
 
 // number is for a report; what has none is "invalid argument".

@@ -2,6 +2,8 @@ package helper
 
 import (
 	"errors"
+	"io"
+	"os"
 	"runtime"
 	"strings"
 	"syscall"
@@ -18,23 +20,97 @@ const Nursery = "dtnoded: sessions"
 // child and not its own (clone(2), CLONE_PARENT), has a memory of its own, and
 // so holds up nobody: not when it is stopped, not when a home hangs.
 func nurse() (status int) {
+	keepFiles()
 	giveBackFiles()
+	if err := syscall.SetNonblock(socket, true); err != nil {
+		return 255
+	}
+	requests := &requests{conn: os.NewFile(socket, "node")}
+	served := make(chan error)
+	// Not on the main thread, which Go keeps to itself until all packages are
+	// initialised: each request would wake one thread only to wake the other.
+	go func() { served <- requests.serve() }()
+	if err := <-served; !errors.Is(err, io.EOF) {
+		return 255 // the stream is out of step; who waits sees the end of its socket
+	}
+	return 0
+}
+
+// requests come one after the other. They are waited for in Go's poller, and
+// taken by system calls that Go does not know of (syscall.RawSyscall): one
+// that it knows costs as much again, because it wakes the runtime's monitor.
+type requests struct {
+	conn    *os.File
+	head    [4096]byte // most fit
+	control [64]byte
+}
+
+func (q *requests) serve() error {
+	raw, err := q.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
 	for {
-		body, files, err := receive(4)
+		var n, control uintptr
+		var no syscall.Errno
+		err := raw.Read(func(fd uintptr) bool {
+			n, control, no = q.receive(fd)
+			return no != syscall.EAGAIN && no != syscall.EINTR
+		})
 		switch {
-		case errors.Is(err, errNotNeeded):
-			return 0
 		case err != nil:
-			// The stream is out of step. Who waits sees the end of its socket.
-			return 255
+			return err
+		case no != 0:
+			return no
+		case n == 0:
+			return io.EOF
+		case n < LengthSize:
+			return syscall.EBADMSG
+		}
+		files, err := parseFiles(q.control[:control])
+		if err != nil {
+			return err
+		}
+		body, err := readRequest(q.conn, q.head[:n])
+		if err != nil {
+			return err
 		}
 		if fault := bear(body, files); fault != (Report{}) {
 			tell(files[3], fault)
 		}
 		for _, fd := range files {
-			_ = syscall.Close(fd)
+			_, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0)
 		}
 	}
+}
+
+// receive takes what is there of one request. It never takes more: what files
+// came with ends a read (unix(7), SCM_RIGHTS), and all after it is asked for by
+// its length.
+func (q *requests) receive(fd uintptr) (n, control uintptr, no syscall.Errno) {
+	part := syscall.Iovec{Base: &q.head[0]}
+	part.SetLen(len(q.head))
+	message := syscall.Msghdr{Iov: &part, Iovlen: 1, Control: &q.control[0]}
+	message.SetControllen(len(q.control))
+	n, _, no = syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&message)), syscall.MSG_CMSG_CLOEXEC)
+	if no == 0 && message.Flags&syscall.MSG_CTRUNC != 0 {
+		no = syscall.EBADMSG
+	}
+	return n, uintptr(message.Controllen), no
+}
+
+// parseFiles takes the session's three and the socket for reports, no more and
+// no less.
+func parseFiles(control []byte) (files [4]int, err error) {
+	messages, err := syscall.ParseSocketControlMessage(control)
+	if err != nil || len(messages) != 1 {
+		return files, syscall.EBADMSG
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != len(files) {
+		return files, syscall.EBADMSG
+	}
+	return [4]int(fds), nil
 }
 
 // giveBackFiles undoes that Go raises the number of open files (package
@@ -43,7 +119,7 @@ func nurse() (status int) {
 func giveBackFiles() { _ = syscall.Exec("", nil, nil) }
 
 // bear forks one process, or tells why there is none.
-func bear(body []byte, files []int) Report {
+func bear(body []byte, files [4]int) Report {
 	r, err := parse(body)
 	if err != nil {
 		return Report{Understand, uint32(syscall.EBADMSG)}
