@@ -24,7 +24,11 @@ func transferFiles() (status int) {
 		fmt.Fprintf(os.Stderr, "no file transfer: %v\n", err)
 		return 1
 	}
-	if err := filetransfer.Serve(os.Stdin, os.Stdout); err != nil {
+	home, err := unix.Getwd()
+	if err != nil {
+		home = "/"
+	}
+	if err := filetransfer.Serve(os.Stdin, os.Stdout, home); err != nil {
 		fmt.Fprintf(os.Stderr, "file transfer has ended: %v\n", err)
 		return 1
 	}
