@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -27,7 +28,7 @@ func (s *session) supervise(p *process) {
 			s.stderr.line(p.warning)
 		}
 		_, _ = io.WriteString(s.channel, greeting)
-		s.pump(s.channel, out, &sent)
+		s.pump(s.output(), out, &sent)
 	})
 	if p.stderr != nil {
 		err := &drain{p.stderr}
@@ -75,8 +76,16 @@ func (s *session) supervise(p *process) {
 	reason, by := s.reason, s.by
 	s.mu.Unlock()
 	exit := exitStatus(status)
-	total := sent.Load()
-	s.recordEnd(event.Event{Success: by != byPolicy, Message: reason, ExitStatus: &exit, Bytes: &total})
+	total, received := sent.Load(), s.received.Load()
+	s.recordEnd(event.Event{Success: by != byPolicy, Message: reason, ExitStatus: &exit, Bytes: &total, BytesIn: &received})
+}
+
+// output is where the process's standard output goes.
+func (s *session) output() io.Writer {
+	if s.transfer != nil {
+		return &replies{to: s.channel, transfer: s.transfer}
+	}
+	return s.channel
 }
 
 // abandon ends a session whose client is gone and whose process is not. It
@@ -92,7 +101,8 @@ func (s *session) abandon(p *process, sent int64) {
 		after = "; its process is killed: the account has left too many behind"
 		p.signal(unix.SIGKILL)
 	}
-	s.recordEnd(event.Event{Success: true, Message: reason + after, Bytes: &sent})
+	received := s.received.Load()
+	s.recordEnd(event.Event{Success: true, Message: reason + after, Bytes: &sent, BytesIn: &received})
 	go func() {
 		defer abandoned.remove(uid)
 		_, _ = p.wait()
@@ -152,14 +162,26 @@ type onlyWriter struct{ io.Writer }
 // nothing, but a client that waits for it to open would never end.
 func (s *session) feed(stdin *os.File) {
 	defer s.conn.recovered("input")
-	in := &input{s.channel, s}
-	_, err := s.conn.server.copy(stdin, in)
+	err := s.deliver(stdin, &input{s.channel, s})
 	if s.terminal == nil {
 		stdin.Close()
 	}
 	if err != nil || s.cut() {
 		_, _ = io.Copy(io.Discard, s.channel)
 	}
+}
+
+// deliver gives the process what the client sends, until that is at its end.
+func (s *session) deliver(stdin io.Writer, in io.Reader) error {
+	if s.transfer == nil {
+		_, err := s.conn.server.copy(stdin, in)
+		return err
+	}
+	err := s.transfer.carry(stdin, in)
+	if err != nil && !errors.Is(err, errChildGone) {
+		s.end(err.Error(), byPolicy)
+	}
+	return err
 }
 
 // input is what the client sends, and notes that the person does something.
@@ -174,6 +196,7 @@ func (r *input) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if n > 0 {
+		r.session.received.Add(int64(n))
 		r.session.conn.active()
 	}
 	return n, err

@@ -157,6 +157,18 @@ const (
 	nurseryTries = 3
 )
 
+// Bounds of file transfer.
+const (
+	// transferBuffer of what a client sends: some channel packets at once.
+	transferBuffer = 4 * copyBuffer
+	// maxWatched is the longest request that is looked at: two paths, and
+	// attributes. It fits transferBuffer.
+	maxWatched = 16 << 10
+	// maxPath is PATH_MAX, with the zero that ends it (limits.h). Two paths of
+	// which each byte has to be escaped fit maxRecord.
+	maxPath = 4096
+)
+
 // Bounds of the audit spool.
 const (
 	// maxSpool on disk: weeks of records of a busy server that cannot reach

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -29,8 +30,13 @@ type session struct {
 	terminal *terminal
 	started  bool
 	shell    bool // a login shell
+	// transfer, where that is what the session is for.
+	transfer *transfer
 	// beginning is what goes on when the start was replied to.
 	beginning func()
+
+	// received from the client.
+	received atomic.Int64
 
 	mu      sync.Mutex
 	channel gossh.Channel // nil until it is open; not changed after
@@ -267,6 +273,7 @@ func (s *session) launch(t task) (*process, error) {
 		if err := listedShell(s.admit.account.shell, shellsFile); err != nil {
 			return nil, err
 		}
+		s.transfer = newTransfer(func(e event.Event) error { return srv.record(s.event(e)) }, s.stderr.line)
 	}
 	if s.request != nil {
 		var to *owner

@@ -116,7 +116,7 @@ func (s *server) handle(kind Kind, f Fields) error {
 
 // sayVersion is the answer to whatever version the client has, as OpenSSH's.
 func (s *server) sayVersion() {
-	s.packet(version, 3, func(b []byte) []byte {
+	s.packet(Version, 3, func(b []byte) []byte {
 		for _, e := range []struct{ name, version string }{
 			{"posix-rename@openssh.com", "1"},
 			{"statvfs@openssh.com", "2"},

@@ -56,7 +56,7 @@ func talk(t testing.TB, requests ...[]byte) ([]answer, error) {
 		all = append(all, answer{Kind(b[4]), Fields{Rest: b[9 : 4+size]}})
 		b = b[4+size:]
 	}
-	if len(all) == 0 || all[0].kind != version {
+	if len(all) == 0 || all[0].kind != Version {
 		t.Fatalf("no version: %v", err)
 	}
 	return all[1:], err

@@ -11,7 +11,7 @@ type Kind byte
 
 const (
 	Init          Kind = 1
-	version       Kind = 2
+	Version       Kind = 2
 	Open          Kind = 3
 	Close         Kind = 4
 	Read          Kind = 5
