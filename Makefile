@@ -103,7 +103,8 @@ packages-demo:
 
 packages-test:
 	@e2e/packages.sh swtpm:swtpm swtpm_setup:swtpm-tools ssh:openssh-client sshd:openssh-server \
-	  /usr/lib/openssh/sftp-server:openssh-sftp-server rsync:rsync sshfs:sshfs \
+	  /usr/lib/openssh/sftp-server:openssh-sftp-server rsync:rsync sshfs:sshfs git:git ansible:ansible-core \
+	  plink:putty-tools dbclient:dropbear-bin /usr/lib/python3/dist-packages/paramiko/__init__.py:python3-paramiko \
 	  '/usr/lib/postgresql/*/bin/initdb:postgresql' curl:curl ssh-audit:ssh-audit \
 	  gcc:gcc /usr/include/stdlib.h:libc6-dev
 

@@ -187,7 +187,17 @@ func setUp(env *testscript.Env) error {
 		}
 		checkLogs(t, s.Dir)
 	})
+	desk, err := makeDesk(login)
+	if err != nil {
+		return err
+	}
+	env.Defer(func() {
+		if err := os.RemoveAll(desk); err != nil {
+			t.Error(err)
+		}
+	})
 	vars := map[string]string{
+		"DESK":           desk,
 		"PATH":           binDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
 		"HOME":           filepath.Join(env.WorkDir, "home"),
 		"ME":             me.Username,
@@ -205,6 +215,16 @@ func setUp(env *testscript.Env) error {
 		return err
 	}
 	return os.MkdirAll(vars["HOME"], 0o700)
+}
+
+// makeDesk makes a folder for what login's sessions read and write: the
+// script's own is for nobody else.
+func makeDesk(login string) (string, error) {
+	desk, err := os.MkdirTemp("", "dt-desk")
+	if err != nil {
+		return "", err
+	}
+	return desk, system("chown", login+":", desk)
 }
 
 // checkLogs finds what no daemon may have said in any story.
