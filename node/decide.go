@@ -162,6 +162,9 @@ func (s *server) judge(login string, key gossh.PublicKey, from netip.AddrPort, n
 	if reason := s.logins.files.closedFor(acc.uid); reason != "" {
 		return nil, &refusal{identity: id, cause: causeAccount, reason: reason}
 	}
+	if err := s.login.pam.account(s.ctx, acc.name, from.Addr().String()); err != nil {
+		return nil, &refusal{identity: id, cause: causeAccount, reason: err.Error()}
+	}
 	return &admission{
 		identity: id, login: login, account: acc, limits: limits,
 		authority: string(cert.SignatureKey.Marshal()), changed: make(chan struct{}, 1),

@@ -186,6 +186,10 @@ func (s *sweeper) round(pending map[*sweep]struct{}, closing bool) {
 			groups[m.group] = struct{}{}
 		}
 		for group := range groups {
+			if group == w.process.pid {
+				w.process.kill()
+				continue
+			}
 			_ = unix.Kill(-group, unix.SIGKILL)
 		}
 	}

@@ -309,8 +309,8 @@ func TestWhatCannotBeStartedIsSaid(t *testing.T) {
 		"no program":       {func(r *helper.Request) { r.Program = "/no/such" }, "cannot run /no/such: no such file"},
 		"no terminal":      {func(r *helper.Request) { r.Terminal = true }, "cannot take the terminal"},
 		"nobody's":         {func(r *helper.Request) { r.As = helper.AsNobody }, "nobody's process"},
-		"another kind":     {func(r *helper.Request) { r.As = 3 }, "nobody's process"},
-		"no arguments":     {func(r *helper.Request) { r.Argv = nil }, "neither a program"},
+		"another kind":     {func(r *helper.Request) { r.As = helper.AsRoot + 1 }, "nobody's process"},
+		"no arguments":     {func(r *helper.Request) { r.Argv = nil }, "no program"},
 		"a NUL in one":     {func(r *helper.Request) { r.Argv = []string{"sh", "-c", "a\x00b"} }, "a NUL byte"},
 		"more than bounds": {func(r *helper.Request) { r.Env = []string{strings.Repeat("x", 1<<20)} }, "bytes, more than"},
 	} {

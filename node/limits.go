@@ -289,6 +289,8 @@ const (
 	// at each session, and a small part of what execve(2) takes.
 	maxEnvironment = 32 << 10
 	maxSiteEnv     = 256
+	// pamTimeout of PAM's word about an account: modules ask directories.
+	pamTimeout = 10 * time.Second
 	// maxNologin: more than one line of it is not shown.
 	maxNologin = 4 << 10
 	// maxUTMP is ten thousand terminals: what is read through at each login.

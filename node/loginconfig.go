@@ -11,6 +11,7 @@ import (
 type loginSettings struct {
 	printMOTD, printLastLog bool
 	acceptEnv               acceptEnv
+	pam                     pam
 }
 
 // login gives the settings, or an *api.Refusal that names the key.
@@ -19,9 +20,14 @@ func (c SSHConfig) login() (loginSettings, error) {
 	if err != nil {
 		return loginSettings{}, api.Refuse(connect.CodeInvalidArgument, "ssh.accept_env: %v", err)
 	}
+	modules, err := newPAM(c.PAMService, c.PAMHelper)
+	if err != nil {
+		return loginSettings{}, api.Refuse(connect.CodeFailedPrecondition, "ssh.pam_service: %v", err)
+	}
 	return loginSettings{
 		printMOTD:    c.PrintMOTD == nil || *c.PrintMOTD,
 		printLastLog: c.PrintLastLog == nil || *c.PrintLastLog,
 		acceptEnv:    accept,
+		pam:          modules,
 	}, nil
 }

@@ -22,6 +22,9 @@ type command struct {
 	task     task
 	env      []string
 	terminal *terminal // nil: pipes
+	// pam keeps the session, where it is on; from is the client's address.
+	pam  pam
+	from string
 }
 
 // process is a running command. It leads a session of its own (setsid(2)), so
@@ -37,6 +40,8 @@ type process struct {
 	// be at its end.
 	tty *os.File
 	arrival
+	// keeper: it is dtnoded-pam, and the command its child.
+	keeper bool
 
 	mu sync.Mutex
 	// reaped: pid may be somebody else by now.
@@ -57,7 +62,9 @@ func (c command) start(ctx context.Context, from *helpers) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.child, p.arrival, err = from.begin(ctx, c.request(), theirs)
+	r := c.pam.open(c.request(), c.account.name, c.from, c.tty())
+	p.keeper = r.As == helper.AsRoot
+	p.child, p.arrival, err = from.begin(ctx, r, theirs)
 	if c.terminal == nil {
 		for _, f := range theirs {
 			f.Close()
@@ -90,6 +97,13 @@ func (c command) request() helper.Request {
 	default: // the helper refuses it
 	}
 	return r
+}
+
+func (c command) tty() string {
+	if c.terminal == nil {
+		return ""
+	}
+	return c.terminal.name
 }
 
 // connect makes the pipes and gives the process's ends.
@@ -138,7 +152,11 @@ func (p *process) wait() (syscall.WaitStatus, error) {
 func (p *process) signal(sig unix.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.reaped {
+	switch {
+	case p.reaped:
+	case sig == unix.SIGKILL:
+		p.kill()
+	default:
 		_ = unix.Kill(-p.pid, sig)
 	}
 }

@@ -288,7 +288,7 @@ func (s *session) launch(t task) (*process, error) {
 	}
 	return command{
 		account: s.admit.account, become: srv.root, task: t,
-		env: s.environment(t), terminal: s.terminal,
+		env: s.environment(t), terminal: s.terminal, pam: srv.login.pam, from: s.conn.remote.Addr().String(),
 	}.start(ctx, srv.helpers)
 }
 

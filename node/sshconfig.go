@@ -56,6 +56,12 @@ type SSHConfig struct {
 	// AcceptEnv are patterns with * and ? of the variables that clients may
 	// send; none is LANG and LC_*.
 	AcceptEnv []string `yaml:"accept_env"`
+	// PAMService is the file in /etc/pam.d by which accounts are asked for and
+	// sessions opened; empty: PAM has no say.
+	PAMService string `yaml:"pam_service"`
+	// PAMHelper is dtnoded-pam's path; empty: beside dtnoded, or in
+	// /usr/libexec.
+	PAMHelper string `yaml:"pam_helper"`
 }
 
 // sshSettings are an SSHConfig that was checked. With the zero value's limits

@@ -124,12 +124,15 @@ func bear(body []byte, files [4]int) Report {
 	if err != nil {
 		return Report{Understand, uint32(syscall.EBADMSG)}
 	}
-	if err := notRoot(); err != nil && r.As == AsOurselves {
-		return Report{Identity, number(err)}
+	if (syscall.Geteuid() == 0) != (r.As != AsOurselves) {
+		return Report{Identity, uint32(syscall.EPERM)}
 	}
-	n := newborn{report: uintptr(files[3]), terminal: r.Terminal, work: r.Work != NoWork}
+	n := newborn{report: uintptr(files[3]), terminal: r.Terminal, goesOn: r.Work != NoWork || r.As == AsRoot}
+	if n.goesOn {
+		r.Home = "/"
+	}
 	n.files = [3]uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2])}
-	if n.work {
+	if r.Work != NoWork {
 		r.Program, r.Argv, r.Env = self, []string{Name}, []string{"GOGC=off", "GOMAXPROCS=1"}
 	} else if r.As == AsAccount {
 		n.become, n.uid, n.gid, n.groups = true, uintptr(r.UID), uintptr(r.GID), r.Groups
@@ -151,16 +154,19 @@ const self = "/proc/self/exe"
 // made before: in a copy of a Go program that has only one of its threads,
 // nothing may be allocated, no stack may grow, and nobody may be waited for.
 type newborn struct {
-	files          [3]uintptr
-	report         uintptr
-	terminal, work bool
-	become         bool
-	uid, gid       uintptr
-	groups         []uint32
-	home, root     *byte
-	hush           *byte // nil: no greeting is due
-	program        *byte
-	argv, env      []*byte
+	files    [3]uintptr
+	report   uintptr
+	terminal bool
+	// goesOn: what is executed is ours, takes the identity itself, and says
+	// on the socket what comes of that.
+	goesOn     bool
+	become     bool
+	uid, gid   uintptr
+	groups     []uint32
+	home, root *byte
+	hush       *byte // nil: no greeting is due
+	program    *byte
+	argv, env  []*byte
 
 	words     [reportSize]byte
 	all, mask uint64 // signals
@@ -181,7 +187,7 @@ func (n *newborn) load(r Request) (err error) {
 	if r.Home == "" {
 		n.home = nil
 	}
-	if r.Terminal && !n.work && strings.HasPrefix(r.Argv[0], "-") {
+	if r.Terminal && !n.goesOn && strings.HasPrefix(r.Argv[0], "-") {
 		if n.hush, err = syscall.BytePtrFromString(".hushlogin"); err != nil {
 			return err
 		}
@@ -240,7 +246,7 @@ func (n *newborn) live() {
 			n.fail(Terminal, no)
 		}
 	}
-	if n.work {
+	if n.goesOn {
 		if _, _, no = syscall.RawSyscall(syscall.SYS_DUP3, n.report, socket, 0); no != 0 {
 			n.fail(Files, no)
 		}
@@ -248,10 +254,8 @@ func (n *newborn) live() {
 	if n.become {
 		n.takeIdentity()
 	}
-	if !n.work {
-		n.enterHome()
-		n.lookForHush()
-	}
+	n.enterHome()
+	n.lookForHush()
 	_, _, no = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(n.program)),
 		uintptr(unsafe.Pointer(unsafe.SliceData(n.argv))), uintptr(unsafe.Pointer(unsafe.SliceData(n.env))))
 	n.fail(Exec, no)

@@ -52,6 +52,9 @@ const (
 	AsOurselves
 	// AsAccount takes UID, GID and Groups.
 	AsAccount
+	// AsRoot stays what the node is, where that is root, and keeps the socket:
+	// for dtnoded-pam, which does the rest.
+	AsRoot
 )
 
 // LengthSize is of the length that goes before a request; the files go with
@@ -96,7 +99,7 @@ func (r Request) Marshal() ([]byte, error) {
 }
 
 func (r Request) check() error {
-	if r.As != AsOurselves && r.As != AsAccount {
+	if r.As != AsOurselves && r.As != AsAccount && (r.As != AsRoot || r.Work != NoWork) {
 		return fmt.Errorf("nobody's process (%d)", r.As)
 	}
 	if r.Work >= works {
@@ -220,7 +223,7 @@ func ReadReport(from io.Reader) (Report, error) {
 	if _, err := io.ReadFull(from, b[:]); err != nil {
 		return Report{}, err
 	}
-	return Report{Step(b[0]), binary.BigEndian.Uint32(b[1:])}, nil
+	return Report{Step(b[0]).asOurs(), binary.BigEndian.Uint32(b[1:])}, nil
 }
 
 // Errno is why the step failed.
@@ -242,6 +245,12 @@ func (r Report) Err(of Request) error {
 		what = fmt.Sprintf("become user %d", of.UID)
 	case Exec:
 		what = "run " + of.Program
+	case PAMStart, PAMAccount, PAMCredentials, PAMSession:
+		return r.Step.pamErr(r.Number)
+	case PAMExec:
+		what = "run the account's shell"
+	case PAMFork:
+		what = "make a process"
 	case Begun, Home, Hush: // no failures
 	}
 	return fmt.Errorf("cannot %s: %w", what, r.Errno())

@@ -45,7 +45,7 @@ func TestARequestThatIsNotWholeIsRefused(t *testing.T) {
 	}
 	for name, change := range map[string]func(b []byte){
 		"nobody's":                       func(b []byte) { b[3] = byte(AsNobody) },
-		"another kind":                   func(b []byte) { b[3] = 3 },
+		"another kind":                   func(b []byte) { b[3] = byte(AsRoot) + 1 },
 		"a terminal, or two":             func(b []byte) { b[15] = 2 },
 		"a program and work":             func(b []byte) { b[19] = byte(SFTP) },
 		"unknown work":                   func(b []byte) { b[19] = byte(works) },
