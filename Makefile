@@ -61,8 +61,9 @@ e2e: packages-test build pam
 
 # The same, with programs that look for data races; what they find is in their
 # logs, where the scripts look.
-e2e-race: packages-test
+e2e-race: packages-test pam
 	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -o bin/race/ $(addprefix ./cmd/,$(PROGRAMS))
+	cp bin/dtnoded-pam bin/race/
 	DT_E2E_BIN=$(CURDIR)/bin/race $(GO) test -count=1 -timeout=15m ./e2e
 
 check: format vet lint generated

@@ -261,7 +261,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 // checkExpiry refuses an account whose day of expiry (shadow(5), field 8) has
 // come: "usermod --expiredate 1" is how administrators close an account for
 // keys too. A locked password ("!") closes only the password, as with sshd
-// under PAM; cloud images lock them all.
+// under PAM; cloud images lock them all. Nor does a password that is too old
+// (fields 3 to 7) keep anybody out who does not use it.
 func checkExpiry(shadow string, now time.Time) error {
 	f := strings.Split(shadow, ":")
 	if len(f) < 8 || f[7] == "" {
