@@ -90,7 +90,7 @@ fuzz:
 	  done; done
 
 bench: packages-test build
-	@set -o pipefail; { DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench . -skip '$(LARGE)' -count=$(BENCHCOUNT) -timeout=30m \
+	@set -o pipefail; { DT_E2E_BIN=$(CURDIR)/bin CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -skip '$(LARGE)' -count=$(BENCHCOUNT) -timeout=30m \
 	  ./ca ./devices ./policy ./node ./e2e && $(GO) test -run '^$$' -bench '$(LARGE)' -timeout=30m ./devices ./devices/mdm; } | \
 	  $(GO) run ./e2e/benchtable
 

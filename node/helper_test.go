@@ -116,6 +116,11 @@ func TestAHomeThatDoesNotAnswerStopsNobodyElse(t *testing.T) {
 	if out, _, status := run(t, other, "echo here"); out != "here\n" || status != 0 {
 		t.Errorf("another's session: %q, %d", out, status)
 	}
+	// What hangs has no part of the nursery: without it there is another one.
+	unix.Kill(n.nurseryNow().pid, unix.SIGKILL)
+	if out, _, status := run(t, other, "echo here"); out != "here\n" || status != 0 {
+		t.Errorf("another's session, by another nursery: %q, %d", out, status)
+	}
 	if err := wait(t, far); err == nil {
 		t.Error("it runs")
 	}
@@ -268,6 +273,39 @@ func TestANurseryThatIsToldNonsenseEnds(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, status, err)
 		}
 		alone.conn.Close()
+	}
+}
+
+func TestAHelperThatStaysThisProgramBecomesTheAccountAsAWhole(t *testing.T) {
+	n := startNode(t)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	r := helper.Request{As: helper.AsOurselves, Home: "/no/such", Work: helper.SFTP}
+	want := []string{fmt.Sprintf("Uid: %d", os.Geteuid()), "NoNewPrivs: 1"}
+	if os.Geteuid() == 0 {
+		r.As, r.UID, r.GID, r.Groups = helper.AsAccount, 65533, 65532, []uint32{65532, 46}
+		want = []string{"Uid: 65533 65533 65533 65533", "Gid: 65532 65532 65532 65532", "Groups: 46 65532", "CapEff: 0000000000000000", "NoNewPrivs: 1"}
+	}
+	c, found, err := n.helpers.begin(t.Context(), r, [3]*os.File{null, null, null})
+	if err != nil || !strings.Contains(found.warning, "/no/such: no such file") {
+		t.Fatalf("%q, %v", found.warning, err)
+	}
+	<-c.ended // it is a zombie, and what it was can be seen
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := strings.Join(strings.FieldsFunc(string(text), func(r rune) bool { return r == ' ' || r == '\t' }), " ")
+	for _, line := range want {
+		if !strings.Contains(status, "\n"+line) {
+			t.Errorf("no %q in %s", line, status)
+		}
+	}
+	if _, err := c.reap(); err != nil {
+		t.Error(err)
 	}
 }
 

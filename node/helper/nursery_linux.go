@@ -127,7 +127,7 @@ func bear(body []byte, files [4]int) Report {
 	if (syscall.Geteuid() == 0) != (r.As != AsOurselves) {
 		return Report{Identity, uint32(syscall.EPERM)}
 	}
-	n := newborn{report: uintptr(files[3]), terminal: r.Terminal, goesOn: r.Work != NoWork || r.As == AsRoot}
+	n := newborn{report: uintptr(files[3]), terminal: r.Terminal, helper: r.Work != NoWork, goesOn: r.Work != NoWork || r.As == AsRoot}
 	if n.goesOn {
 		r.Home = "/"
 	}
@@ -160,6 +160,7 @@ type newborn struct {
 	// goesOn: what is executed is ours, takes the identity itself, and says
 	// on the socket what comes of that.
 	goesOn     bool
+	helper     bool // and it is a helper
 	become     bool
 	uid, gid   uintptr
 	groups     []uint32
@@ -247,9 +248,7 @@ func (n *newborn) live() {
 		}
 	}
 	if n.goesOn {
-		if _, _, no = syscall.RawSyscall(syscall.SYS_DUP3, n.report, socket, 0); no != 0 {
-			n.fail(Files, no)
-		}
+		n.goOn()
 	}
 	if n.become {
 		n.takeIdentity()
@@ -259,6 +258,26 @@ func (n *newborn) live() {
 	_, _, no = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(n.program)),
 		uintptr(unsafe.Pointer(unsafe.SliceData(n.argv))), uintptr(unsafe.Pointer(unsafe.SliceData(n.env))))
 	n.fail(Exec, no)
+}
+
+// goOn has what is executed go on with the socket. Helpers start no program
+// that becomes somebody else; shells, with PAM too, need sudo(8).
+//
+//go:noinline
+//go:nosplit
+//go:norace
+func (n *newborn) goOn() {
+	const setNoNewPrivs = 38 // prctl(2), PR_SET_NO_NEW_PRIVS
+	var no syscall.Errno
+	if _, _, no = syscall.RawSyscall(syscall.SYS_DUP3, n.report, socket, 0); no != 0 {
+		n.fail(Files, no)
+	}
+	if !n.helper {
+		return
+	}
+	if _, _, no = syscall.RawSyscall6(syscall.SYS_PRCTL, setNoNewPrivs, 1, 0, 0, 0, 0); no != 0 {
+		n.fail(Identity, no)
+	}
 }
 
 // takeIdentity sets the ids; capabilities go with uid 0 (capabilities(7)).
