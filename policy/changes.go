@@ -29,6 +29,8 @@ func changes(s *State, r Request, d Decision) []string {
 	case CauseNotGranted:
 		w.addLogin(user)
 		w.addRole(user)
+	case CauseForwarding:
+		w.addRole(user)
 	case CauseUnknownMode:
 		repaired := *s
 		repaired.Preference.DeviceTrust.Mode = ModeRequired
@@ -175,7 +177,7 @@ func (w *ways) denies(r *role) bool {
 
 // addLogin: a role may let the user have the login, were it one of theirs.
 func (w *ways) addLogin(user string) {
-	if w.request.Action != OpenSession {
+	if w.request.Action == CallAPI {
 		return
 	}
 	r := renewed(w.request)
@@ -197,7 +199,7 @@ func (w *ways) addRole(user string) {
 func (w *ways) granting() []string {
 	var names []string
 	for name, r := range w.state.Roles {
-		if r.role != nil && w.grants(r.role) {
+		if r.role != nil && (w.grants(r.role) || w.forwards(r.role)) {
 			names = append(names, name)
 		}
 	}
@@ -206,12 +208,16 @@ func (w *ways) granting() []string {
 }
 
 func (w *ways) grants(r *role) bool {
-	if w.request.Action != OpenSession {
+	if w.request.Action == CallAPI {
 		match, _ := r.allow.rules.match(w.request.Resource, w.request.Verb)
 		return match
 	}
 	node, _ := r.allow.labels.match(w.request.Node.Labels)
 	return node && r.allow.logins.contain(w.request.Login, w.request.Subject.Traits)
+}
+
+func (w *ways) forwards(r *role) bool {
+	return w.request.Action == Forward && r.forwards.permit(&w.request.Target)
 }
 
 // renewed is r after another login: with a new certificate, which names

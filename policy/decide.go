@@ -100,12 +100,32 @@ func (r *Request) problem() string {
 		if r.Action != SeeNode && r.Login == "" {
 			return "no login was asked for"
 		}
-		if r.Action == Forward && (r.Target.Kind <= NoTarget || r.Target.Kind > ToDisplay) {
-			return "it is not known what is to be forwarded"
+		if r.Action == Forward {
+			return r.Target.problem()
 		}
 		return ""
 	default:
 		return "the action is unknown"
+	}
+}
+
+// problem says what is missing in t; "" where nothing is.
+func (t *Target) problem() string {
+	switch t.Kind {
+	case ToPort:
+		if t.Host == "" || t.Port == 0 {
+			return "it is not known which host and port are asked for"
+		}
+		return ""
+	case ToSocket, FromSocket:
+		if t.Path == "" {
+			return "it is not known which socket is asked for"
+		}
+		return ""
+	case FromPort, ToAgent, ToDisplay:
+		return ""
+	default:
+		return "it is not known what is to be forwarded"
 	}
 }
 

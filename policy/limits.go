@@ -23,6 +23,9 @@ const (
 	// maxTPMs: the TCG's registry has some thirty vendors, and the sentence of
 	// a refusal names all of those that would do.
 	maxTPMs = 16
+	// maxTargets of permit_open or permit_listen: more than anybody lists by
+	// hand. Each connection that is forwarded compares them all.
+	maxTargets = 256
 	// maxFirmware is four numbers of 32 bits with their dots.
 	maxFirmware = 4*10 + 3
 	// maxRules is several times the number of kinds there are.

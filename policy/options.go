@@ -4,7 +4,7 @@ import "time"
 
 // combine gives the options of all of a subject's roles together.
 func combine(roles []*role) Limits {
-	var all Limits
+	all := Limits{BestEffortAudit: len(roles) > 0}
 	for _, r := range roles {
 		l := &r.limits
 		all.MaxSessionTTL = smallest(all.MaxSessionTTL, l.MaxSessionTTL)
@@ -16,6 +16,8 @@ func combine(roles []*role) Limits {
 		all.DisconnectExpiredCert = all.DisconnectExpiredCert || l.DisconnectExpiredCert
 		all.PinSourceIP = all.PinSourceIP || l.PinSourceIP
 		all.StrictLocks = all.StrictLocks || l.StrictLocks
+		// Only where all agree: it lets go what every other option demands.
+		all.BestEffortAudit = all.BestEffortAudit && l.BestEffortAudit
 	}
 	return all
 }

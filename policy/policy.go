@@ -196,6 +196,7 @@ type Limits struct {
 	DisconnectExpiredCert bool
 	PinSourceIP           bool
 	StrictLocks           bool
-	// BestEffortAudit: what cannot be recorded happens all the same.
+	// BestEffortAudit: what cannot be recorded happens all the same. It is
+	// given where every role gives it.
 	BestEffortAudit bool
 }

@@ -15,11 +15,12 @@ type Role struct{ *role }
 type role struct {
 	name        string
 	limits      Limits
+	forwards    forwards
 	allow, deny conditions
 	demands     demands
 	evidence    *evidenceDemands // nil: none
 	granted     string           // the reason of an allow
-	rules       int              // the most that it adds to Decision.Rules
+	rules       int              // the most that it adds to Decision.Rules about a session or a call
 }
 
 // conditions is a checked allow or deny block.
@@ -61,7 +62,7 @@ func CheckName(name string) error {
 // NewRole checks spec and makes it ready to decide by. What it cannot hold to
 // is an error (*FieldError where a field is at fault): unknown modes, kinds,
 // verbs and variables, patterns in labels, lengths of time that are not
-// longer than nothing, evidence that nobody can give. It does not know the form
+// longer than nothing, evidence that nobody can give, targets that are none. It does not know the form
 // of logins, which is identity's; resource checks that.
 func NewRole(name string, spec RoleSpec) (Role, error) {
 	if err := CheckName(name); err != nil {
@@ -71,6 +72,9 @@ func NewRole(name string, spec RoleSpec) (Role, error) {
 	r.demands = newDemands(source(name, "options.device_trust_mode"), spec.Options.DeviceTrustMode)
 	var err error
 	if r.limits, err = newLimits(spec.Options); err != nil {
+		return Role{}, err
+	}
+	if r.forwards, err = newForwards(name, spec.Options); err != nil {
 		return Role{}, err
 	}
 	if r.evidence, err = newEvidenceDemands(name, spec.Options.DeviceEvidence); err != nil {
@@ -134,6 +138,11 @@ func newLimits(o RoleOptions) (Limits, error) {
 	default:
 		return Limits{}, fieldError("options.lock", "%.64q is neither strict nor best_effort", o.Lock)
 	}
+	switch o.Audit {
+	case "", auditStrict, auditBestEffort:
+	default:
+		return Limits{}, fieldError("options.audit", "%.64q is neither strict nor best_effort", o.Audit)
+	}
 	return Limits{
 		MaxSessionTTL:         time.Duration(o.MaxSessionTTL),
 		IdleTimeout:           time.Duration(o.ClientIdleTimeout),
@@ -144,12 +153,16 @@ func newLimits(o RoleOptions) (Limits, error) {
 		DisconnectExpiredCert: isTrue(o.DisconnectExpiredCert),
 		PinSourceIP:           isTrue(o.PinSourceIP),
 		StrictLocks:           o.Lock == lockStrict,
+		BestEffortAudit:       o.Audit == auditBestEffort,
 	}, nil
 }
 
 const (
 	lockStrict     = "strict"
 	lockBestEffort = "best_effort"
+
+	auditStrict     = "strict"
+	auditBestEffort = "best_effort"
 )
 
 func isTrue(b *bool) bool { return b != nil && *b }

@@ -22,11 +22,13 @@ type RoleOptions struct {
 	Lock                  string   `yaml:"lock,omitempty" json:"lock,omitempty"`
 	PinSourceIP           *bool    `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
 	// PermitOpen and PermitListen narrow port_forwarding: HOST:PORT, either of
-	// them "*", or the absolute path of a UNIX socket. Empty is everything.
+	// them "*", [IPv6]:PORT, the absolute path of a UNIX socket, or of a folder
+	// and "/*"; "none" alone is nothing. Empty is everything. With a list only
+	// what it names: one without paths permits no sockets.
 	PermitOpen   []string `yaml:"permit_open,omitempty" json:"permit_open,omitempty"`
 	PermitListen []string `yaml:"permit_listen,omitempty" json:"permit_listen,omitempty"`
-	// Audit: with best_effort, sessions go on where nothing can be recorded,
-	// for whom no role says strict, or nothing.
+	// Audit: with best_effort, what cannot be recorded happens all the same,
+	// for users of whom no role says strict, or nothing.
 	Audit string `yaml:"audit,omitempty" json:"audit,omitempty"`
 	// DeviceEvidence is asked for on the nodes that the role itself allows,
 	// of humans and of machines; nil asks for none.

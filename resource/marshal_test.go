@@ -38,6 +38,7 @@ func everything() []Resource {
 			DeviceTrustMode: policy.ModeRequiredForHumans, MaxSessionTTL: policy.Duration(30 * time.Hour),
 			PortForwarding: &yes, ForwardAgent: &no, PermitX11Forwarding: &no, ClientIdleTimeout: policy.Duration(90 * time.Second),
 			DisconnectExpiredCert: &yes, MaxSessions: 3, Lock: "best_effort", PinSourceIP: &yes,
+			PermitOpen: []string{"DB:5432", "[::1]:*", "/run/dbs/*"}, PermitListen: []string{"none"}, Audit: "best_effort",
 			DeviceEvidence: &policy.EvidenceDemand{Level: policy.EvidenceEventLog, TPMs: []policy.TPMDemand{
 				{Manufacturer: "IFX", MinFirmware: "7.85"}, {Manufacturer: "STM"},
 			}},

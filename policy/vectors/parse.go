@@ -2,6 +2,7 @@ package vectors
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"devicetrust/policy"
@@ -25,7 +26,7 @@ func parse(name, text string) (File, error) {
 		return f, err
 	}
 	for section, action := range map[string]policy.Action{
-		"sessions": policy.OpenSession, "nodes": policy.SeeNode, "calls": policy.CallAPI,
+		"sessions": policy.OpenSession, "nodes": policy.SeeNode, "calls": policy.CallAPI, "forwards": policy.Forward,
 	} {
 		for line := range strings.Lines(sections[section]) {
 			if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
@@ -50,7 +51,7 @@ func split(text string) (map[string]string, error) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && strings.HasSuffix(name, " --") {
 			current = strings.TrimSuffix(name, " --")
 			switch current {
-			case "policy", "sessions", "nodes", "calls":
+			case "policy", "sessions", "nodes", "calls", "forwards":
 			default:
 				return nil, fmt.Errorf("unknown section %q", current)
 			}
@@ -105,17 +106,23 @@ func (k cast) readCase(action policy.Action, line string) (Case, error) {
 		return c, fmt.Errorf("there is no →")
 	}
 	asked := strings.Fields(question)
-	want := map[policy.Action]int{policy.OpenSession: 3, policy.SeeNode: 2, policy.CallAPI: 3}[action]
+	want := map[policy.Action]int{policy.OpenSession: 3, policy.SeeNode: 2, policy.CallAPI: 3, policy.Forward: 5}[action]
 	if len(asked) != want {
 		return c, fmt.Errorf("%d words before the arrow, want %d", len(asked), want)
 	}
 	if err := k.readWho(&c, asked[0]); err != nil {
 		return c, err
 	}
+	if action == policy.Forward {
+		if err := c.readTarget(asked[3], asked[4]); err != nil {
+			return c, err
+		}
+		asked = asked[:3]
+	}
 	if action == policy.CallAPI {
 		c.Verb, c.Kind = asked[1], asked[2]
 	} else {
-		if action == policy.OpenSession {
+		if action != policy.SeeNode {
 			c.Login = asked[1]
 		}
 		if c.Node, ok = k.nodes[asked[len(asked)-1]]; !ok {
@@ -123,6 +130,42 @@ func (k cast) readCase(action policy.Action, line string) (Case, error) {
 		}
 	}
 	return c, c.readAnswer(strings.TrimSpace(answer))
+}
+
+// readTarget takes the two words of a forward apart; * for a host is that the
+// client names none.
+func (c *Case) readTarget(what, target string) error {
+	switch what {
+	case "agent":
+		c.Target.Kind = policy.ToAgent
+		return nil
+	case "x11":
+		c.Target.Kind = policy.ToDisplay
+		return nil
+	case "open":
+		c.Target.Kind = policy.ToPort
+		if !strings.Contains(target, ":") {
+			c.Target.Kind = policy.ToSocket
+		}
+	case "listen":
+		c.Target.Kind = policy.FromPort
+		if !strings.Contains(target, ":") {
+			c.Target.Kind = policy.FromSocket
+		}
+	default:
+		return fmt.Errorf("%q is none of open, listen, agent, x11", what)
+	}
+	colon := strings.LastIndexByte(target, ':')
+	if colon < 0 {
+		c.Target.Path = target
+		return nil
+	}
+	port, err := strconv.ParseUint(target[colon+1:], 10, 16)
+	c.Target.Port = uint16(port)
+	if c.Target.Host = strings.Trim(target[:colon], "[]"); c.Target.Host == "*" {
+		c.Target.Host = ""
+	}
+	return err
 }
 
 func (k cast) readWho(c *Case, who string) (err error) {

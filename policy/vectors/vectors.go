@@ -12,6 +12,8 @@
 //	WHO NODE → EFFECT CAUSE RULE
 //	-- calls --
 //	WHO VERB KIND → EFFECT CAUSE RULE
+//	-- forwards --
+//	WHO LOGIN NODE WHAT TARGET → EFFECT CAUSE RULE
 //
 // WHO is a user, with what is special about the certificate: alice+device has
 // a trusted device, alice+half-device one whose credential is missing,
@@ -20,7 +22,9 @@
 // not) and whose TPM is known, alice+bot is a machine, alice+stale has a certificate from before its
 // logins were granted, alice+revoked one that was revoked. EFFECT is allow or
 // deny, CAUSE a policy.Cause, RULE the source of a rule that must have had
-// that effect, or - for none.
+// that effect, or - for none. WHAT is open or listen, and TARGET HOST:PORT (* for
+// a host that the client does not name) or the path of a socket; or agent or x11,
+// and -.
 package vectors
 
 import (
@@ -58,8 +62,9 @@ type Case struct {
 	Evidence                                policy.Evidence
 
 	Action policy.Action
-	Login  string         // OpenSession
-	Node   *resource.Node // OpenSession, SeeNode
+	Login  string         // OpenSession, Forward
+	Node   *resource.Node // OpenSession, Forward, SeeNode
+	Target policy.Target  // Forward
 	Verb   string         // CallAPI
 	Kind   string         // CallAPI
 
@@ -122,7 +127,7 @@ func (c Case) Request(s *policy.State) policy.Request {
 	if c.Device {
 		sub.DeviceCredentialID = "credential"
 	}
-	r := policy.Request{Action: c.Action, Subject: sub, Login: c.Login, Resource: c.Kind, Verb: c.Verb, Now: Now}
+	r := policy.Request{Action: c.Action, Subject: sub, Login: c.Login, Target: c.Target, Resource: c.Kind, Verb: c.Verb, Now: Now}
 	if c.Node != nil {
 		r.Node = policy.Node{ID: c.Node.Metadata.Name, Name: c.Node.Spec.Hostname, Labels: c.Node.Metadata.Labels}
 	}
