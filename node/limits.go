@@ -176,13 +176,23 @@ const (
 	maxSpool = 64 << 20
 	// maxRejections is the part of maxSpool that records of refused sessions
 	// may fill: whoever may not enter cannot keep others out by being refused.
-	maxRejections = maxSpool / 2
+	maxRejections = maxSpool / 4
+	// maxLesser is that of files and forwards, which one session makes by the
+	// thousand: a quarter is left for sessions, some 16,000 of them.
+	// maxUserShare is what one user may have of it: four are needed to keep
+	// others from theirs.
+	maxLesser    = maxSpool / 2
+	maxUserShare = maxLesser / 4
+	// lesserWait of such a record for room in the spool: a node that reports
+	// more than its share is taken nothing of until the minute is over, and
+	// asks again within retryMost.
+	lesserWait = time.Minute + 2*retryMost
 	// segmentSize: a file of the spool is deleted when all in it has arrived.
 	segmentSize = 1 << 20
-	// patience of a record that nothing waits for (a session's end): it mostly
-	// shares the fsync of the next session's start. mostPatient go at once.
-	patience    = 50 * time.Millisecond
-	mostPatient = 64
+	// patience of a record that nothing waits for (a session's end, a file, a
+	// forward): it is on the disk within so long, mostly by the fsync of the
+	// next session's start.
+	patience = 50 * time.Millisecond
 	// rewindSize: the segment being written is emptied when it has so much
 	// and all of it has arrived; less often would keep, and after a restart
 	// send, more; more often would cost each login a truncation.

@@ -7,8 +7,6 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"devicetrust/audit/event"
 )
 
 // loadSegment counts what is whole in a segment; an empty one is removed.
@@ -24,9 +22,7 @@ func (s *spool) loadSegment(number uint64) (segment, error) {
 			break
 		}
 		seg.size += int64(len(line))
-		if bytes.HasPrefix(line, rejectedPrefix) {
-			seg.rejected += int64(len(line))
-		}
+		seg.addLine(line)
 	}
 	if seg.size == 0 {
 		return seg, os.Remove(s.path(number))
@@ -34,21 +30,21 @@ func (s *spool) loadSegment(number uint64) (segment, error) {
 	return seg, nil
 }
 
-// rejectedPrefix is how a record of a refused session starts on the disk.
-var rejectedPrefix = []byte(`{"event":"` + string(event.SessionRejected) + `"`)
-
 // writer is the open segment.
 type writer struct {
 	file   *os.File
 	number uint64
 	size   int64
+	// unsettled: some of size may not be on the disk yet.
+	unsettled bool
 	// broken: bytes that nobody was promised may follow size.
 	broken bool
 }
 
-// put makes lines durable at the end of the spool. After a failure the
-// segment is given up: what of it was promised stays, what follows is cut off.
-func (s *spool) put(w *writer, lines []byte, rejected int64) (*writer, error) {
+// put writes lines, which taken counts, at the end of the spool, and makes all
+// of it durable where that is wanted. After a failure the segment is given up:
+// what of it was promised stays, what follows is cut off.
+func (s *spool) put(w *writer, lines []byte, taken use, durable bool) (*writer, error) {
 	s.rewind(w)
 	if w.broken || w.size > 0 && w.size+int64(len(lines)) > segmentSize {
 		next, err := s.nextSegment(w)
@@ -57,7 +53,7 @@ func (s *spool) put(w *writer, lines []byte, rejected int64) (*writer, error) {
 		}
 		w = next
 	}
-	if err := w.append(lines); err != nil {
+	if err := w.append(lines, durable); err != nil {
 		s.log.Error("the audit record cannot be written; no session starts until it can", "error", err)
 		return w, fmt.Errorf("the audit record cannot be written: %w", err)
 	}
@@ -65,10 +61,10 @@ func (s *spool) put(w *writer, lines []byte, rejected int64) (*writer, error) {
 	defer s.mu.Unlock()
 	if seg := s.segmentLocked(w.number); seg != nil {
 		seg.size = w.size
-		seg.rejected += rejected
+		seg.join(taken)
 		return w, nil
 	}
-	s.segments = append(s.segments, segment{number: w.number, size: w.size, rejected: rejected})
+	s.segments = append(s.segments, segment{number: w.number, size: w.size, use: taken})
 	return w, nil
 }
 
@@ -101,6 +97,7 @@ func (s *spool) rewind(w *writer) {
 // retire closes the last segment and removes it where nothing in it is left
 // to be sent.
 func (s *spool) retire(w *writer) {
+	s.settle(w)
 	w.file.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,17 +106,38 @@ func (s *spool) retire(w *writer) {
 	}
 }
 
-func (w *writer) append(lines []byte) error {
+func (w *writer) append(lines []byte, durable bool) error {
 	if _, err := w.file.Write(lines); err != nil {
 		w.broken = true
 		return err
 	}
-	if err := unix.Fdatasync(int(w.file.Fd())); err != nil {
-		w.broken = true
-		return err
+	w.unsettled = true
+	if durable {
+		if err := w.settle(); err != nil {
+			return err
+		}
 	}
 	w.size += int64(len(lines))
 	return nil
+}
+
+// settle waits until all that was written is on the disk. Where that fails it
+// is not tried again: the kernel has forgotten what is not there (fsync(2)).
+func (w *writer) settle() error {
+	w.unsettled = false
+	err := unix.Fdatasync(int(w.file.Fd()))
+	w.broken = w.broken || err != nil
+	return err
+}
+
+// settle is for patient records, whose callers have gone on.
+func (s *spool) settle(w *writer) {
+	if !w.unsettled {
+		return
+	}
+	if err := w.settle(); err != nil {
+		s.log.Error("audit records may not be on the disk and would be lost with this machine's power", "error", err)
+	}
 }
 
 // nextSegment closes w and opens the one after it.
@@ -130,6 +148,7 @@ func (s *spool) nextSegment(w *writer) (*writer, error) {
 			return nil, err
 		}
 	}
+	s.settle(w)
 	next, err := s.newSegment()
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -126,20 +125,26 @@ func (s *spool) oldest() (batch [][]byte, number uint64, err error) {
 			if len(batch) > 0 {
 				break
 			}
-			// The disk's doing: a line is written whole or not promised.
-			s.log.Error("an audit record on the disk is damaged; it is kept in " + refusedRecords)
-			if err := s.setAside(line); err != nil {
-				return nil, 0, err
-			}
-			s.arrive()
-			return nil, 0, s.took(seg.number, [][]byte{line})
+			return nil, 0, s.skip(seg.number, data[:len(line)+1])
 		}
 		batch, data, size = append(batch, line), rest, size+len(line)
 	}
-	if len(batch) == 0 {
-		return nil, 0, fmt.Errorf("no whole record in segment %d", seg.number)
+	if len(batch) == 0 { // no record is as long: what a lost power left of some
+		return nil, 0, s.skip(seg.number, data)
 	}
 	return batch, seg.number, nil
+}
+
+// skip keeps aside what is not a record. It is the disk's doing: a line is
+// written whole or not promised.
+func (s *spool) skip(number uint64, damaged []byte) error {
+	s.log.Error("an audit record on the disk is damaged; it is kept in " + refusedRecords)
+	damaged = damaged[:len(damaged)-1] // its end, which took and setAside add
+	if err := s.setAside(damaged); err != nil {
+		return err
+	}
+	s.arrive()
+	return s.took(number, [][]byte{damaged})
 }
 
 // first is the oldest segment with something to send.
@@ -176,5 +181,6 @@ func (s *spool) took(number uint64, batch [][]byte) error {
 		kept = append(kept, seg)
 	}
 	s.segments = kept
+	s.progressLocked()
 	return errors.Join(errs...)
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,8 +17,9 @@ import (
 
 // spool keeps audit records on disk until the control plane has them. What a
 // record is about happens only after append has returned without error: the
-// record is then on the disk, and arrives at least once (the control plane
-// knows records by their UID).
+// record is then on the disk, or, where it is patient, written and soon there
+// (docs/decisions/0013). It arrives at least once (the control plane knows
+// records by their UID).
 //
 // The folder holds segments, files of JSON lines named by number. Only the
 // last one is written; one is deleted when all in it has arrived.
@@ -32,6 +32,8 @@ type spool struct {
 	stop chan struct{}
 	// arrived tells the shipper that there is something.
 	arrived chan struct{}
+	// waits of a lesser record for room.
+	waits time.Duration
 
 	// shipping is held while a batch is on its way: two would be sent twice
 	// and counted twice.
@@ -41,29 +43,29 @@ type spool struct {
 	// segments on disk, oldest first; the last one is open for writing in
 	// the writer.
 	segments []segment
+	// freed is closed, and another made, when the control plane has taken
+	// something; stalled, that it took nothing for long.
+	freed   chan struct{}
+	stalled bool
 }
 
-// segment is one file. size counts what is durable, rejected the part of it
-// that is session.rejected; sent is how far the control plane has it.
+// segment is one file. size counts what callers were told is written; sent is
+// how far the control plane has it.
 type segment struct {
-	number               uint64
-	size, sent, rejected int64
+	number     uint64
+	size, sent int64
+	use
 }
 
 // pending is one caller's records on their way to the disk.
 type pending struct {
-	lines    []byte
-	rejected bool
-	// patient: nothing waits for it but the record itself, so it goes to the
-	// disk with the next one that somebody does wait for, or after patience.
+	lines []byte
+	part  part
+	user  string // of lesser ones
+	// patient: they need not be on the disk when their caller goes on.
 	patient bool
 	result  chan error // of capacity 1
 }
-
-var (
-	errSpoolFull   = errors.New("the audit spool is full: the control plane does not take this node's records, or not as fast as they come")
-	errSpoolClosed = errors.New("the node is stopping")
-)
 
 // openSpool opens the spool in dir, which it makes where there is none. A
 // last line that was cut off by a crash does not count: nobody was told that
@@ -78,6 +80,8 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		done:    make(chan struct{}),
 		stop:    make(chan struct{}),
 		arrived: make(chan struct{}, 1),
+		waits:   lesserWait,
+		freed:   make(chan struct{}),
 	}
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("audit spool: %w", err)
@@ -127,11 +131,16 @@ func (s *spool) path(number uint64) string {
 	return filepath.Join(s.dir, fmt.Sprintf("%020d%s", number, segmentSuffix))
 }
 
-// append writes the records, in order, and returns when they are on the disk.
-// Records of refused sessions (session.rejected) may fill only a part of the
-// spool. Many callers share one write and one fsync.
+// append writes the records, in order, and returns when they are on the disk;
+// where all of them are patient, when they are written. Records that are all
+// of one lesser part may fill only that: those of files and forwards wait for
+// room while the control plane makes some. Many callers share one write and one
+// fsync.
 func (s *spool) append(events ...event.Event) error {
-	p := pending{result: make(chan error, 1), rejected: true, patient: true}
+	if len(events) == 0 {
+		return nil
+	}
+	p := pending{result: make(chan error, 1), part: partOf(events[0].Type), user: events[0].User, patient: true}
 	for _, e := range events {
 		line, err := json.Marshal(e)
 		if err != nil {
@@ -141,9 +150,19 @@ func (s *spool) append(events ...event.Event) error {
 			return fmt.Errorf("audit record of %d bytes, more than %d", len(line), maxRecord)
 		}
 		p.lines = append(append(p.lines, line...), '\n')
-		p.rejected = p.rejected && e.Type == event.SessionRejected
-		p.patient = p.patient && e.Type == event.SessionEnd
+		if partOf(e.Type) != p.part {
+			p.part = essential
+		}
+		p.patient = p.patient && patient(e.Type)
 	}
+	if p.part == lesser {
+		return s.offerAgain(p)
+	}
+	return s.offer(p)
+}
+
+// offer gives p to the writer and waits for its answer.
+func (s *spool) offer(p pending) error {
 	select {
 	case s.work <- p:
 	case <-s.stop:
@@ -172,32 +191,29 @@ func (s *spool) close() {
 func (s *spool) write(w *writer) {
 	defer close(s.done)
 	defer func() { s.retire(w) }()
-	var waiting []pending // patient ones
-	var late <-chan time.Time
+	var late <-chan time.Time // when patience ends
 	for {
 		select {
 		case p := <-s.work:
-			waiting = append(waiting, s.gather(p)...)
-			if !slices.ContainsFunc(waiting, func(p pending) bool { return !p.patient }) && len(waiting) < mostPatient {
-				if late == nil {
-					late = time.After(patience)
-				}
-				continue
-			}
+			w = s.commit(w, s.gather(p))
 		case <-late:
+			s.settle(w)
 		case <-s.stop:
 			for {
 				select {
 				case p := <-s.work:
-					waiting = append(waiting, p)
+					w = s.commit(w, s.gather(p))
 				default:
-					w = s.commit(w, waiting)
 					return
 				}
 			}
 		}
-		w = s.commit(w, waiting)
-		waiting, late = nil, nil
+		switch {
+		case !w.unsettled:
+			late = nil
+		case late == nil:
+			late = time.After(patience)
+		}
 	}
 }
 
@@ -220,27 +236,23 @@ func (s *spool) gather(first pending) []pending {
 // with.
 func (s *spool) commit(w *writer, group []pending) *writer {
 	var lines []byte
-	var rejected int64
-	room, roomForRejected := s.room()
+	var taken use
+	durable := false
+	room := s.room()
 	accepted := group[:0]
 	for _, p := range group {
-		n := int64(len(p.lines))
-		if n > room || p.rejected && n > roomForRejected {
-			p.result <- errSpoolFull
+		if err := s.admit(p, &room, &taken); err != nil {
+			p.result <- err
 			continue
 		}
-		room -= n
-		if p.rejected {
-			roomForRejected -= n
-			rejected += n
-		}
+		durable = durable || !p.patient
 		lines = append(lines, p.lines...)
 		accepted = append(accepted, p)
 	}
 	if len(accepted) == 0 {
 		return w
 	}
-	w, err := s.put(w, lines, rejected)
+	w, err := s.put(w, lines, taken, durable)
 	for _, p := range accepted {
 		p.result <- err
 	}
@@ -264,16 +276,4 @@ func (s *spool) unsent() (n int64) {
 		n += seg.size - seg.sent
 	}
 	return n
-}
-
-// room is how many bytes may still be written, and how many by refusals.
-func (s *spool) room() (all, rejected int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all, rejected = maxSpool, maxRejections
-	for _, seg := range s.segments {
-		all -= seg.size
-		rejected -= seg.rejected
-	}
-	return all, rejected
 }

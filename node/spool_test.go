@@ -302,14 +302,14 @@ func TestAnUnwritableDiskRefusesAndHealsWhenItCan(t *testing.T) {
 }
 
 func TestASegmentThatIsEmptyAndGoneIsNotCounted(t *testing.T) {
-	s := &spool{dir: t.TempDir(), log: quiet(), arrived: make(chan struct{}, 1)}
+	s := &spool{dir: t.TempDir(), log: quiet(), arrived: make(chan struct{}, 1), freed: make(chan struct{})}
 	w, err := s.newSegment()
 	if err != nil {
 		t.Fatal(err)
 	}
 	put := func(uid string) error {
 		line, _ := json.Marshal(event.Event{Type: event.SessionStart, UID: uid, Message: strings.Repeat("x", rewindSize)})
-		w, err = s.put(w, append(line, '\n'), 0)
+		w, err = s.put(w, append(line, '\n'), use{}, true)
 		return err
 	}
 	if err := put("a"); err != nil {
