@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"store":                {},
 	"node/helper":          {},
 	"node/filetransfer":    {},
+	"node/sockets":         {},
 	// floor 1
 	"resource": {"policy", "identity"},
 	// floor 2
@@ -50,7 +51,8 @@ var arrows = map[string][]string{
 	"devices/mdm": {"api", "devices", "resource", "store"},
 	// floor 4
 	"authd": with(wire, append([]string{"login", "devices", "devices/mdm", "ca", "policy/catalog"}, third...)...),
-	"node":  with(wire, "node/helper", "node/filetransfer", "identity", "policy", "resource", "audit/event"),
+	"node": with(wire, "node/helper", "node/filetransfer", "node/sockets", "identity", "policy", "resource",
+		"audit/event"),
 	"client": with(wire, "client/machine", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),
 	"client/machine": with(wire, "devices/assettag"),

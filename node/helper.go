@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"devicetrust/node/helper"
+	"devicetrust/node/sockets"
 )
 
 // RunHelper does the work of a process that a node has started, and gives the
@@ -29,7 +30,9 @@ func RunHelper() (status int, was bool) {
 	switch h.Work {
 	case helper.SFTP:
 		return transferFiles(), true
-	default: // not yet
+	case helper.Sockets:
+		return sockets.Serve(os.Stdin), true
+	default:
 		return 1, true
 	}
 }
