@@ -57,27 +57,25 @@ type refusal struct {
 	details []string
 }
 
-// decide says whether id may (still) have a session as login.
-func (s *server) decide(st *state, id identity.Identity, login string, now time.Time) (policy.Limits, *refusal) {
-	d := policy.Decide(st.policy, policy.Request{
-		Action:  policy.OpenSession,
-		Subject: subject(id),
-		Login:   login,
-		Node:    policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels},
-		Now:     now,
-	})
+// decide says whether id may (still) do here what r asks for: its action, login,
+// target and time. The rest of r is filled in.
+func (s *server) decide(st *state, id identity.Identity, r policy.Request) (policy.Limits, *refusal) {
+	r.Subject, r.Node = subject(id), policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels}
+	d := policy.Decide(st.policy, r)
 	if !d.Allowed() {
-		r := &refusal{identity: id, cause: rejectCause(d.Cause), reason: d.Reason, details: rules(d)}
+		no := &refusal{identity: id, cause: rejectCause(d.Cause), reason: d.Reason, details: rules(d)}
 		switch d.Cause {
 		case policy.CauseTrustedDevice:
-			r.reason, r.hint = policy.ReasonTrustedDevice, enrollHint
+			no.reason, no.hint = policy.ReasonTrustedDevice, enrollHint
 		case policy.CauseEvidence:
-			r.hint = evidenceHint
+			no.hint = evidenceHint
+		case policy.CauseForwarding:
+			no.hint = forwardHint
 		default: // the reason says it
 		}
-		return policy.Limits{}, r
+		return policy.Limits{}, no
 	}
-	if age := s.states.age(now); d.Limits.StrictLocks && age > strictLocks {
+	if age := s.states.age(r.Now); d.Limits.StrictLocks && age > strictLocks {
 		since := "since it started"
 		if age != notHeard {
 			since = "for " + age.Round(time.Second).String()
@@ -94,6 +92,9 @@ const enrollHint = "Enroll this device with: dtsh device enroll --current-device
 // evidenceHint is that of a denial for want of evidence, which is as old as the
 // certificate.
 const evidenceHint = "See what this device proved: dtsh status --format=json; once it can prove more, log in again: dtsh login"
+
+// forwardHint is that of a denial for want of an option in a role.
+const forwardHint = "Ask who administers the cluster for a role that allows it, then log in again: dtsh login"
 
 // subject is id as policy knows it. Principals are never nil: that would say
 // that there is no certificate.
@@ -151,7 +152,7 @@ func (s *server) judge(login string, key gossh.PublicKey, from netip.AddrPort, n
 	if _, absent := cert.Extensions["no-touch-required"]; absent {
 		return nil, &refusal{identity: id, cause: causeTouch, reason: "the certificate does not want its security key to be touched"}
 	}
-	limits, no := s.decide(st, id, login, now)
+	limits, no := s.decide(st, id, policy.Request{Action: policy.OpenSession, Login: login, Now: now})
 	if no != nil {
 		return nil, no
 	}
@@ -178,20 +179,26 @@ func (s *server) readmit(a *admission) *refusal {
 	// come last.
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	limits, no := s.ask(a, policy.Request{Action: policy.OpenSession})
+	if no == nil {
+		a.setLimitsLocked(limits)
+	}
+	return no
+}
+
+// ask says whether somebody who was let in may now do what r asks for.
+func (s *server) ask(a *admission, r policy.Request) (policy.Limits, *refusal) {
 	st := s.states.get()
 	if st.removed {
-		return &refusal{identity: a.identity, cause: causeRemoved, reason: removedReason}
+		return policy.Limits{}, &refusal{identity: a.identity, cause: causeRemoved, reason: removedReason}
 	}
+	r.Login, r.Now = a.login, s.now()
 	for _, key := range st.authorities {
 		if string(key.Marshal()) == a.authority {
-			limits, no := s.decide(st, a.identity, a.login, s.now())
-			if no == nil {
-				a.setLimitsLocked(limits)
-			}
-			return no
+			return s.decide(st, a.identity, r)
 		}
 	}
-	return &refusal{identity: a.identity, cause: causeOf(identity.ReasonAuthority), reason: "the authority of the certificate is no longer trusted"}
+	return policy.Limits{}, &refusal{identity: a.identity, cause: causeOf(identity.ReasonAuthority), reason: "the authority of the certificate is no longer trusted"}
 }
 
 // noNewsReason is what people are told by a node that knows no authority.

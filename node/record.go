@@ -41,14 +41,19 @@ func about(e event.Event, id identity.Identity, login string, from netip.AddrPor
 	return e
 }
 
-// recordRefusal notes that somebody was not let in. The refusal stands whether
-// or not it can be recorded.
+// recordRefusal notes that somebody was not let in.
 func (s *server) recordRefusal(c *connection, login string, no *refusal) {
 	if identity.CheckLogin(login) != nil {
 		login = ""
 	}
 	s.metrics.refused(no)
 	s.log.Info("session refused", "user", no.identity.User, "login", login, "remote", c.remote, "reason", no.reason, "details", no.details)
+	s.recordRefused(c, login, no, event.Event{Type: event.SessionRejected})
+}
+
+// recordRefused records that e does not happen. The refusal stands whether or
+// not that can be recorded.
+func (s *server) recordRefused(c *connection, login string, no *refusal, e event.Event) {
 	user := no.identity.User
 	left, ok := s.refusals.take(user, s.now())
 	if !ok {
@@ -58,10 +63,10 @@ func (s *server) recordRefusal(c *connection, login string, no *refusal) {
 	if left > 0 {
 		reasons = append(reasons[:len(reasons):len(reasons)], leftOut(left))
 	}
-	e := event.Event{Type: event.SessionRejected, Message: no.reason, Reasons: reasons}
+	e.Message, e.Reasons = no.reason, reasons
 	if err := s.record(about(e, no.identity, login, c.remote)); err != nil {
 		s.refusals.giveBack(user, left, s.now())
-		s.log.Error("a refused session is not recorded", "error", err)
+		s.log.Error("a refusal is not recorded", "event", e.Type, "error", err)
 	}
 }
 

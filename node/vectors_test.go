@@ -57,7 +57,7 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 		Evidence: identity.Evidence{Level: string(sub.DeviceEvidence.Level), TPMManufacturer: sub.DeviceEvidence.TPMManufacturer, TPMFirmware: sub.DeviceEvidence.TPMFirmware},
 	}
 	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: heardAt(vectors.Now)}
-	_, no := s.decide(st, id, c.Login, vectors.Now)
+	_, no := s.decide(st, id, policy.Request{Action: policy.OpenSession, Login: c.Login, Now: vectors.Now})
 	if (no == nil) != (c.Effect == policy.Allow) {
 		if no != nil {
 			return wrong("refused: " + no.reason)
