@@ -119,7 +119,7 @@ packages-test:
 	  plink:putty-tools dbclient:dropbear-bin /usr/lib/python3/dist-packages/paramiko/__init__.py:python3-paramiko \
 	  '/usr/lib/postgresql/*/bin/initdb:postgresql' curl:curl ssh-audit:ssh-audit \
 	  gcc:gcc /usr/include/stdlib.h:libc6-dev /usr/include/security/pam_appl.h:libpam0g-dev \
-	  who:coreutils last:util-linux lastlog:login
+	  xauth:xauth who:coreutils last:util-linux lastlog:login
 
 clean:
 	rm -rf bin

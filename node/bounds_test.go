@@ -1,7 +1,6 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -54,23 +53,14 @@ func TestAPeerThatAnswersStays(t *testing.T) {
 
 func TestWhatIsNotAvailableIsRefusedWithAReason(t *testing.T) {
 	_, c := enterNode(t)
-	for _, kind := range []string{"direct-tcpip", "direct-streamlocal@openssh.com"} {
-		_, _, err := c.OpenChannel(kind, nil)
-		var no *gossh.OpenChannelError
-		if !errors.As(err, &no) || no.Reason != gossh.Prohibited || no.Message != "port forwarding is not available on this node" {
-			t.Errorf("%s: %v", kind, err)
-		}
-	}
 	if _, _, err := c.OpenChannel("x11", nil); err == nil {
 		t.Error("an x11 channel was opened")
 	}
-	for _, kind := range []string{"tcpip-forward", "streamlocal-forward@openssh.com", "anything"} {
-		if ok, _, err := c.SendRequest(kind, true, nil); ok || err != nil {
-			t.Errorf("%s: %v, %v", kind, ok, err)
-		}
+	if ok, _, err := c.SendRequest("anything", true, nil); ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
 	}
 	s := newSession(t, c)
-	for _, kind := range []string{"x11-req", "auth-agent-req@openssh.com", "break", "anything"} {
+	for _, kind := range []string{"break", "anything"} {
 		if ok, err := s.SendRequest(kind, true, nil); ok || err != nil {
 			t.Errorf("%s: %v, %v", kind, ok, err)
 		}

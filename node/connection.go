@@ -31,6 +31,8 @@ type connection struct {
 	ctx           context.Context // ends with the connection
 	cancel        context.CancelFunc
 
+	forwards *forwards
+
 	pendingChannels atomic.Int64
 	// lastInput is when the person last did something, Unix nanoseconds.
 	lastInput atomic.Int64
@@ -48,13 +50,15 @@ type connection struct {
 
 func (s *server) newConnection(c net.Conn, p *pass) *connection {
 	ctx, cancel := context.WithCancel(s.ctx)
-	return &connection{
+	conn := &connection{
 		server: s, net: newQuickConn(c, s.metrics), pass: p,
 		remote: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr()), accepted: s.now(),
 		requests: rate.NewLimiter(rate.Limit(s.limits.requestsPerSecond), s.limits.requestBurst),
 		ctx:      ctx, cancel: cancel,
 		sessions: map[*session]struct{}{},
 	}
+	conn.forwards = newForwards(conn)
+	return conn
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -133,15 +137,26 @@ func (c *connection) active() { c.lastInput.Store(c.server.now().UnixNano()) }
 // who waits.
 func (c *connection) throttle() { _ = c.requests.Wait(c.ctx) }
 
-// globalRequest answers requests that belong to no channel. Keepalives of
-// OpenSSH want an answer, and any will do.
-func (c *connection) globalRequest(_ glider.Context, _ *glider.Server, req *gossh.Request) (bool, []byte) {
+// globalRequest answers requests that belong to no channel, one after the
+// other. Keepalives of OpenSSH want an answer, and any will do.
+func (c *connection) globalRequest(ctx glider.Context, _ *glider.Server, req *gossh.Request) (bool, []byte) {
 	defer c.recovered("request")
 	c.throttle()
-	if req.Type == "tcpip-forward" || req.Type == "streamlocal-forward@openssh.com" {
-		c.server.log.Info("port forwarding was asked for and is not available", "remote", c.remote)
+	parse := parseListen
+	switch req.Type {
+	case "streamlocal-forward@openssh.com", "cancel-streamlocal-forward@openssh.com":
+		parse = parseListenSocket
 	}
-	return false, nil
+	switch req.Type {
+	case "tcpip-forward", "streamlocal-forward@openssh.com":
+		target, err := parse(req.Payload)
+		return c.listenFor(ctx, req, target, err)
+	case "cancel-tcpip-forward", "cancel-streamlocal-forward@openssh.com":
+		target, err := parse(req.Payload)
+		return c.cancelListen(target, err)
+	default:
+		return false, nil
+	}
 }
 
 // openChannel answers a channel's opening. It runs on a goroutine of its own
@@ -154,23 +169,34 @@ func (c *connection) openChannel(_ *glider.Server, conn *gossh.ServerConn, opene
 	}
 	answered := sync.OnceFunc(func() { c.pendingChannels.Add(-1) })
 	defer answered()
-	c.throttle()
 	switch opened.ChannelType() {
 	case "session":
+		c.throttle()
 		c.openSession(conn, opened, answered)
-	case "direct-tcpip", "direct-streamlocal@openssh.com":
-		_ = opened.Reject(gossh.Prohibited, "port forwarding is not available on this node")
+	case "direct-tcpip":
+		c.openDirect(conn, opened, answered, parseDirectTCP)
+	case "direct-streamlocal@openssh.com":
+		c.openDirect(conn, opened, answered, parseDirectSocket)
 	default:
+		c.throttle()
 		_ = opened.Reject(gossh.UnknownChannelType, "this kind of channel is not available on this node")
 	}
 }
 
-// openSession takes who it is from the verified ServerConn and nowhere else.
-func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel, answered func()) {
+// whoOn takes who it is from the verified ServerConn and nowhere else. A
+// connection that nobody was admitted on is closed.
+func (c *connection) whoOn(conn *gossh.ServerConn) (*admission, bool) {
 	who, ok := admitted(conn)
 	if !ok {
-		c.server.log.Error("a channel on a connection that nobody was admitted on", "remote", c.remote)
+		c.server.log.Error("a request on a connection that nobody was admitted on", "remote", c.remote)
 		c.net.Close()
+	}
+	return who, ok
+}
+
+func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel, answered func()) {
+	who, ok := c.whoOn(conn)
+	if !ok {
 		return
 	}
 	if !c.server.hold() {
@@ -184,7 +210,7 @@ func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel
 		c.rejectSession(opened, who, gossh.Prohibited, &refusal{cause: causeExpired, reason: expiredReason})
 		return
 	}
-	s := &session{conn: c, admit: who, id: c.server.newID()}
+	s := &session{conn: c, admit: who, id: c.server.newID(), ssh: conn}
 	if reason := c.add(s); reason != "" {
 		c.rejectSession(opened, who, gossh.ResourceShortage, &refusal{cause: causeMaxSessions, reason: reason})
 		return
@@ -252,6 +278,7 @@ func (c *connection) condemn(reason string, by ender) *condemned {
 		return &condemned{}
 	}
 	c.cutting = reason
+	c.forwards.stop()
 	sessions := make([]*session, 0, len(c.sessions))
 	for s := range c.sessions {
 		sessions = append(sessions, s)

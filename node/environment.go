@@ -52,6 +52,7 @@ func (s *session) environment(t task) []string {
 	env.set("DT_ROLES", strings.Join(id.Roles, ","))
 	env.set("DT_SESSION_ID", s.id)
 	env.set("DT_LOGIN_EXPIRES", id.ValidBefore.UTC().Format(time.RFC3339))
+	env.add(s.forwardEnvironment())
 	if id.Device.Trusted() {
 		env.set("DT_DEVICE_ID", id.Device.ID)
 		env.set("DT_DEVICE_ASSET_TAG", id.Device.AssetTag)

@@ -502,7 +502,7 @@ func TestAListenerIsHandedOverWithoutMakingItBlock(t *testing.T) {
 	if err != nil || flags&unix.O_NONBLOCK == 0 {
 		t.Errorf("it blocks: %#x, %v", flags, err)
 	}
-	got, err := listener(f)
+	got, err := listenerOf(f)
 	if err != nil {
 		t.Fatal(err)
 	}

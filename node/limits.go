@@ -39,6 +39,22 @@ type limits struct {
 	// gliderlabs starts a goroutine for each, so a peer that opens and does
 	// not read would otherwise grow them without end.
 	pendingChannels int
+	// forwards of one connection: connections that are forwarded, being opened,
+	// or not yet closed by both sides. A browser behind ssh -D has some dozens;
+	// each may hold 2 MiB that its peer does not take (x/crypto/ssh,
+	// channelWindowSize).
+	forwards int
+	// forwardListeners of one connection: ports, sockets, agents and displays.
+	forwardListeners int
+	// acceptBurst connections to the listeners of one connection, and so many
+	// each second: whoever connects to them may be anybody, and each is a
+	// record.
+	acceptBurst      int
+	acceptsPerSecond float64
+	// forwardDial is longer than what opens sockets takes by itself (its
+	// limits.go, dialTimeout); forwardListen is short: other requests of the
+	// connection wait behind it.
+	forwardDial, forwardListen time.Duration
 	// requests of one connection: so many at once, so many each second. A
 	// window that is dragged makes some dozens a second; a flood waits.
 	requestBurst      int
@@ -90,6 +106,12 @@ func defaultLimits() limits {
 		refusedUsers:              1024,
 		sessions:                  10,
 		pendingChannels:           64,
+		forwards:                  256,
+		forwardListeners:          64,
+		acceptBurst:               256,
+		acceptsPerSecond:          100,
+		forwardDial:               35 * time.Second,
+		forwardListen:             10 * time.Second,
 		requestBurst:              256,
 		requestsPerSecond:         200,
 		keepalive:                 30 * time.Second,

@@ -83,7 +83,7 @@ func (c Config) listen(ctx context.Context) (all []net.Listener, err error) {
 		return []net.Listener{l}, nil
 	}
 	for _, f := range c.Inherited.sockets {
-		l, err := listener(f)
+		l, err := listenerOf(f)
 		if err != nil {
 			closeAll(all)
 			return nil, api.Refuse(connect.CodeInvalidArgument, "an inherited socket cannot be served on: %v", err).
@@ -94,8 +94,8 @@ func (c Config) listen(ctx context.Context) (all []net.Listener, err error) {
 	return all, nil
 }
 
-// listener makes a listener of a socket, which it closes.
-func listener(f *os.File) (net.Listener, error) {
+// listenerOf makes a listener of a socket, which it closes.
+func listenerOf(f *os.File) (net.Listener, error) {
 	defer f.Close()
 	// One that is connected already would fail at each accept, for ever.
 	if listens, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens != 1 {

@@ -380,7 +380,7 @@ func (n *node) run(ctx context.Context) error {
 		cluster: n.creds.cluster, nodeID: n.creds.nodeID, name: n.member.info.GetName(),
 		hostSigners: func() []gossh.Signer { return *n.signers.Load() },
 		states:      n.states, spool: n.spool, proxies: n.config.ProxyProtocolFrom,
-		algorithms: n.ssh.algorithms, noTCPKeepAlive: n.ssh.noTCPKeepAlive,
+		algorithms: n.ssh.algorithms, noTCPKeepAlive: n.ssh.noTCPKeepAlive, gatewayPorts: n.config.SSH.GatewayPorts,
 		login: n.login, loginFiles: systemLoginFiles(os.Geteuid() == 0),
 	})
 	f := &follower{

@@ -36,6 +36,7 @@ type server struct {
 	hostSigners     func() []gossh.Signer
 	states          *holder
 	spool           *spool
+	gatewayPorts    GatewayPorts
 	sweeper         *sweeper
 	helpers         *helpers
 	abandoned       abandoned
@@ -79,13 +80,14 @@ type serverConfig struct {
 	proxies         []netip.Prefix
 	login           loginSettings
 	loginFiles      loginFiles
+	gatewayPorts    GatewayPorts
 }
 
 func newServer(ctx context.Context, c serverConfig) *server {
 	s := &server{
 		log: c.log, now: c.now, limits: c.limits, accounts: c.accounts, root: c.uid == 0, uid: c.uid,
 		cluster: c.cluster, nodeID: c.nodeID, name: c.name, hostSigners: c.hostSigners,
-		states: c.states, spool: c.spool, proxies: c.proxies,
+		states: c.states, spool: c.spool, proxies: c.proxies, gatewayPorts: c.gatewayPorts,
 		metrics: newMetrics(), algorithms: c.algorithms, noTCPKeepAlive: c.noTCPKeepAlive,
 		sweeper:  newSweeper(readSessions),
 		helpers:  &helpers{log: c.log},
@@ -243,12 +245,18 @@ func (s *server) reevaluate() {
 	}
 	s.mu.Unlock()
 	var cut []*condemned
+	stay := live[:0]
 	for _, c := range live {
 		if no := s.readmit(c.getAdmission()); no != nil {
 			cut = append(cut, c.condemn(no.reason, byPolicy))
+		} else {
+			stay = append(stay, c)
 		}
 	}
 	s.tell(cut)
+	for _, c := range stay {
+		c.forwards.reconsider()
+	}
 }
 
 // tell ends the sessions of connections that are condemned. What is written

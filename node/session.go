@@ -23,6 +23,7 @@ type session struct {
 	admit  *admission
 	id     string // of the audit record
 	stderr stderr
+	ssh    gossh.Conn
 
 	// of run's goroutine, before the process starts
 	env      []string
@@ -32,6 +33,9 @@ type session struct {
 	shell    bool // a login shell
 	// transfer, where that is what the session is for.
 	transfer *transfer
+	// agent and display, nil where they are not forwarded
+	agent, display *listener
+	screen         uint32 // of the display
 	// beginning is what goes on when the start was replied to.
 	beginning func()
 
@@ -69,6 +73,7 @@ const (
 
 // run serves the channel until it is closed by both sides.
 func (s *session) run(channel gossh.Channel, requests <-chan *gossh.Request) {
+	defer s.closeForwards()
 	defer s.end("the client closed the session", byClient)
 	s.mu.Lock()
 	s.channel = channel
@@ -116,9 +121,9 @@ func (s *session) handle(req *gossh.Request) bool {
 		}
 		return s.start(t)
 	case "x11-req":
-		return s.refuse("X11 forwarding is not available on this node")
+		return s.forwardDisplay(req.Payload)
 	case "auth-agent-req@openssh.com":
-		return s.refuse("agent forwarding is not available on this node")
+		return s.forwardAgent(req.Payload)
 	}
 	return false
 }

@@ -62,6 +62,8 @@ type SSHConfig struct {
 	// PAMHelper is dtnoded-pam's path; empty: beside dtnoded, or in
 	// /usr/libexec.
 	PAMHelper string `yaml:"pam_helper"`
+	// GatewayPorts is where clients may have the node listen (ssh -R).
+	GatewayPorts GatewayPorts `yaml:"gateway_ports"`
 }
 
 // sshSettings are an SSHConfig that was checked. With the zero value's limits
