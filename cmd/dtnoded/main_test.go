@@ -51,3 +51,27 @@ func TestAnUnknownKeyIsAnErrorThatNamesItsLine(t *testing.T) {
 		t.Errorf("said %q", got)
 	}
 }
+
+func TestGatewayPortsAreThoseOfSshd(t *testing.T) {
+	for word, want := range map[string]string{
+		"no": "no", "yes": "yes", "clientspecified": "clientspecified", `"no"`: "no",
+		"maybe": "", "true": "", "": "no value",
+	} {
+		file := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(file, []byte("ssh:\n  gateway_ports: "+word+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := configure(startCommand(&cli.Env{}), settings{}, file)
+		if want == "no value" {
+			want = ""
+			if err != nil {
+				t.Errorf("%q: %v", word, err)
+			}
+		} else if (err == nil) != (want != "") {
+			t.Errorf("%q: %v", word, err)
+		}
+		if string(got.SSH.GatewayPorts) != want {
+			t.Errorf("%q is %q", word, got.SSH.GatewayPorts)
+		}
+	}
+}
