@@ -71,7 +71,7 @@ var third = []string{"store", "audit", "audit/event", "identity", "policy", "res
 
 // testOnly packages may import what they like, and nothing that ships may
 // import them.
-var testOnly = []string{"store/storetest", "policy/vectors", "devices/tpm/tpmtest", "client/clienttest", "e2e"}
+var testOnly = []string{"store/storetest", "policy/vectors", "devices/tpm/tpmtest", "client/clienttest", "node/nodetest", "e2e"}
 
 // What runs on servers and laptops does not contain the signer, nor what it
 // signs from.

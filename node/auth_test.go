@@ -270,11 +270,11 @@ func TestADenialTellsAStockClientWhy(t *testing.T) {
 	for range 3 {
 		c.query("root", signer.PublicKey())
 	}
-	if len(c.banners) > 0 {
-		t.Errorf("a query is answered with %q", c.banners)
+	if len(c.Banners) > 0 {
+		t.Errorf("a query is answered with %q", c.Banners)
 	}
-	if got := c.sign("root", signer.PublicKey(), signer); got != authFailure || len(c.banners) != 1 || c.banners[0] != want {
-		t.Errorf("message %d, banners %q, want %q", got, c.banners, want)
+	if got := c.sign("root", signer.PublicKey(), signer); got != authFailure || len(c.Banners) != 1 || c.Banners[0] != want {
+		t.Errorf("message %d, banners %q, want %q", got, c.Banners, want)
 	}
 	e := n.recorded(event.SessionRejected)
 	if e.User != "alice" || e.Login != "root" || e.Success || e.Message != policy.ReasonTrustedDevice || len(e.Reasons) == 0 ||
@@ -291,9 +291,9 @@ func TestWhatTheClientCallsItselfIsNotRepeated(t *testing.T) {
 		if got := c.sign(login, signer.PublicKey(), signer); got != authFailure {
 			t.Errorf("%q: message %d", login, got)
 		}
-		if len(c.banners) != 1 || !strings.HasPrefix(c.banners[0], "access denied to that login connecting to server:") ||
-			login != "" && strings.Contains(c.banners[0], login) {
-			t.Errorf("%q: %q", login, c.banners)
+		if len(c.Banners) != 1 || !strings.HasPrefix(c.Banners[0], "access denied to that login connecting to server:") ||
+			login != "" && strings.Contains(c.Banners[0], login) {
+			t.Errorf("%q: %q", login, c.Banners)
 		}
 	}
 	for _, e := range n.records() {

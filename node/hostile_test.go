@@ -139,14 +139,14 @@ func TestAPacketThatIsTooLongEndsItsConnectionOnly(t *testing.T) {
 
 		c := dialRaw(t, n.address)
 		c.conn.Write(length)
-		ends("before authentication", c.conn, c.in)
+		ends("before authentication", c.conn, c.In)
 
 		c = dialRaw(t, n.address)
 		if got := c.sign(tester, signer.PublicKey(), signer); got != authSuccess {
 			t.Fatal(got)
 		}
 		c.conn.Write(length)
-		ends("afterwards", c.conn, c.in)
+		ends("afterwards", c.conn, c.In)
 	}
 	conn, err := net.Dial("tcp", n.address)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	gossh "golang.org/x/crypto/ssh"
+
+	"devicetrust/node/nodetest"
 )
 
 // securityKey signs as a FIDO2 authenticator does (OpenSSH's PROTOCOL.u2f);
@@ -100,13 +102,12 @@ func TestASecurityKeyOpensWhereItIsTouched(t *testing.T) {
 // trySign tells whether the signature let somebody in: one that does not
 // verify ends the connection.
 func (c *rawClient) trySign(user string, key gossh.PublicKey, signer gossh.Signer) bool {
-	c.t.Helper()
-	if err := c.trySend(c.signed(user, key, signer)); err != nil {
+	if err := c.trySend(c.Signed(user, key, signer)); err != nil {
 		return false
 	}
 	for {
 		m, err := c.tryReceive()
-		if err != nil || m[0] != authBanner {
+		if err != nil || m[0] != nodetest.AuthBanner {
 			return err == nil && m[0] == authSuccess
 		}
 	}
