@@ -35,7 +35,13 @@ func (c *connection) serverConfig(ctx glider.Context) *gossh.ServerConfig {
 	config.MaxAuthTries = c.server.limits.authTries
 	// Should NoClientAuth ever be on, this still refuses.
 	config.NoClientAuthCallback = func(gossh.ConnMetadata) (*gossh.Permissions, error) { return nil, errNoNone }
-	config.PreAuthConnCallback = func(gossh.ServerPreAuthConn) {
+	config.PreAuthConnCallback = func(conn gossh.ServerPreAuthConn) {
+		var err error
+		if c.unread, err = unreadOf(conn); err != nil {
+			c.server.log.Error("a connection could leave something behind; it is closed", "error", err)
+			c.net.Close()
+		}
+		c.paced.release()
 		// config is as gliderlabs left it.
 		if config.NoClientAuth || config.PublicKeyCallback == nil || config.PasswordCallback != nil || config.KeyboardInteractiveCallback != nil {
 			c.server.log.Error("the SSH server would let people in without a certificate; the connection is closed")

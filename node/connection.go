@@ -28,8 +28,11 @@ type connection struct {
 	accepted      time.Time
 	requests      *rate.Limiter
 	grace         *time.Timer
-	ctx           context.Context // ends with the connection
-	cancel        context.CancelFunc
+	// of serve's goroutine
+	paced  *paced
+	unread unread
+	ctx    context.Context // ends with the connection
+	cancel context.CancelFunc
 
 	forwards *forwards
 
@@ -85,7 +88,8 @@ func (c *connection) serve() {
 		c.server.log.Log(c.ctx, level, "a proxy's connection is closed", "remote", c.remote, "error", err)
 		return
 	}
-	c.transportServer().HandleConn(conn)
+	c.paced = newPaced(conn)
+	c.transportServer().HandleConn(c.paced)
 }
 
 func (c *connection) leave() {
@@ -94,6 +98,7 @@ func (c *connection) leave() {
 	c.net.Close()
 	c.server.forget(c)
 	c.pass.leave()
+	c.unread.discard()
 }
 
 // recovered keeps a fault in one connection from ending all others; the

@@ -157,12 +157,13 @@ func startNode(t testing.TB, change ...func(*serverConfig)) *testNode {
 	if err := cert.SignCert(rand.Reader, cluster.host); err != nil {
 		t.Fatal(err)
 	}
+	signers := []gossh.Signer{withCertificate(t, cert, host), host}
 	log := &syncBuffer{}
 	config := serverConfig{
 		log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		now: time.Now, limits: defaultLimits(), accounts: testAccounts(t, passwd, group, ""), uid: uint32(os.Geteuid()),
 		cluster: "test", nodeID: "n1", name: "server",
-		hostSigners: func() []gossh.Signer { return []gossh.Signer{withCertificate(t, cert, host), host} },
+		hostSigners: func() []gossh.Signer { return signers },
 		states:      newHolder(), spool: spool, login: loginSettings{acceptEnv: defaultAcceptEnv()},
 	}
 	config.limits.hangup = 500 * time.Millisecond
