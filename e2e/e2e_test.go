@@ -88,7 +88,7 @@ func prepare() (cleanUp func() error, err error) {
 	}
 	for _, account := range []string{loginAccount, otherAccount} {
 		undo = append(undo, func() error { return changeAccounts("userdel", account) })
-		if err := changeAccounts("useradd", "--system", "--user-group", "--no-create-home",
+		if err := changeAccounts("useradd", "--system", "--user-group", "--no-create-home", "--password", "*",
 			"--home-dir", "/", "--shell", "/bin/sh", account); err != nil {
 			return cleanUp, err
 		}

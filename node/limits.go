@@ -17,7 +17,8 @@ type limits struct {
 	// all, so that four addresses are needed to keep others out, and enough
 	// for Ansible's forks behind one NAT.
 	unauthenticatedPerAddress int
-	// connections, admitted or not: each may run maxSessions processes.
+	// connections, admitted or not: what a jump host of a large site has, with
+	// room; an idle one takes about 60 KiB, so all of them stay under 512 MiB.
 	connections int
 	// loginGrace from the first byte to admission: time to touch a key or to
 	// unlock an agent. OpenSSH's LoginGraceTime is 120 s.
@@ -98,7 +99,7 @@ func defaultLimits() limits {
 		dropFrom:                  128,
 		dropRate:                  30,
 		unauthenticatedPerAddress: 64,
-		connections:               4096,
+		connections:               8192,
 		loginGrace:                60 * time.Second,
 		authTries:                 6,
 		refusals:                  20,

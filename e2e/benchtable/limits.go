@@ -52,6 +52,12 @@ var limits = []limit{
 		figure: median("Login/One", "x_sshd_cpu")},
 	{what: "dtnoded: a login with stock ssh, over stock sshd", unit: "×", bound: 6, least: true, figure: median("StockLogin/One", "x_sshd")},
 	{what: "dtnoded: the same with stock ssh, 8 at once", unit: "×", bound: 2.5, least: true, figure: median("StockLogin/Eight", "x_sshd")},
+	{what: "dtnoded: bulk up, stock ssh, AES-GCM, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/aes128/up", "x_sshd")},
+	{what: "dtnoded: bulk down, stock ssh, AES-GCM, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/aes128/down", "x_sshd")},
+	{what: "dtnoded: bulk up, stock ssh, ChaCha20, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/chacha20/up", "x_sshd")},
+	{what: "dtnoded: bulk down, stock ssh, ChaCha20, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/chacha20/down", "x_sshd")},
+	{what: "dtnoded: memory of an idle connection, times less than stock sshd", unit: "×", bound: 20, least: true, figure: median("Idle", "times_less")},
+	{what: "dtnoded: login with 5,000 idle connections, over an empty server", unit: "×", bound: 2, figure: median("ManyIdle", "x_empty")},
 }
 
 func median(name, unit string) func(figures) (float64, bool) {
