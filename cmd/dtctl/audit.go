@@ -159,6 +159,8 @@ func details(e event.Event) string {
 	add("node", e.NodeName)
 	add(cmp.Or(e.Kind, "name"), e.Name)
 	add("from", e.RemoteAddr)
+	add("action", e.Action)
+	add("addr", e.Addr)
 	add("command", e.Command)
 	if e.ExitStatus != nil {
 		add("exit", strconv.Itoa(*e.ExitStatus))
