@@ -116,8 +116,13 @@ func TestAHomeThatDoesNotAnswerStopsNobodyElse(t *testing.T) {
 	if out, _, status := run(t, other, "echo here"); out != "here\n" || status != 0 {
 		t.Errorf("another's session: %q, %d", out, status)
 	}
-	// What hangs has no part of the nursery: without it there is another one.
-	unix.Kill(n.nurseryNow().pid, unix.SIGKILL)
+	// What hangs has no part of the nursery's socket: that it is gone is noticed.
+	gone := n.nurseryNow()
+	unix.Kill(gone.pid, unix.SIGKILL)
+	<-gone.ended
+	if err := gone.send([]byte("ignored"), [3]*os.File{os.Stderr, os.Stderr, os.Stderr}, 2); err == nil {
+		t.Error("the socket of a nursery that is gone takes requests")
+	}
 	if out, _, status := run(t, other, "echo here"); out != "here\n" || status != 0 {
 		t.Errorf("another's session, by another nursery: %q, %d", out, status)
 	}
@@ -241,7 +246,7 @@ func TestTheNurseryEndsWithTheNode(t *testing.T) {
 	nursery := n.nurseryNow()
 	n.stop()
 	eventually(t, "it is gone, and no zombie", func() bool { return unix.Kill(nursery.pid, 0) != nil })
-	if _, _, err := n.helpers.begin(t.Context(), command{account: account{shell: "/bin/sh"}, become: true}.request(), [3]*os.File{}); err == nil {
+	if _, _, err := n.helpers.begin(t.Context(), command{account: account{shell: "/bin/sh"}, become: true, task: task{kind: loginShell}}.request(), [3]*os.File{}); err == nil {
 		t.Error("and there is one more")
 	}
 	// As when the node is killed: nothing but the socket says so.
@@ -257,20 +262,33 @@ func TestTheNurseryEndsWithTheNode(t *testing.T) {
 }
 
 func TestANurseryThatIsToldNonsenseEnds(t *testing.T) {
-	for name, nonsense := range map[string]string{
-		"too much":      "\xff\xff\xff\xff",
-		"without files": "\x00\x00\x00\x04abcd",
-		"cut off":       "\x00",
+	good, err := command{account: account{shell: "/bin/true"}, task: task{kind: loginShell}}.request().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, nonsense := range map[string]struct {
+		bytes string
+		files []int
+	}{
+		"too much":             {"\xff\xff\xff\xff", []int{0, 0, 0, 0}},
+		"more than it says":    {string(good) + "x", []int{0, 0, 0, 0}},
+		"less than a length":   {"\x00", []int{0, 0, 0, 0}},
+		"without files":        {string(good), nil},
+		"with a file too few":  {string(good), []int{0, 0, 0}},
+		"with a file too many": {string(good), []int{0, 0, 0, 0, 0}},
+		"with many files more": {string(good), make([]int, 100)},
 	} {
 		alone, err := startNursery()
 		if err != nil {
 			t.Fatal(err)
 		}
-		alone.conn.Write([]byte(nonsense))
+		if _, _, err := alone.conn.WriteMsgUnix([]byte(nonsense.bytes), unix.UnixRights(nonsense.files...), nil); err != nil {
+			t.Fatal(err)
+		}
 		alone.conn.CloseWrite()
 		<-alone.ended
 		if status, err := alone.reap(); err != nil || status.ExitStatus() != 255 {
-			t.Errorf("%s: %v, %v", name, status, err)
+			t.Errorf("%s: %v, %v", name, status.ExitStatus(), err)
 		}
 		alone.conn.Close()
 	}
@@ -318,13 +336,18 @@ func TestAProcessThatIsNotOursIsNotTakenForASession(t *testing.T) {
 }
 
 func TestASessionHasTheLimitsThatTheNodeWasStartedWith(t *testing.T) {
-	_, c := enterNode(t)
-	out, err := exec.Command("/bin/sh", "-c", "ulimit -n").Output()
-	if err != nil {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}
-	if got, _, _ := run(t, c, "ulimit -n"); got != string(out) {
-		t.Errorf("%q open files, want %q", got, out)
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &before)
+	const files = 500 // which Go would raise
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, c := enterNode(t)
+	if got, _, _ := run(t, c, "ulimit -n"); got != fmt.Sprintln(files) {
+		t.Errorf("%q open files, want %d", got, files)
 	}
 }
 

@@ -93,9 +93,6 @@ func (q *requests) receive(fd uintptr) (n, control uintptr, no syscall.Errno) {
 	message := syscall.Msghdr{Iov: &part, Iovlen: 1, Control: &q.control[0]}
 	message.SetControllen(len(q.control))
 	n, _, no = syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&message)), syscall.MSG_CMSG_CLOEXEC)
-	if no == 0 && message.Flags&syscall.MSG_CTRUNC != 0 {
-		no = syscall.EBADMSG
-	}
 	return n, uintptr(message.Controllen), no
 }
 
