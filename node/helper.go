@@ -101,7 +101,7 @@ func (hs *helpers) take() (*nursery, error) {
 	go func() {
 		<-n.ended
 		hs.drop(n)
-		_, _ = n.reap()
+		_, _ = n.bury()
 	}()
 	return n, nil
 }

@@ -255,8 +255,7 @@ func TestTheNurseryEndsWithTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	alone.conn.Close()
-	<-alone.ended
-	if status, err := alone.reap(); err != nil || status.ExitStatus() != 0 || status.Signaled() {
+	if status, err := alone.bury(); err != nil || status.ExitStatus() != 0 || status.Signaled() {
 		t.Errorf("%v, %v", status, err)
 	}
 }
@@ -286,11 +285,9 @@ func TestANurseryThatIsToldNonsenseEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		alone.conn.CloseWrite()
-		<-alone.ended
-		if status, err := alone.reap(); err != nil || status.ExitStatus() != 255 {
+		if status, err := alone.bury(); err != nil || status.ExitStatus() != 255 {
 			t.Errorf("%s: %v, %v", name, status.ExitStatus(), err)
 		}
-		alone.conn.Close()
 	}
 }
 

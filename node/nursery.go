@@ -20,6 +20,9 @@ type nursery struct {
 	*child
 	mu   sync.Mutex // of what is written to conn
 	conn *net.UnixConn
+
+	end    sync.Mutex
+	reaped bool // pid may be somebody else by now
 }
 
 // startNursery starts one. It waits for this program's own file and nothing
@@ -110,7 +113,7 @@ func (n *nursery) send(packet []byte, files [3]*os.File, report int) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	late := time.AfterFunc(nurseryAnswers, func() { n.conn.Close() })
+	late := time.AfterFunc(nurseryAnswers, func() { _ = n.conn.Close() })
 	defer late.Stop()
 	// The files go with the first bytes.
 	sent, _, err := n.conn.WriteMsgUnix(packet, unix.UnixRights(append(fds, report)...), nil)
@@ -143,7 +146,21 @@ func (n *nursery) collect(conn *os.File) {
 // discard ends the nursery; what it has forked goes on.
 func (n *nursery) discard() {
 	_ = n.conn.Close()
-	_ = unix.Kill(n.pid, unix.SIGKILL)
+	n.end.Lock()
+	defer n.end.Unlock()
+	if !n.reaped {
+		_ = unix.Kill(n.pid, unix.SIGKILL)
+	}
+}
+
+// bury waits for its end.
+func (n *nursery) bury() (syscall.WaitStatus, error) {
+	<-n.ended
+	_ = n.conn.Close()
+	n.end.Lock()
+	defer n.end.Unlock()
+	n.reaped = true
+	return n.reap()
 }
 
 // errNotInTime: ctx ended first.
