@@ -137,7 +137,12 @@ func (a *abandoned) remove(uid uint32) {
 // pump copies one output until it is at its end or the peer takes no more.
 func (s *session) pump(dst io.Writer, src *drain, sent *atomic.Int64) {
 	defer s.conn.recovered("output")
-	n, _ := s.conn.server.copy(dst, src)
+	var n int64
+	if s.transfer != nil { // some packets of the channel at once
+		n, _ = io.CopyBuffer(onlyWriter{dst}, src, make([]byte, transferBuffer))
+	} else {
+		n, _ = s.conn.server.copy(dst, src)
+	}
 	sent.Add(n)
 	if s.terminal == nil {
 		src.file.Close() // so that the process hears of it (SIGPIPE)

@@ -184,6 +184,8 @@ const (
 const (
 	// transferBuffer of what a client sends: some channel packets at once.
 	transferBuffer = 4 * copyBuffer
+	// transferPipe holds the largest packet of file transfer.
+	transferPipe = 256 << 10
 	// maxWatched is the longest request that is looked at: two paths, and
 	// attributes. It fits transferBuffer.
 	maxWatched = 16 << 10

@@ -62,6 +62,10 @@ func (c command) start(ctx context.Context, from *helpers) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.task.kind == fileTransfer {
+		widen(p.stdin)
+		widen(p.stdout)
+	}
 	r := c.pam.open(c.request(), c.account.name, c.from, c.tty())
 	p.keeper = r.As == helper.AsRoot
 	p.child, p.arrival, err = from.begin(ctx, r, theirs)
@@ -127,6 +131,17 @@ func (p *process) connect(t *terminal) (theirs [3]*os.File, err error) {
 		*ours, theirs[i] = r, w
 	}
 	return theirs, nil
+}
+
+// widen lets a pipe hold a packet of file transfer, or some packets of the
+// channel: who writes waits less often for who reads. Where there may be no
+// more such pipes it works as it is.
+func widen(pipe *os.File) {
+	raw, err := pipe.SyscallConn() // Fd would make it one that blocks
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, transferPipe) })
 }
 
 // wait returns when the process has ended and, where we ended it, nothing of
