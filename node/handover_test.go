@@ -178,8 +178,8 @@ func (h *handed) ended(pid int) {
 	eventually(h.t, fmt.Sprintf("process %d ends", pid), func() bool {
 		var status unix.WaitStatus
 		got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
-		if got == pid && status.ExitStatus() != 0 {
-			h.t.Errorf("process %d: status %d", pid, status.ExitStatus())
+		if err != nil || got == pid && status.ExitStatus() != 0 {
+			h.t.Errorf("process %d: status %d, %v", pid, status.ExitStatus(), err) // ECHILD: it is not ours
 		}
 		return got == pid || err != nil
 	})
@@ -517,6 +517,27 @@ func TestAListenerIsHandedOverWithoutMakingItBlock(t *testing.T) {
 	case <-accepted:
 	case <-time.After(10 * time.Second):
 		t.Error("Accept does not hear of Close")
+	}
+}
+
+func TestWhatIsInheritedIsNotPassedOn(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	fd, err := unix.Dup(int(r.Fd())) // without close-on-exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := inherited(fd, "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files[0].Close()
+	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("whatever is started gets it: %#x, %v", flags, err)
 	}
 }
 

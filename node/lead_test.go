@@ -82,6 +82,40 @@ func TestEachProcessHasASpoolOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestWhatProcessesThatEndedLeftIsSent(t *testing.T) {
+	p := startPlane(t)
+	config, _ := configFor(t, p)
+	n, err := prepare(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.close()
+	for i, uid := range map[int]string{3: "of one that ended", 4: "of one that lives"} {
+		dir := filepath.Join(config.DataDir, spoolName(i))
+		s, err := openSpool(dir, quiet())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.append(started(uid)); err != nil {
+			t.Fatal(err)
+		}
+		s.close()
+		if i == 4 {
+			lock, err := lockSpool(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Close()
+		}
+		if err := n.shipSpool(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := get(p, func() int { return len(p.events) }); got != 1 || p.events[0].UID != "of one that ended" {
+		t.Errorf("%d records arrive: %+v", got, p.events)
+	}
+}
+
 func TestASpoolOfSomebodyElsesIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
@@ -165,6 +199,40 @@ func TestASuccessorServesOnlyOnItsPredecessorsWord(t *testing.T) {
 			t.Errorf("after %q: %v", word, err)
 		}
 		theirs.Close()
+	}
+}
+
+func TestWhoHandsOverLeadsOnlyWhereThereIsNoSuccessor(t *testing.T) {
+	for name, tt := range map[string]struct {
+		successor string
+		want      bool
+	}{
+		"it serves":          {`printf R >&3; read go <&3`, true},
+		"it ends":            {`exit 1`, false},
+		"it says what is no": {`printf X >&3; read go <&3`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startPlane(t)
+			config, _ := configFor(t, p)
+			config.Command = []string{"/bin/sh", "-c", tt.successor}
+			n, err := prepare(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.close()
+			n.server = newServer(t.Context(), serverConfig{log: config.Log, now: config.Now, limits: defaultLimits(), states: n.states})
+			defer n.server.sweeper.close()
+			n.lead(t.Context())
+			if got := n.handOver(t.Context(), t.Context()); got != tt.want {
+				t.Errorf("handed over: %t", got)
+			}
+			if n.keeper.leads == tt.want {
+				t.Errorf("it leads: %t", n.keeper.leads)
+			}
+			if !tt.want {
+				n.stopLeading()
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -19,7 +20,8 @@ func TestTheHelpIsComplete(t *testing.T) {
 
 func TestFlagsWinOverTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "dtnoded.yaml")
-	text := "auth_server: file:1\nnodename: from-file\nlabels: {env: prod}\nca_pin: [sha256:00]\n"
+	text := "auth_server: file:1\nnodename: from-file\nlabels: {env: prod}\nca_pin: [sha256:00]\n" +
+		"proxy_protocol_from: [10.0.0.0/8]\nshutdown_grace: 30s\ndrain_timeout: 1h\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +33,8 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := settings{AuthServer: "file:1", NodeName: "flag", Listen: "0.0.0.0:3022", Labels: map[string]string{"env": "prod"}, CAPin: []string{"sha256:00"}}
+	want := settings{AuthServer: "file:1", NodeName: "flag", Listen: "0.0.0.0:3022", Labels: map[string]string{"env": "prod"}, CAPin: []string{"sha256:00"},
+		ProxyProtocolFrom: []string{"10.0.0.0/8"}, ShutdownGrace: 30 * time.Second, DrainTimeout: time.Hour}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
