@@ -23,7 +23,7 @@ func (n notifier) tell(now time.Time, states ...string) {
 	if err != nil {
 		return
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // a datagram is sent by then, or is not
 	_ = conn.SetWriteDeadline(now.Add(notifyTimeout))
 	_, _ = conn.Write([]byte(strings.Join(states, "\n")))
 }

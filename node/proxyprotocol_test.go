@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -152,7 +153,7 @@ func TestAProxyThatDoesNotSayWhoItIsForHoldsUpNobody(t *testing.T) {
 		t.Errorf("somebody else meanwhile: %v", err)
 	}
 	slow.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := slow.Read(make([]byte, 1)); err != io.EOF && !strings.Contains(fmt.Sprint(err), "reset") {
+	if _, err := slow.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !strings.Contains(fmt.Sprint(err), "reset") {
 		t.Errorf("after the login grace: %v", err)
 	}
 	eventually(t, "its place is free", func() bool {
