@@ -86,7 +86,7 @@ func (n *node) diagnose(ctx, stop context.Context) {
 	}
 	n.config.Log.Info("serving", "port", "diag", "addr", n.diag.Addr().String())
 	srv := diagServer(diagHandler(n.server.metrics.registry, func() error { return n.ready(stop) }), n.config.Log)
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = srv.Close() })() // nobody is in the middle of what matters
 	if err := srv.Serve(n.diag); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		n.config.Log.Error("diagnosis has ended", "error", err)
 	}

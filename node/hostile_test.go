@@ -71,11 +71,12 @@ func (k encoded) Verify([]byte, *gossh.Signature) error { return nil }
 
 func TestKeysOfTypesThatAreNotTakenAreRefused(t *testing.T) {
 	n := startNode(t)
+	const dss = "ssh-dss"
 	bits := func(n uint) *big.Int { return new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), n), big.NewInt(1)) }
-	dsa := encoded{gossh.InsecureKeyAlgoDSA, gossh.Marshal(struct {
+	dsa := encoded{dss, gossh.Marshal(struct {
 		Type       string
 		P, Q, G, Y *big.Int
-	}{gossh.InsecureKeyAlgoDSA, bits(1024), bits(160), big.NewInt(2), big.NewInt(4)})}
+	}{dss, bits(1024), bits(160), big.NewInt(2), big.NewInt(4)})}
 	inner := n.cluster.certify(t, alice(), newSigner(t)).PublicKey()
 	const ed25519Cert = gossh.CertAlgoED25519v01
 	// A certificate signed by one that is signed by one, and so on: parsed
@@ -94,7 +95,7 @@ func TestKeysOfTypesThatAreNotTakenAreRefused(t *testing.T) {
 	}
 	for name, key := range map[string]gossh.PublicKey{
 		"DSA":                     dsa,
-		"a certified DSA key":     encoded{gossh.InsecureCertAlgoDSAv01, n.cluster.certifyAnything(t, dsa).Marshal()},
+		"a certified DSA key":     encoded{"ssh-dss-cert-v01@openssh.com", n.cluster.certifyAnything(t, dsa).Marshal()},
 		"a chain of certificates": encoded{ed25519Cert, chain},
 		"no key at all":           encoded{ed25519Cert, nil},
 		"an algorithm nobody has": encoded{"x" + strings.Repeat("y", 10_000), []byte("z")},

@@ -111,6 +111,7 @@ func TestNoLabelIsAClients(t *testing.T) {
 	for _, login := range []string{"secret-login", "SECRET", "secret{}"} {
 		n.dial(login, signer)
 	}
+	n.metrics.refused(&refusal{reason: "secret"})
 	families, err := n.metrics.registry.Gather()
 	if err != nil {
 		t.Fatal(err)

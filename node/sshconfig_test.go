@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func TestASettingThatCannotBeUsedIsNamed(t *testing.T) {
 		{SSHConfig{Compression: "delayed"}, "ssh.compression: "},
 	} {
 		_, err := tt.config.check()
-		r, ok := err.(*api.Refusal)
+		r, ok := errors.AsType[*api.Refusal](err)
 		if !ok || r.Code != connect.CodeInvalidArgument || !strings.HasPrefix(r.Message, tt.want) {
 			t.Errorf("%+v: %v, want %s…", tt.config, err, tt.want)
 		}
@@ -109,13 +110,25 @@ func TestABrokenSectionStopsTheStartBeforeTheTokenIsSpent(t *testing.T) {
 	}
 }
 
-func FuzzRekeyLimit(f *testing.F) {
-	for _, s := range []string{"", "default", "1G none", "512M", "64K 1h", "K", " "} {
+func FuzzSettingsAreWithinTheirBounds(f *testing.F) {
+	for _, s := range []string{"", "default", "1G none", "512M", "64K 1h", "K", " ", "10:30:100", "7", "1:100:1", "::", "10:30:100:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if n, err := parseRekeyLimit(text); err == nil && n != 0 && (n < minRekey || n > maxRekey) {
 			t.Errorf("%q: %d", text, n)
+		}
+		l := defaultLimits()
+		if err := l.parseStartups(text); err != nil && l != defaultLimits() {
+			t.Errorf("%q is refused and has changed %+v", text, l)
+		}
+		before := 0
+		for strangers := range l.connections + 1 {
+			now := l.dropPercent(strangers)
+			if now < before || now > 100 || strangers >= l.unauthenticated && now != 100 {
+				t.Fatalf("%q: with %d strangers %d of 100 are dropped, with one less %d", text, strangers, now, before)
+			}
+			before = now
 		}
 	})
 }
