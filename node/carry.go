@@ -17,8 +17,6 @@ import (
 // supervise carries bytes until the process has ended and all that it wrote
 // is sent, and then tells how it ended.
 func (s *session) supervise(p *process) {
-	greeting, logOut := s.logIn(p)
-	defer logOut()
 	out := &drain{p.stdout}
 	drains := []*drain{out}
 	var sent atomic.Int64
@@ -27,7 +25,7 @@ func (s *session) supervise(p *process) {
 		if p.warning != "" { // here, because the peer may not read
 			s.stderr.line(p.warning)
 		}
-		_, _ = io.WriteString(s.channel, greeting)
+		_, _ = io.WriteString(s.channel, s.greeting)
 		s.pump(s.output(), out, &sent)
 	})
 	if p.stderr != nil {

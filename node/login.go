@@ -3,21 +3,28 @@ package node
 import (
 	"errors"
 	"strings"
+	"sync"
 )
 
 // logIn tells the machine of a session on a terminal, and gives what the person
-// is to be told; the function tells of its end. As with sshd the session does
-// not depend on it: the record that counts is the audit log's.
-func (s *session) logIn(p *process) (greeting string, logOut func()) {
+// is to be told; the end is told when p closes the terminal, since another
+// session may have that from then on. As with sshd the session does not depend
+// on it: the record that counts is the audit log's.
+func (s *session) logIn(p *process) (greeting string) {
 	if s.terminal == nil {
-		return "", func() {}
+		return ""
 	}
 	srv, from := s.conn.server, s.conn.remote.Addr()
 	now, line := srv.now(), strings.TrimPrefix(s.terminal.name, "/dev/")
 	last, failed := srv.logins.files.logLast(s.admit.account.uid, lastLogin{now, line, from.String()})
 	entry := utmpEntry{pid: p.pid, line: line, user: s.admit.account.name, from: from, time: now}
 	failed = errors.Join(failed, srv.logins.log(entry))
-
+	p.logOut = sync.OnceFunc(func() {
+		entry.over, entry.time = true, srv.now()
+		if err := srv.logins.log(entry); err != nil {
+			srv.log.Warn("the end of a login is not in the machine's files", "sid", s.id, "error", err)
+		}
+	})
 	if s.shell && !p.hushed {
 		if srv.login.printLastLog {
 			greeting = last.greeting(now.Location())
@@ -31,10 +38,5 @@ func (s *session) logIn(p *process) (greeting string, logOut func()) {
 	if failed != nil {
 		srv.log.Warn("a login is not in the machine's files, or not greeted", "sid", s.id, "error", failed)
 	}
-	return greeting, func() {
-		entry.over, entry.time = true, srv.now()
-		if err := srv.logins.log(entry); err != nil {
-			srv.log.Warn("the end of a login is not in the machine's files", "sid", s.id, "error", err)
-		}
-	}
+	return greeting
 }

@@ -276,6 +276,32 @@ func TestAShellOnATerminalGreetsAndIsOnRecord(t *testing.T) {
 	}
 }
 
+// The kernel gives a terminal to the next at once.
+func TestALoginEndsBeforeItsTerminalIsFree(t *testing.T) {
+	term, err := openTerminal(ptyRequest{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{}
+	if _, err := p.connect(term); err != nil {
+		t.Fatal(err)
+	}
+	told := false
+	p.logOut = func() {
+		told = true
+		if _, err := p.tty.Stat(); err != nil {
+			t.Errorf("the terminal is closed: %v", err)
+		}
+	}
+	p.close()
+	if !told {
+		t.Error("the end is not told")
+	}
+	if _, err := p.tty.Stat(); err == nil {
+		t.Error("the terminal is open")
+	}
+}
+
 func TestGreetingsCanBeSettled(t *testing.T) {
 	no := false
 	for _, config := range []SSHConfig{{}, {PrintMOTD: &no}, {PrintLastLog: &no}, {PrintMOTD: &no, PrintLastLog: &no}} {

@@ -39,6 +39,8 @@ type process struct {
 	// here a process may let go of it and open it again: else its master would
 	// be at its end.
 	tty *os.File
+	// logOut, nil without a terminal, comes before that is given free.
+	logOut func()
 	arrival
 	// keeper: it is dtnoded-pam, and the command its child.
 	keeper bool
@@ -189,6 +191,9 @@ func (p *process) leave(moment time.Duration) {
 
 // close closes our ends.
 func (p *process) close() {
+	if p.logOut != nil {
+		p.logOut()
+	}
 	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr, p.tty} {
 		if f != nil {
 			f.Close()

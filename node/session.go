@@ -30,7 +30,8 @@ type session struct {
 	request  *ptyRequest
 	terminal *terminal
 	started  bool
-	shell    bool // a login shell
+	shell    bool   // a login shell
+	greeting string // of it
 	// transfer, where that is what the session is for.
 	transfer *transfer
 	// agent and display, nil where they are not forwarded
@@ -207,6 +208,7 @@ func (s *session) start(t task) bool {
 		s.beginning = func() { s.fail(err) }
 		return true
 	}
+	s.greeting = s.logIn(p)
 	s.mu.Lock()
 	s.process = p
 	ended, by := s.ended, s.by

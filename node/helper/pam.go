@@ -25,8 +25,9 @@ func (s Step) asOurs() Step {
 		return Home
 	case pamHush:
 		return Hush
+	default:
+		return s
 	}
-	return s
 }
 
 // pamErr is in words why PAM opens no session.

@@ -251,7 +251,7 @@ func (r Report) Err(of Request) error {
 		what = "run the account's shell"
 	case PAMFork:
 		what = "make a process"
-	case Begun, Home, Hush: // no failures
+	case Begun, Home, Hush, pamIdentity, pamHome, pamHush: // no failures, or read as others
 	}
 	return fmt.Errorf("cannot %s: %w", what, r.Errno())
 }
