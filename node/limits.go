@@ -226,6 +226,12 @@ const (
 	// limits.go, maxEvent). A command of maxCommand bytes fits unless most of
 	// it has to be escaped; what does not fit is not recorded, and not run.
 	maxRecord = 64 << 10
+	// maxUnrecorded users of whom it is counted what could not be recorded,
+	// about 100 bytes each; of others it is in the log.
+	maxUnrecorded = 4096
+	// maxEndCommand of a command in the record of a session's end; that of its
+	// start has all of it.
+	maxEndCommand = 1 << 10
 	// maxRefused is each of the two files of records that the control plane
 	// finds invalid: some are enough to see what is wrong with them, and a
 	// control plane that finds all of them so does not fill the disk.

@@ -25,7 +25,7 @@ func (s *session) logIn(p *process) (greeting string) {
 			srv.log.Warn("the end of a login is not in the machine's files", "sid", s.id, "error", err)
 		}
 	})
-	if s.shell && !p.hushed {
+	if s.task.kind == loginShell && !p.hushed {
 		if srv.login.printLastLog {
 			greeting = last.greeting(now.Location())
 		}

@@ -17,6 +17,7 @@ type metrics struct {
 	handshake  prometheus.Histogram
 	decision   prometheus.Histogram
 	in, out    prometheus.Counter
+	unrecorded prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -42,9 +43,12 @@ func newMetrics() *metrics {
 			Name: "dtnoded_decision_seconds", Help: "To check a certificate, decide about it and find the account.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
 		}),
+		unrecorded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "dtnoded_unrecorded_total", Help: "Records that could not be written of what happened all the same (audit: best_effort).",
+		}),
 		in: bytes.WithLabelValues("in"), out: bytes.WithLabelValues("out"),
 	}
-	m.registry.MustRegister(bytes, m.sessions, m.started, m.rejections, m.handshake, m.decision)
+	m.registry.MustRegister(bytes, m.sessions, m.started, m.rejections, m.handshake, m.decision, m.unrecorded)
 	return m
 }
 

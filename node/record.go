@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -89,10 +90,19 @@ func (s *session) event(e event.Event) event.Event {
 
 // recordEnd: the session is over whether or not that can be recorded.
 func (s *session) recordEnd(e event.Event) {
-	e.Type = event.SessionEnd
-	if err := s.conn.server.record(s.event(e)); err != nil {
+	e.Type, e.Action = event.SessionEnd, s.task.action()
+	e.Command = shortened(recordable(s.task.line), maxEndCommand)
+	if err := s.conn.server.recordFor(s.admit, s.event(e)); err != nil {
 		s.conn.server.log.Error("the end of a session is not recorded", "sid", s.id, "error", err)
 	}
+}
+
+// shortened is text, or so many bytes of it and a mark.
+func shortened(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // recordable is command as JSON can hold it without loss: what is not UTF-8

@@ -46,6 +46,8 @@ type server struct {
 	// buffers of copyBuffer bytes, which outputs and inputs take turns with.
 	buffers  sync.Pool
 	refusals *refusals
+	// unrecorded is what was done without a record, because roles allow that.
+	unrecorded unrecorded
 
 	// ctx ends when the server has to be gone.
 	ctx context.Context

@@ -30,8 +30,8 @@ type session struct {
 	request  *ptyRequest
 	terminal *terminal
 	started  bool
-	shell    bool   // a login shell
-	greeting string // of it
+	task     task
+	greeting string // of a login shell
 	// transfer, where that is what the session is for.
 	transfer *transfer
 	// agent and display, nil where they are not forwarded
@@ -195,9 +195,9 @@ func (s *session) start(t task) bool {
 	case t.kind == fileTransfer && s.request != nil:
 		return s.refuse("file transfer does not take a terminal")
 	}
-	s.started, s.shell = true, t.kind == loginShell
+	s.started, s.task = true, t
 	s.conn.net.relax()
-	if err := s.conn.server.record(s.startRecords(t)...); err != nil {
+	if err := s.conn.server.recordFor(s.admit, s.startRecords(t)...); err != nil {
 		s.beginning = func() { s.fail(err) }
 		return true
 	}

@@ -69,12 +69,17 @@ func subsystemTask(payload []byte) (task, error) {
 	return t, nil
 }
 
+// action is how records of a session's start and end tell what it is for.
+func (t task) action() string {
+	if t.kind == fileTransfer {
+		return "sftp"
+	}
+	return ""
+}
+
 // startRecords are what is written before it runs.
 func (s *session) startRecords(t task) []event.Event {
-	start := event.Event{Type: event.SessionStart, Success: true}
-	if t.kind == fileTransfer {
-		start.Action = "sftp"
-	}
+	start := event.Event{Type: event.SessionStart, Success: true, Action: t.action()}
 	events := []event.Event{s.event(start)}
 	if t.kind != shellCommand {
 		return events
