@@ -26,7 +26,8 @@ func TestNewKeysInTheMiddleOfAFileHarmNothing(t *testing.T) {
 			if out != text || status != 0 {
 				t.Errorf("there and back came %d bytes of %d, or others; status %d", len(out), len(text), status)
 			}
-			if n := strings.Count(errs, "SSH2_MSG_NEWKEYS received"); n < 10 {
+			// How many there are depends on how much is sent during each.
+			if n := strings.Count(errs, "SSH2_MSG_NEWKEYS received"); n < 4 {
 				t.Errorf("there were new keys only %d times", n)
 			}
 		})
