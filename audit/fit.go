@@ -30,10 +30,12 @@ func fit(e event.Event) (event.Event, []byte, error) {
 
 func (b bounds) event(e event.Event) event.Event {
 	e.Time, e.ValidUntil = instant(e.Time), instant(e.ValidUntil)
-	e.Message, e.Command = clip(e.Message, b.long), clip(e.Command, b.long)
+	for _, s := range []*string{&e.Message, &e.Command, &e.Path, &e.TargetPath, &e.Addr} {
+		*s = clip(*s, b.long)
+	}
 	for _, s := range []*string{
 		(*string)(&e.Type), &e.Code, &e.UID, &e.Cluster, &e.User, &e.Name, &e.Kind, &e.RemoteAddr,
-		&e.Login, &e.LoginID, &e.NodeID, &e.NodeName, &e.SessionID,
+		&e.Login, &e.LoginID, &e.NodeID, &e.NodeName, &e.SessionID, &e.Action,
 	} {
 		*s = clip(*s, b.short)
 	}

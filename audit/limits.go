@@ -23,15 +23,15 @@ const (
 
 // bounds says how much of an event is kept, in bytes of UTF-8 and in elements.
 type bounds struct {
-	long  int // message and command
+	long  int // message, command and paths
 	short int // all other strings: names have at most 128 bytes (identity.CheckUser), addresses fewer
 	item  int // each element of roles and reasons
 	items int // elements of roles, reasons and serials
 }
 
 // cuts are tried in turn until the record fits. JSON writes a byte as up to
-// six (\u0001), so the last has at most 6 × (2 × 1 KiB + 24 × 256 B +
-// 2 × 17 × 160 B) ≈ 80 KiB and always fits; names are never cut below what
+// six (\u0001), so the last has at most 6 × (5 × 1 KiB + 25 × 256 B +
+// 2 × 17 × 160 B) ≈ 100 KiB and always fits; names are never cut below what
 // tells who acted.
 var cuts = []bounds{
 	{long: 16 << 10, short: 256, item: 512, items: 64},
