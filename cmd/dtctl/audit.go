@@ -35,7 +35,8 @@ func (a *app) auditLs() *cobra.Command {
 		Use:   "ls",
 		Short: "List audit records, oldest first",
 		Example: `  dtctl audit ls --since=24h --failed
-  dtctl audit ls --type=device.enroll --user=alice --format=json`,
+  dtctl audit ls --type=device.enroll --user=alice --format=json
+  dtctl audit ls --type=sftp --since=1h`,
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVar(&req.Type, "type", "", "only this event, by its name (device.enroll) or title (Device Enrolled)")
@@ -43,7 +44,7 @@ func (a *app) auditLs() *cobra.Command {
 	since := c.Flags().String("since", "", "only what is younger: a duration (30m, 24h, 7d) or a time (2026-01-31T18:00:00Z)")
 	c.Flags().BoolVar(&req.Failed, "failed", false, "only what failed or was refused")
 	limit := c.Flags().Uint("limit", 1000, "at most so many, the newest; 0 is all")
-	verbose := c.Flags().BoolP("verbose", "v", false, "also show the reasons: what was decided by, and what changed")
+	verbose := c.Flags().BoolP("verbose", "v", false, "show the reasons of all, not only of what failed and of sessions: what was decided by, and what changed")
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		req.Type = string(event.Named(req.GetType()))
@@ -130,7 +131,9 @@ func (a *app) printEvents(format cli.Format, docs [][]byte, verbose bool) error 
 			result = "success"
 		}
 		about := details(e)
-		if verbose && len(e.Reasons) > 0 {
+		// What failed is what somebody looks for, and in a session's record
+		// there is a reason only where something is missing.
+		if (verbose || !e.Success || event.FromNode(e.Type)) && len(e.Reasons) > 0 {
 			about = strings.TrimSpace(about + " (" + strings.Join(e.Reasons, "; ") + ")")
 		}
 		rows = append(rows, []string{a.Time(e.Time), string(e.Type), e.User, result, about})
@@ -160,10 +163,17 @@ func details(e event.Event) string {
 	add(cmp.Or(e.Kind, "name"), e.Name)
 	add("from", e.RemoteAddr)
 	add("action", e.Action)
-	add("addr", e.Addr)
+	add("path", e.Path)
+	add("to", cmp.Or(e.TargetPath, e.Addr))
 	add("command", e.Command)
 	if e.ExitStatus != nil {
 		add("exit", strconv.Itoa(*e.ExitStatus))
+	}
+	if e.BytesIn != nil {
+		add("in", strconv.FormatInt(*e.BytesIn, 10))
+	}
+	if e.Bytes != nil {
+		add("out", strconv.FormatInt(*e.Bytes, 10))
 	}
 	if e.Message != "" {
 		parts = append(parts, e.Message)

@@ -160,13 +160,16 @@ func TestAnAuthorityIsExportedAsItIs(t *testing.T) {
 func TestAuditRecordsAreShownOldestFirst(t *testing.T) {
 	c := startCluster(t)
 	c.prints(t, "No events found\n", "audit", "ls")
-	seven := 7
+	seven, in, out := 7, int64(5), int64(8)
 	list := &dtv1.ListAuditResponse{}
 	for _, e := range []event.Event{
 		{Type: event.DeviceEnroll, Code: "TV005I", Time: now, User: "alice", Success: true, Device: &event.Device{DeviceID: macID, AssetTag: "C00"}},
 		{Type: event.UserLogin, Code: "T1000W", Time: now, User: "mal\x1b[1mory", Message: "wrong password", RemoteAddr: "10.0.0.9:1"},
 		{Type: event.Exec, Time: now, User: "alice", Success: true, Login: "root", NodeName: "web-1", Command: "ls", ExitStatus: &seven},
-		{Type: event.RoleCreate, Time: now, User: "os:root", Success: true, Kind: "role", Name: "x"},
+		{Type: event.RoleCreate, Time: now, User: "os:root", Success: true, Kind: "role", Name: "x", Reasons: []string{"new"}},
+		{Type: event.SFTP, Time: now, User: "alice", Success: true, Action: "rename", Path: "/a", TargetPath: "/b", Reasons: []string{"2 are missing"}},
+		{Type: event.Port, Time: now, User: "alice", Action: "connect", Addr: "db:5432", Message: "no", Reasons: []string{"skip: x", "skip: y"}},
+		{Type: event.SessionEnd, Time: now, User: "alice", Success: true, Command: "ls", ExitStatus: &seven, BytesIn: &in, Bytes: &out},
 	} {
 		doc, err := json.Marshal(e)
 		if err != nil {
@@ -176,22 +179,25 @@ func TestAuditRecordsAreShownOldestFirst(t *testing.T) {
 	}
 	c.answers["ListAudit"] = list
 	c.prints(t, `Time                Event         User            Result  Details
-------------------- ------------- --------------- ------- ---------------------------------------
+------------------- ------------- --------------- ------- -----------------------------------------------
 2026-03-01 13:00:00 device.enroll alice           success device=C00
 2026-03-01 13:00:00 user.login    mal\u001b[1mory failure from=10.0.0.9:1 wrong password
 2026-03-01 13:00:00 exec          alice           success login=root node=web-1 command=ls exit=7
 2026-03-01 13:00:00 role.created  os:root         success role=x
+2026-03-01 13:00:00 sftp          alice           success action=rename path=/a to=/b (2 are missing)
+2026-03-01 13:00:00 port          alice           failure action=connect to=db:5432 no (skip: x; skip: y)
+2026-03-01 13:00:00 session.end   alice           success command=ls exit=7 in=5 out=8
 `, "audit", "ls", "--type=device.enroll", "--user=alice", "--failed", "--limit=20", "--since=1d")
 	c.asked(t, &dtv1.ListAuditRequest{Type: "device.enroll", User: "alice", Failed: true, Limit: 20, Since: timestamppb.New(now.Add(-24 * time.Hour))})
 	var all []event.Event
-	if err := json.Unmarshal([]byte(c.good(t, "audit", "ls", "--format=json", "--since=2026-03-01T00:00:00Z")), &all); err != nil || len(all) != 4 {
+	if err := json.Unmarshal([]byte(c.good(t, "audit", "ls", "--format=json", "--since=2026-03-01T00:00:00Z")), &all); err != nil || len(all) != 7 {
 		t.Errorf("%v, %d events", err, len(all))
 	}
 	c.asked(t, &dtv1.ListAuditRequest{Limit: 1000, Since: timestamppb.New(now.Add(-12 * time.Hour))})
 
 	// Page by page, and where there is more it says so.
 	list.Before = 17
-	if r := c.run(t, "audit", "ls", "--limit=6", "--format=json"); r.status != 0 || strings.Count(r.out, `"event"`) != 8 || r.errors != "" {
+	if r := c.run(t, "audit", "ls", "--limit=9", "--format=json"); r.status != 0 || strings.Count(r.out, `"event"`) != 14 || r.errors != "" {
 		t.Errorf("%+v", r)
 	}
 	c.asked(t, &dtv1.ListAuditRequest{Limit: 2, Before: 17})
