@@ -128,3 +128,30 @@ func TestAuditIsBestEffortOnlyWhereEveryRoleSaysSo(t *testing.T) {
 		}
 	}
 }
+
+// What is listed permits itself, and with it nothing in a list is a pattern but
+// the asterisks that may be there.
+func FuzzATargetThatIsListedPermitsItself(f *testing.F) {
+	for _, text := range []string{"db:5432", "[2001:DB8::1]:22", "/run/x", "/run/*", "/*", "*:*", "none", "a:b:1", "[::ffff:192.0.2.1]:*"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := newTargets("r", "permit_open", []string{text})
+		if err != nil || strings.Contains(text, anything) || text == nothing {
+			return
+		}
+		to := Target{Kind: ToSocket, Path: text}
+		if len(list.ports) > 0 {
+			to = Target{Kind: ToPort, Host: list.ports[0].host, Port: list.ports[0].port}
+		}
+		if !list.contain(&to) {
+			t.Errorf("%q does not permit %+v", text, to)
+		}
+		if to.Port++; to.Kind == ToPort && list.contain(&to) {
+			t.Errorf("%q permits %+v", text, to)
+		}
+		if to.Path += "x"; to.Kind == ToSocket && list.contain(&to) {
+			t.Errorf("%q permits %+v", text, to)
+		}
+	})
+}
