@@ -13,13 +13,12 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// How many times as fast as a stock sshd a login has to be: with a client that
+// How many times as fast as a stock sshd a login has to be, with a client that
 // acknowledges at once and with OpenSSH's own, one after the other and eight
-// at once; and as how much less processor time it takes.
+// at once.
 const (
 	limitLogin, limitLoginEight       = 12, 9
 	limitStockLogin, limitStockLogins = 6, 2.5
-	limitLoginCPU                     = 8
 )
 
 const benchLogin = "bench"
@@ -127,7 +126,6 @@ func (r *rivals) compare(b *testing.B, clients int, limit float64, login func(*o
 	b.ReportMetric(cpu, "cpu-ms/login")
 	b.ReportMetric(theirs, "cpu-ms/login_sshd")
 	b.ReportMetric(theirs/cpu, "x_sshd_cpu")
-	b.ReportMetric(limitLoginCPU, "limit_x_sshd_cpu")
 }
 
 func loginOnce(address, login string, signer gossh.Signer) error {
