@@ -290,11 +290,18 @@ func TestAFileTransferIsTheAccountsAndNobodyElses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pipes := 0
 	for _, f := range files {
 		to, err := c.ReadLink("/proc/self/fd/" + f.Name())
+		if strings.HasPrefix(to, "pipe:") {
+			pipes++
+		}
 		if err == nil && !strings.HasPrefix(to, "pipe:") && !strings.HasPrefix(to, "/proc/") && !strings.HasPrefix(to, "anon_inode:[event") {
 			t.Errorf("it has %s, %s", f.Name(), to)
 		}
+	}
+	if pipes != 3 {
+		t.Errorf("%d pipes, and not its three", pipes)
 	}
 }
 

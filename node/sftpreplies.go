@@ -25,6 +25,7 @@ var errReply = errors.New("the file transfer's process says what is no answer")
 
 func (r *replies) Write(b []byte) (int, error) {
 	if err := r.read(b); err != nil {
+		r.transfer.tell(err.Error())
 		return 0, err
 	}
 	return r.to.Write(b)
