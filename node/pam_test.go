@@ -129,6 +129,40 @@ func TestPAMsSessionIsOpenedLimitsAndCloses(t *testing.T) {
 	}
 }
 
+func TestPAMsModulesDoNotSeeWhatTheClientSends(t *testing.T) {
+	const source = `#include <stdio.h>
+#include <stdlib.h>
+#include <security/pam_modules.h>
+int pam_sm_open_session(pam_handle_t *h, int flags, int n, const char **arg) {
+	(void)h; (void)flags; (void)n;
+	FILE *f = fopen(arg[0], "w");
+	fprintf(f, "LANG=%s\n", getenv("LANG") ? getenv("LANG") : "none");
+	return fclose(f) ? PAM_SESSION_ERR : PAM_SUCCESS;
+}
+int pam_sm_close_session(pam_handle_t *h, int flags, int n, const char **arg) {
+	(void)h; (void)flags; (void)n; (void)arg;
+	return PAM_SUCCESS;
+}
+`
+	dir := filepath.Dir(pamHelper(t))
+	module, saw := filepath.Join(dir, "module.so"), filepath.Join(dir, "saw")
+	if err := os.WriteFile(filepath.Join(dir, "module.c"), []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cc", "-shared", "-fPIC", "-o", module, filepath.Join(dir, "module.c")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, c := enterPAM(t, append(permitAll, "session required "+module+" "+saw)...)
+	s := newSession(t, c)
+	s.Setenv("LANG", "xx")
+	if out, err := s.Output("echo $LANG"); err != nil || string(out) != "xx\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if got, err := os.ReadFile(saw); err != nil || string(got) != "LANG=none\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestPAMsRefusalsReachThePersonAndTheRecord(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "nologin")
 	if err := os.WriteFile(closed, []byte("Back \x1b[1mat\nnoon\n"), 0o644); err != nil {
@@ -148,8 +182,7 @@ func TestPAMsRefusalsReachThePersonAndTheRecord(t *testing.T) {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}
-	note, noted := journal(t)
-	n, c := enterPAM(t, append(permitAll, note, "session required pam_deny.so")...)
+	n, c := enterPAM(t, append(permitAll, "session required pam_deny.so")...)
 	_, errs, status := run(t, c, "echo entered")
 	if want := "no session: PAM does not open a session: "; !strings.Contains(errs, want) || status != 255 {
 		t.Errorf("%q %d", errs, status)
@@ -157,9 +190,8 @@ func TestPAMsRefusalsReachThePersonAndTheRecord(t *testing.T) {
 	if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, "PAM does not open a session") {
 		t.Errorf("%+v", e)
 	}
-	_ = noted
 	// A shell that cannot run closes the session that is open already.
-	note, noted = journal(t)
+	note, noted := journal(t)
 	with := withPAM(t, append(permitAll, note)...)
 	shell := filepath.Join(t.TempDir(), "shell")
 	if err := os.WriteFile(shell, []byte("no program"), 0o755); err != nil {
