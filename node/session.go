@@ -129,8 +129,17 @@ func (s *session) handle(req *gossh.Request) bool {
 	return false
 }
 
-// refuse tells the person why; the caller's false tells the client.
+// refuse tells the person why, where the session has not come to its end
+// meanwhile; the caller's false tells the client.
 func (s *session) refuse(reason string) bool {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	s.lastWords.Add(1)
+	s.mu.Unlock()
+	defer s.lastWords.Done()
 	s.stderr.line(reason)
 	return false
 }
