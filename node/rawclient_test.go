@@ -46,7 +46,6 @@ func (c *rawClient) trySend(p []byte) error                        { return c.Tr
 func (c *rawClient) send(p []byte)                                 { c.Send(p) }
 func (c *rawClient) tryReceive() ([]byte, error)                   { return c.TryReceive() }
 func (c *rawClient) receive() []byte                               { return c.Receive() }
-func (c *rawClient) authAnswer() byte                              { return c.AuthAnswer() }
 func (c *rawClient) none(user string) byte                         { return c.None(user) }
 func (c *rawClient) query(user string, key gossh.PublicKey) byte   { return c.Query(user, key) }
 func (c *rawClient) openSession(id uint32) (uint32, bool)          { return c.OpenSession(id) }

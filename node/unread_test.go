@@ -75,7 +75,7 @@ func TestAClientThatSaysMuchBeforeItIsAnsweredOnlyWaits(t *testing.T) {
 }
 
 func TestAnXCryptoThatHasChangedIsNoticed(t *testing.T) {
-	type transport struct{ incoming chan int }
+	type transport struct{ incoming chan int } //nolint:unused // found by its name
 	for _, conn := range []gossh.ServerPreAuthConn{
 		&struct{ gossh.ServerPreAuthConn }{},
 		&struct {

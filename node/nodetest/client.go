@@ -57,7 +57,7 @@ func (g *gcm) next() []byte {
 // Dial connects and exchanges keys, up to where authentication begins.
 func Dial(t *testing.T, address string) *Client {
 	t.Helper()
-	conn, err := net.Dial("tcp", address)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,9 @@ func Dial(t *testing.T, address string) *Client {
 // NewClient is a client on conn that has said nothing yet.
 func NewClient(t *testing.T, conn net.Conn) *Client {
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	return &Client{t: t, Conn: conn, In: bufio.NewReader(conn)}
 }
 
