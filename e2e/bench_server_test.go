@@ -62,11 +62,24 @@ func startPair(b *testing.B) *pair {
 // ssh runs a stock client on address.
 func (p *pair) ssh(b *testing.B, address string, in io.Reader, out io.Writer, args ...string) {
 	b.Helper()
+	last := len(args) - 1
+	p.stock(b, "ssh", address, in, out, args[:last], args[last])
+}
+
+// sftp runs a stock client on address.
+func (p *pair) sftp(b *testing.B, address string, out io.Writer, args ...string) {
+	b.Helper()
+	p.stock(b, "sftp", address, nil, out, args)
+}
+
+func (p *pair) stock(b *testing.B, program, address string, in io.Reader, out io.Writer, options []string, command ...string) {
+	b.Helper()
 	host, port, err := net.SplitHostPort(address)
 	must(b, err)
-	cmd := exec.CommandContext(context.WithoutCancel(b.Context()), "ssh", append(append([]string{"-F", "none", "-p", port, "-i", p.key, "-o", "CertificateFile=" + p.certificate,
-		"-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes"},
-		args[:len(args)-1]...), p.login+"@"+host, args[len(args)-1])...)
+	args := append([]string{"-F", "none", "-o", "Port=" + port, "-i", p.key, "-o", "CertificateFile=" + p.certificate, "-o", "IdentitiesOnly=yes",
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes"}, options...)
+	args = append(append(args, p.login+"@"+host), command...)
+	cmd := exec.CommandContext(context.WithoutCancel(b.Context()), program, args...)
 	var stderr strings.Builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &stderr
 	if err := cmd.Run(); err != nil {

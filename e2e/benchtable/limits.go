@@ -56,6 +56,10 @@ var limits = []limit{
 	{what: "dtnoded: bulk down, stock ssh, AES-GCM, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/aes128/down", "x_sshd")},
 	{what: "dtnoded: bulk up, stock ssh, ChaCha20, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/chacha20/up", "x_sshd")},
 	{what: "dtnoded: bulk down, stock ssh, ChaCha20, over stock sshd", unit: "×", bound: 1, least: true, figure: median("Bulk/chacha20/down", "x_sshd")},
+	{what: "dtnoded: sftp put 1 GiB, over stock sshd", unit: "×", bound: 1, least: true, figure: median("SFTP/put", "x_sshd")},
+	{what: "dtnoded: sftp get 1 GiB, over stock sshd", unit: "×", bound: 1, least: true, figure: median("SFTP/get", "x_sshd")},
+	{what: "dtnoded: sftp put 10,000 small files, over stock sshd", unit: "×", bound: 1, least: true, figure: median("SFTP/putsmall", "x_sshd")},
+	{what: "dtnoded: sftp get 10,000 small files, over stock sshd", unit: "×", bound: 1, least: true, figure: median("SFTP/getsmall", "x_sshd")},
 	{what: "dtnoded: memory of an idle connection, times less than stock sshd", unit: "×", bound: 20, least: true, figure: median("Idle", "times_less")},
 	{what: "dtnoded: login with 5,000 idle connections, over an empty server", unit: "×", bound: 2, figure: median("ManyIdle", "x_empty")},
 }
