@@ -29,16 +29,15 @@ func (s *session) forwardAgent(payload []byte) bool {
 		return s.refuse("agent forwarding: " + err.Error())
 	}
 	s.agent = l
+	close(l.ready)
 	return true
 }
 
 // newListener is for what is asked for with a session and ends with it.
 func (s *session) newListener(kind policy.TargetKind, channel string) *listener {
-	ready := make(chan struct{})
-	close(ready)
 	return &listener{
 		forwarded: s.conn.forwards.newForwarded(s.admit, policy.Target{Kind: kind}),
-		ssh:       s.ssh, channel: channel, ready: ready,
+		ssh:       s.ssh, channel: channel, ready: make(chan struct{}),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,7 +87,8 @@ func serveEach(t *testing.T, l net.Listener, serve func(net.Conn)) net.Listener 
 }
 
 func echo(conn net.Conn) {
-	_, _ = io.Copy(conn, conn)
+	// By no pipe of splice(2), which Go keeps for the next one.
+	_, _ = io.Copy(struct{ io.Writer }{conn}, struct{ io.Reader }{conn})
 	conn.Close()
 }
 
@@ -590,7 +592,8 @@ func TestWhatPolicyNoLongerAllowsIsEndedAtOnce(t *testing.T) {
 }
 
 func TestWhoIsCutLosesListenersWithinASecond(t *testing.T) {
-	n, c := enterToForward(t)
+	// However long the session has to read why.
+	n, c := enterToForward(t, func(c *serverConfig) { c.limits.lastWords = 5 * time.Second })
 	l, err := c.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -732,11 +735,13 @@ func TestNothingIsLeftOfAConnectionThatForwarded(t *testing.T) {
 	}
 	once()
 	eventually(t, "it is gone", n.empty)
-	before := files(t)
+	running, open := runtime.NumGoroutine(), files(t)
 	for range 5 {
 		once()
 	}
-	eventually(t, "no file is left open", func() bool { return n.empty() && files(t) <= before })
+	eventually(t, "goroutines and files are as before", func() bool {
+		return n.empty() && runtime.NumGoroutine() <= running && files(t) <= open
+	})
 }
 
 func TestAMalformedForwardHarmsNobody(t *testing.T) {
@@ -793,11 +798,17 @@ func TestWhatIsForwardedWithASessionEndsWithIt(t *testing.T) {
 		t.Errorf("%q, %v", out, err)
 	}
 	eventually(t, "it is removed", func() bool { _, err := os.Stat(filepath.Dir(socket)); return err != nil })
+	n.noListeners()
+}
+
+// noListeners waits until none is known any more.
+func (n *testNode) noListeners() {
+	n.t.Helper()
 	for _, c := range n.connections() {
-		eventually(t, "it is forgotten", func() bool {
+		eventually(n.t, "it is forgotten", func() bool {
 			c.forwards.mu.Lock()
 			defer c.forwards.mu.Unlock()
-			return c.forwards.listening == 0 && len(c.forwards.listeners) == 0
+			return c.forwards.listening == 0 && len(c.forwards.listeners) == 0 && len(c.forwards.asked) == 0
 		})
 	}
 }
@@ -829,6 +840,60 @@ func TestAWorkerThatItsAccountKillsIsReplaced(t *testing.T) {
 	}
 	syscall.Kill(n.workerPID(t), syscall.SIGKILL)
 	eventually(t, "nobody listens", func() bool { _, err := net.Dial("tcp", l.Addr().String()); return err != nil })
+	n.noListeners()
 	target := serveEach(t, tcpListener(t), echo).Addr().String()
 	eventually(t, "there is another", func() bool { conn, err := c.Dial("tcp", target); return err == nil && conn.Close() == nil })
 }
+
+func TestADisplayForOneConnectionTakesOne(t *testing.T) {
+	home := testerDir(t)
+	_, c := enterToForward(t, func(c *serverConfig) {
+		passwd, group := testPasswd()
+		c.accounts = testAccounts(t, strings.Replace(passwd, "::/:/bin/sh\nhomeless", "::"+home+":/bin/sh\nhomeless", 1), group, "")
+	})
+	opened := c.HandleChannelOpen("x11")
+	s := newSession(t, c)
+	if ok, err := s.SendRequest("x11-req", true, append([]byte{1}, goodX11()[1:]...)); !ok || err != nil {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	stdin, err := s.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("echo $DISPLAY; cat"); err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	var number int
+	if _, err := fmt.Fscanf(stdout, "localhost:%d.0\n", &number); err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("127.0.0.1:%d", 6000+number)
+	conn, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	channel, requests, err := (<-opened).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go gossh.DiscardRequests(requests)
+	go echo(channelConn{channel})
+	eventually(t, "nobody listens", func() bool { _, err := net.Dial("tcp", at); return err != nil })
+	if got := talk(t, conn, []byte("hello")); string(got) != "hello" {
+		t.Errorf("%q", got)
+	}
+}
+
+// channelConn is a channel for what wants a connection.
+type channelConn struct{ gossh.Channel }
+
+func (channelConn) LocalAddr() net.Addr              { return nil }
+func (channelConn) RemoteAddr() net.Addr             { return nil }
+func (channelConn) SetDeadline(time.Time) error      { return nil }
+func (channelConn) SetReadDeadline(time.Time) error  { return nil }
+func (channelConn) SetWriteDeadline(time.Time) error { return nil }

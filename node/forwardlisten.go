@@ -34,7 +34,7 @@ type listener struct {
 	// at is the target with the port that it has; set, as channel and payload
 	// are, when ready is closed.
 	at policy.Target
-	// ready is closed when the client knows of the listener.
+	// ready is closed when all of this is set, and the client knows.
 	ready chan struct{}
 }
 
@@ -156,7 +156,7 @@ func (f *forwards) accept(l *listener, socket sockets.Conn) {
 func (f *forwards) bring(l *listener, one *forwarded, socket sockets.Conn) {
 	select {
 	case <-l.ready:
-	case <-one.ctx.Done():
+	case <-l.ctx.Done(): // it is closed, or came to nothing
 		return
 	}
 	if l.single {

@@ -133,6 +133,18 @@ func TestTheCertificateOfAnotherPermissionDoesNotForward(t *testing.T) {
 	}
 }
 
+func TestLowPortsAreForRoot(t *testing.T) {
+	for _, row := range []struct {
+		port, uid uint32
+		want      bool
+	}{{1023, 1000, false}, {1024, 1000, true}, {0, 1000, true}, {1023, 0, true}} {
+		err := checkPrivileged(policy.Target{Kind: policy.FromPort, Port: uint16(row.port)}, account{uid: row.uid})
+		if (err == nil) != row.want {
+			t.Errorf("%+v: %v", row, err)
+		}
+	}
+}
+
 // FuzzForwardRequests: as FuzzRequests.
 func FuzzForwardRequests(f *testing.F) {
 	f.Add(directTCP("localhost", 80))

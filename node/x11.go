@@ -38,6 +38,7 @@ func (s *session) forwardDisplay(payload []byte) bool {
 		return s.refuse("X11 forwarding: " + err.Error())
 	}
 	s.display, s.screen = l, req.display.Screen
+	close(l.ready)
 	return true
 }
 

@@ -28,7 +28,7 @@ type Worker struct {
 
 // waiting is a question without an answer yet.
 type waiting struct {
-	verb verb
+	question
 	// listener that there is once the answer is "done"; nil for a dial.
 	listener *Listener
 	// abandoned: nobody waits for it any more.
@@ -162,7 +162,7 @@ func (w *Worker) pass(a answer, conn Conn) error {
 func (q *waiting) fits(a answer, conn Conn) error {
 	ok := conn == nil && a.Is == failed
 	if a.Is == done {
-		switch q.verb {
+		switch q.Do {
 		case dial:
 			ok = conn != nil && a.Port == 0 && a.Path == ""
 		case agent:
@@ -170,12 +170,12 @@ func (q *waiting) fits(a answer, conn Conn) error {
 		case display:
 			ok = conn == nil && a.Port >= firstDisplay && a.Port < firstDisplay+displays && a.Path == ""
 		case listen:
-			ok = conn == nil && a.Path == ""
+			ok = conn == nil && a.Path == "" && (a.Port != 0) == (q.At.Path == "") && (q.At.Port == 0 || q.At.Port == a.Port)
 		default:
 		}
 	}
 	if !ok {
-		return fmt.Errorf("an answer that does not fit the question (%s)", q.verb)
+		return fmt.Errorf("an answer that does not fit the question (%s)", q.Do)
 	}
 	return nil
 }
@@ -239,7 +239,7 @@ func (l *Listener) Close() {
 // ask asks q, with the listener that it may bring, and waits for the answer or
 // until ctx ends.
 func (w *Worker) ask(ctx context.Context, q question, l *Listener) (Conn, error) {
-	asked := &waiting{verb: q.Do, listener: l, answer: make(chan answered, 1)}
+	asked := &waiting{question: q, listener: l, answer: make(chan answered, 1)}
 	id, err := w.put(q, asked)
 	if err != nil {
 		return nil, err
@@ -290,13 +290,13 @@ func (w *Worker) tellLocked(q question) {
 	}
 }
 
-// sendLocked does not wait: a worker that takes nothing any more (its account
-// may stop it) is ended.
+// sendLocked does not wait, by no poller: a worker that takes nothing any more
+// (its account may stop it) is ended.
 func (w *Worker) sendLocked(packet []byte) {
 	raw, err := w.conn.SyscallConn()
 	if err == nil {
 		sent := raw.Control(func(fd uintptr) {
-			err = unix.Sendmsg(int(fd), packet, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			err = unix.Sendmsg(int(fd), packet, nil, nil, unix.MSG_NOSIGNAL)
 		})
 		err = errors.Join(err, sent)
 	}
