@@ -50,6 +50,23 @@ func TestWhoseRolesAllowItWorksWhereNothingCanBeRecorded(t *testing.T) {
 	}
 }
 
+func TestFilesAndForwardsGoOnToWhereNothingCanBeRecorded(t *testing.T) {
+	n := startNode(t)
+	n.decideBy(access(t, forwardsAll, bestEffort))
+	c := n.mustDial(tester, n.cluster.certify(t, forwarder(), newSigner(t)))
+	files := newSFTP(t, c)
+	target := serveEach(t, tcpListener(t), echo).Addr().String()
+	n.spool.fill(10)
+	if err := files.Mkdir(theirs(t) + "/made"); err != nil {
+		t.Error(err)
+	}
+	conn, err := c.Dial("tcp", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
+
 func TestWhatIsMissingIsCountedUntilItIsRecorded(t *testing.T) {
 	n := startNode(t)
 	loose := &admission{limits: policy.Limits{BestEffortAudit: true}}

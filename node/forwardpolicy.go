@@ -101,7 +101,7 @@ func (c *connection) about(e event.Event, a *admission) event.Event {
 // is no error.
 func (c *connection) recordForward(a *admission, e event.Event) error {
 	e.Success = true
-	return c.server.record(c.about(e, a))
+	return c.server.recordFor(a, c.about(e, a))
 }
 
 // refuseForward notes that e does not happen.

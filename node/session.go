@@ -289,7 +289,7 @@ func (s *session) launch(t task) (*process, error) {
 		if err := listedShell(s.admit.account.shell, shellsFile); err != nil {
 			return nil, err
 		}
-		s.transfer = newTransfer(func(e event.Event) error { return srv.record(s.event(e)) }, s.stderr.line)
+		s.transfer = newTransfer(func(e event.Event) error { return srv.recordFor(s.admit, s.event(e)) }, s.stderr.line)
 	}
 	if s.request != nil {
 		var to *owner
