@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"devicetrust/identity"
 )
@@ -48,7 +49,8 @@ func newMetrics() *metrics {
 		}),
 		in: bytes.WithLabelValues("in"), out: bytes.WithLabelValues("out"),
 	}
-	m.registry.MustRegister(bytes, m.sessions, m.started, m.rejections, m.handshake, m.decision, m.unrecorded)
+	m.registry.MustRegister(bytes, m.sessions, m.started, m.rejections, m.handshake, m.decision, m.unrecorded,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
