@@ -55,7 +55,8 @@ func serve(args []string) (started Started, is bool) {
 
 // help makes this process the account's.
 func help() Started {
-	r, err := readWhole(os.NewFile(socket, "node"))
+	node := os.NewFile(socket, "node")
+	r, err := readWhole(node)
 	if errors.Is(err, io.EOF) {
 		return Started{} // the node has ended, or wants no more
 	}
@@ -65,8 +66,9 @@ func help() Started {
 	if fault := become(r); fault != (Report{}) {
 		return Started{Status: tell(socket, fault)}
 	}
-	// What is told from here on is told by the end of the socket.
-	_ = syscall.Close(socket)
+	// What is told from here on is told by the end of the socket. By its file:
+	// whose number is another's later is closed once more where it is collected.
+	_ = node.Close()
 	return Started{Work: r.Work}
 }
 
