@@ -291,7 +291,8 @@ func TestSocketsAreTheAccounts(t *testing.T) {
 	}
 	n, c := enterToForward(t)
 	from := make(chan net.Addr, 1)
-	l := serveEach(t, tcpListener(t), func(conn net.Conn) { from <- conn.RemoteAddr() })
+	// A connection that is over is nobody's.
+	l := serveEach(t, tcpListener(t), func(conn net.Conn) { from <- conn.RemoteAddr(); echo(conn) })
 	conn := mustDialTo(t, c, "tcp", l.Addr().String())
 	if uid := socketUID(t, <-from); uid != testerUID() {
 		t.Errorf("the connection belongs to %d", uid)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"runtime"
 	"strings"
 	"testing"
@@ -161,6 +162,13 @@ func offspring(t *testing.T) []string {
 	return pids
 }
 
+// bornSince are the children that were not there before; what other tests
+// left is not ours.
+func bornSince(t *testing.T, before []string) []string {
+	t.Helper()
+	return slices.DeleteFunc(offspring(t), func(pid string) bool { return slices.Contains(before, pid) })
+}
+
 func TestASessionIsForkedFromTheNurseryAndIsOurChild(t *testing.T) {
 	n, c := enterNode(t)
 	before := n.nurseryNow()
@@ -211,7 +219,7 @@ func TestSessionsGoOnWithoutTheNursery(t *testing.T) {
 
 func TestAStoppedNurseryIsGivenUpAndWhatItStillForksIsEnded(t *testing.T) {
 	n, c := enterNode(t, func(c *serverConfig) { c.limits.start = 300 * time.Millisecond })
-	nursery := n.nurseryNow()
+	nursery, before := n.nurseryNow(), offspring(t)
 	unix.Kill(nursery.pid, unix.SIGSTOP)
 	s := newSession(t, c)
 	var errs syncBuffer
@@ -219,10 +227,7 @@ func TestAStoppedNurseryIsGivenUpAndWhatItStillForksIsEnded(t *testing.T) {
 	go s.Run("sleep 1000") // it is answered when it is given up
 	eventually(t, "the reason is told", func() bool { return strings.Contains(errs.String(), "did not begin") })
 	unix.Kill(nursery.pid, unix.SIGCONT)
-	eventually(t, "only the nursery is left", func() bool {
-		left := offspring(t)
-		return len(left) == 1 && left[0] == fmt.Sprint(nursery.pid)
-	})
+	eventually(t, "nobody else is left", func() bool { return len(bornSince(t, before)) == 0 })
 	if out, _, status := run(t, c, "echo here"); out != "here\n" || status != 0 {
 		t.Errorf("%q, %d", out, status)
 	}
@@ -230,7 +235,7 @@ func TestAStoppedNurseryIsGivenUpAndWhatItStillForksIsEnded(t *testing.T) {
 
 func TestPolicyEndsWhatIsStillStarting(t *testing.T) {
 	n, c := enterNode(t)
-	nursery := n.nurseryNow()
+	nursery, before := n.nurseryNow(), offspring(t)
 	unix.Kill(nursery.pid, unix.SIGSTOP)
 	s := newSession(t, c)
 	go s.Start("true") // it is not answered
@@ -238,7 +243,7 @@ func TestPolicyEndsWhatIsStillStarting(t *testing.T) {
 	n.decideBy(access(t, requireDevice))
 	eventually(t, "nobody is left", n.empty)
 	unix.Kill(nursery.pid, unix.SIGCONT)
-	eventually(t, "nothing is left", func() bool { return len(offspring(t)) <= 1 })
+	eventually(t, "nothing is left", func() bool { return len(bornSince(t, before)) == 0 })
 }
 
 func TestTheNurseryEndsWithTheNode(t *testing.T) {

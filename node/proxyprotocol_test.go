@@ -218,7 +218,7 @@ func FuzzProxyHeader(f *testing.F) {
 		}()
 		defer here.Close()
 		s := &server{
-			log: quiet(), now: time.Now, limits: defaultLimits(), guard: newGuard(defaultLimits()), ctx: t.Context(),
+			log: quiet(), now: time.Now, metrics: newMetrics(), limits: defaultLimits(), guard: newGuard(defaultLimits()), ctx: t.Context(),
 			proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		}
 		proxy := &addressed{here, tcp("192.0.2.1:5")}

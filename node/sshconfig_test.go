@@ -68,7 +68,7 @@ func TestASettingThatCannotBeUsedIsNamed(t *testing.T) {
 		{SSHConfig{MaxStartups: "0:30:10"}, "ssh.max_startups: "},
 		{SSHConfig{MaxStartups: "20:30:10"}, "ssh.max_startups: "},
 		{SSHConfig{MaxStartups: "10:101:20"}, "ssh.max_startups: "},
-		{SSHConfig{MaxStartups: "10:30:5000"}, "ssh.max_startups: "},
+		{SSHConfig{MaxStartups: "10:30:9000"}, "ssh.max_startups: "},
 		{SSHConfig{MaxStartups: "-1"}, "ssh.max_startups: "},
 		{SSHConfig{PerSourceMaxStartups: -1}, "ssh.per_source_max_startups: -1 is less than 1"},
 		{SSHConfig{PerSourceMaxStartups: 257}, "ssh.per_source_max_startups: "},
