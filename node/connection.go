@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -84,6 +85,7 @@ func (c *connection) serve() {
 		level := slog.LevelWarn
 		if errors.Is(err, errCrowded) {
 			level = slog.LevelDebug // as in greet: whose fault it is may do it often
+			_, _ = io.WriteString(c.net, exceeded)
 		}
 		c.server.log.Log(c.ctx, level, "a proxy's connection is closed", "remote", c.remote, "error", err)
 		return

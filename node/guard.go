@@ -29,8 +29,11 @@ func (g *guard) enter(from netip.Addr) *pass {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := &pass{guard: g, stranger: true}
-	if !g.roomLocked() || from.IsValid() && !p.claimLocked(from) {
+	if !g.roomLocked() {
 		g.dropped++
+		return nil
+	}
+	if from.IsValid() && !p.claimLocked(from) {
 		return nil
 	}
 	g.all++
@@ -39,7 +42,7 @@ func (g *guard) enter(from netip.Addr) *pass {
 }
 
 // claim counts the connection as one of an address, once; it is false where
-// that has too many, or is none.
+// that has too many, or is none, and the connection one that is dropped.
 func (p *pass) claim(from netip.Addr) bool {
 	p.guard.mu.Lock()
 	defer p.guard.mu.Unlock()
@@ -49,6 +52,7 @@ func (p *pass) claim(from netip.Addr) bool {
 func (p *pass) claimLocked(from netip.Addr) bool {
 	net := network(from)
 	if !net.IsValid() || p.net.IsValid() || p.guard.perAddress[net] >= p.guard.limits.unauthenticatedPerAddress {
+		p.guard.dropped++
 		return false
 	}
 	p.net = net

@@ -174,8 +174,12 @@ func TestBehindAProxyEachClientHasItsOwnBound(t *testing.T) {
 		t.Cleanup(func() { conn.Close() })
 		fmt.Fprintf(conn, "PROXY TCP4 %s 198.51.100.1 4711 2222\r\nSSH-2.0-test\r\n", client)
 		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-		_, err = io.ReadFull(conn, make([]byte, len("SSH-2.0-")))
-		return err == nil
+		said := make([]byte, len("SSH-2.0-"))
+		_, err = io.ReadFull(conn, said)
+		if !strings.HasPrefix(exceeded, string(said)) && string(said) != "SSH-2.0-" {
+			t.Errorf("%s is told %q, %v", client, said, err)
+		}
+		return string(said) == "SSH-2.0-"
 	}
 	for i, tt := range []struct {
 		client string
@@ -184,6 +188,9 @@ func TestBehindAProxyEachClientHasItsOwnBound(t *testing.T) {
 		if got := open(tt.client); got != tt.want {
 			t.Errorf("%d: %s is greeted: %t", i, tt.client, got)
 		}
+	}
+	if _, _, dropped := n.guard.count(); dropped != 1 {
+		t.Errorf("%d are counted as dropped, not one", dropped)
 	}
 }
 
