@@ -78,16 +78,19 @@ func diagServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// diagnose answers on n.diag, where there is one, until it is closed or ctx
-// ends; the node is not ready any more when stop has.
-func (n *node) diagnose(ctx, stop context.Context) {
-	if n.diag == nil {
+// diagnose answers on l, where there is one, until it is closed or ctx ends;
+// the node is not ready any more when stop has.
+func (n *node) diagnose(ctx, stop context.Context, l net.Listener) {
+	if l == nil {
 		return
 	}
-	n.config.Log.Info("serving", "port", "diag", "addr", n.diag.Addr().String())
+	n.config.Log.Info("serving", "port", "diag", "addr", l.Addr().String())
 	srv := diagServer(diagHandler(n.server.metrics.registry, func() error { return n.ready(stop) }), n.config.Log)
-	defer context.AfterFunc(ctx, func() { _ = srv.Close() })() // nobody is in the middle of what matters
-	if err := srv.Serve(n.diag); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	// Also where the port is a successor's: who keeps a connection is to ask
+	// that from then on. Nobody is in the middle of what matters.
+	defer srv.Close() //nolint:errcheck // what was open is gone
+	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		n.config.Log.Error("diagnosis has ended", "error", err)
 	}
 }

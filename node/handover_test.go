@@ -33,8 +33,8 @@ const handedOn = "DT_TEST_NODE"
 
 // handedOnConfig is what such a process is told, in config.json.
 type handedOnConfig struct {
-	AuthServer, Pin, DataDir, Listen string
-	ShutdownGrace                    time.Duration
+	AuthServer, Pin, DataDir, Listen, Diag string
+	ShutdownGrace                          time.Duration
 }
 
 // serveHandedOn is the process's main.
@@ -62,7 +62,7 @@ func serveHandedOn(dir string) int {
 		reload := make(chan os.Signal, 1)
 		signal.Notify(reload, syscall.SIGHUP)
 		return runFor(ctx, Config{
-			AuthServer: c.AuthServer, Token: "good-token", CAPins: []Pin{pin}, DataDir: c.DataDir, Listen: c.Listen, Name: "server-1",
+			AuthServer: c.AuthServer, Token: "good-token", CAPins: []Pin{pin}, DataDir: c.DataDir, Listen: c.Listen, DiagListen: c.Diag, Name: "server-1",
 			Log: log, Now: time.Now, Inherited: inheritance, Reload: reload, Command: os.Args, ShutdownGrace: c.ShutdownGrace,
 		}, accounts{passwd: filepath.Join(dir, "passwd"), group: filepath.Join(dir, "group"), shadow: filepath.Join(dir, "shadow")})
 	}()

@@ -388,7 +388,8 @@ func (n *node) run(ctx context.Context) error {
 		cluster: n.creds.cluster, onAuthorities: n.believe, silence: followSilence,
 	}
 	f.restore()
-	talking.Go(func() { n.diagnose(talk, ctx) })
+	diagnose := func(l net.Listener) { talking.Go(func() { n.diagnose(talk, ctx, l) }) }
+	diagnose(n.diag)
 	talking.Go(func() { f.run(talk) })
 	talking.Go(func() { n.spool.ship(talk, n.send) })
 	n.lead(talk)
@@ -404,7 +405,7 @@ func (n *node) run(ctx context.Context) error {
 		if n.diag, err = listenDiag(ctx, n.config.DiagListen); err != nil {
 			n.config.Log.Error("no diagnosis", "error", err)
 		}
-		talking.Go(func() { n.diagnose(talk, ctx) })
+		diagnose(n.diag)
 	}
 	addresses := make([]string, 0, len(n.listeners))
 	for _, l := range n.listeners {
