@@ -59,7 +59,8 @@ type forwards struct {
 
 // newForwards checks the options of the role. Lists that narrow what the role
 // does not give are an error: nothing would come of them, and whoever wrote
-// them meant something.
+// them meant something. So are empty ones, which read as nothing, and would be
+// everything once they were stored.
 func newForwards(role string, o RoleOptions) (f forwards, err error) {
 	rule := func(kind TargetKind, given *bool) *Rule {
 		option, _ := optionOf(kind)
@@ -74,6 +75,9 @@ func newForwards(role string, o RoleOptions) (f forwards, err error) {
 		spec    []string
 		checked *targets
 	}{{"permit_open", o.PermitOpen, &f.open}, {"permit_listen", o.PermitListen, &f.listen}} {
+		if list.spec != nil && len(list.spec) == 0 {
+			return forwards{}, fieldError("options."+list.option, "it is empty; to permit nothing, list %s", nothing)
+		}
 		if len(list.spec) > 0 && f.ports == nil {
 			return forwards{}, fieldError("options."+list.option, "it narrows port_forwarding, which the role does not give")
 		}

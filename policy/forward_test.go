@@ -36,6 +36,7 @@ func TestListsOfTargetsThatMeanNothingAreRefused(t *testing.T) {
 		"nothing and something":    {RoleOptions{PortForwarding: &yes, PermitOpen: []string{"db:1", "none"}}, "options.permit_open[1]"},
 		"too many":                 {RoleOptions{PortForwarding: &yes, PermitListen: make([]string, maxTargets+1)}, "options.permit_listen"},
 		"narrower than not at all": {RoleOptions{PermitOpen: []string{"db:1"}}, "options.permit_open"},
+		"an empty list":            {RoleOptions{PortForwarding: &yes, PermitOpen: []string{}}, "options.permit_open"},
 		"narrower than no":         {RoleOptions{PortForwarding: &no, PermitListen: []string{"none"}}, "options.permit_listen"},
 		"an unknown audit mode":    {RoleOptions{Audit: "off"}, "options.audit"},
 	} {

@@ -23,8 +23,8 @@ type RoleOptions struct {
 	PinSourceIP           *bool    `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
 	// PermitOpen and PermitListen narrow port_forwarding: HOST:PORT, either of
 	// them "*", [IPv6]:PORT, the absolute path of a UNIX socket, or of a folder
-	// and "/*"; "none" alone is nothing. Empty is everything. With a list only
-	// what it names: one without paths permits no sockets.
+	// and "/*"; "none" alone is nothing. No list is everything; an empty one is
+	// an error. With a list only what it names: one without paths permits no sockets.
 	PermitOpen   []string `yaml:"permit_open,omitempty" json:"permit_open,omitempty"`
 	PermitListen []string `yaml:"permit_listen,omitempty" json:"permit_listen,omitempty"`
 	// Audit: with best_effort, what cannot be recorded happens all the same,
