@@ -250,6 +250,19 @@ func TestAListingHasAllAndTheirLines(t *testing.T) {
 	}
 }
 
+// It would read what it has just written, for ever.
+func TestAFileIsNotCopiedIntoItself(t *testing.T) {
+	path := tempFile(t, "text")
+	a := mustTalk(t, request(Open, path, OpenRead, 0), request(Open, path, OpenWrite, 0),
+		request(Extended, "copy-data", first, int64(0), int64(100), second, int64(4)))
+	if code, _ := a[2].status(); code != statusBadMessage {
+		t.Errorf("status %d", code)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "text" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestHandlesHaveAnEnd(t *testing.T) {
 	path := tempFile(t, "")
 	var requests [][]byte
