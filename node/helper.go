@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"devicetrust/node/helper"
 	"devicetrust/node/sockets"
@@ -19,7 +20,7 @@ import (
 // status to exit with; it is false in any other process. A program that runs
 // nodes asks before all else. (The nursery has done its work before the main
 // function.)
-func RunHelper() (status int, was bool) {
+func RunHelper(now func() time.Time) (status int, was bool) {
 	h, was := helper.Was()
 	if !was || h.Work == helper.NoWork {
 		return h.Status, was
@@ -29,7 +30,7 @@ func RunHelper() (status int, was bool) {
 	runtime.GOMAXPROCS(runtime.NumCPU())
 	switch h.Work {
 	case helper.SFTP:
-		return transferFiles(), true
+		return transferFiles(now), true
 	case helper.Sockets:
 		return sockets.Serve(os.Stdin), true
 	default:

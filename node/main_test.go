@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 )
 
 // TestMain lets the tests' sessions start as dtnoded's do.
 func TestMain(m *testing.M) {
-	if status, was := RunHelper(); was {
+	if status, was := RunHelper(time.Now); was {
 		os.Exit(status)
 	}
 	if dir := os.Getenv(handedOn); dir != "" {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,7 +14,7 @@ import (
 
 // transferFiles is the work of a file transfer's child. What goes wrong is one
 // line for the person.
-func transferFiles() (status int) {
+func transferFiles(now func() time.Time) (status int) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			fmt.Fprintln(os.Stderr, "file transfer has ended by a fault of the node's")
@@ -28,7 +29,7 @@ func transferFiles() (status int) {
 	if err != nil {
 		home = "/"
 	}
-	if err := filetransfer.Serve(os.Stdin, os.Stdout, home); err != nil {
+	if err := filetransfer.Serve(os.Stdin, os.Stdout, home, now); err != nil {
 		fmt.Fprintf(os.Stderr, "file transfer has ended: %v\n", err)
 		return 1
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	if status, was := node.RunHelper(); was {
+	if status, was := node.RunHelper(time.Now); was {
 		os.Exit(status)
 	}
 	cli.Main(newRoot)

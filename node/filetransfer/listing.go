@@ -94,7 +94,18 @@ func (l *listing) more(fd int) error {
 func (s *server) longName(name string, st *unix.Stat_t) string {
 	return fmt.Sprintf("%s %3d %-8s %-8s %8d %s %s", modeText(st.Mode), st.Nlink,
 		s.users.of(st.Uid, userName), s.groups.of(st.Gid, groupName), st.Size,
-		time.Unix(st.Mtim.Sec, 0).Format("Jan _2  2006"), name)
+		s.dayAndTime(time.Unix(st.Mtim.Sec, 0)), name)
+}
+
+// halfYear is as long as the time of day is told, rather than the year, as in
+// OpenSSH (sftp-common.c, ls_file).
+const halfYear = 365 * 24 * time.Hour / 2
+
+func (s *server) dayAndTime(t time.Time) string {
+	if age := s.now().Sub(t); age >= 0 && age < halfYear {
+		return t.Format("Jan _2 15:04")
+	}
+	return t.Format("Jan _2  2006")
 }
 
 // modeText is as of ls -l.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,8 +18,8 @@ import (
 // It does one thing after the other, as OpenSSH's sftp-server: answers come in
 // the order of the requests, and what waits for a disk would wait for it in any
 // order.
-func Serve(in io.Reader, out io.Writer, home string) error {
-	s := &server{out: out, home: home, handles: map[uint32]*handle{}, users: names{}, groups: names{}}
+func Serve(in io.Reader, out io.Writer, home string, now func() time.Time) error {
+	s := &server{out: out, home: home, now: now, handles: map[uint32]*handle{}, users: names{}, groups: names{}}
 	defer s.closeAll()
 	return s.serve(in)
 }
@@ -27,6 +28,7 @@ func Serve(in io.Reader, out io.Writer, home string) error {
 type server struct {
 	out     io.Writer
 	home    string
+	now     func() time.Time
 	begun   bool
 	replies []byte // not yet sent
 	handles map[uint32]*handle

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // request is a packet with number 7 and fields: texts, numbers, a handle.
@@ -29,6 +30,9 @@ func request(kind Kind, fields ...any) []byte {
 	return b
 }
 
+// noon is when the tests are, for what they are asked.
+var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.Local)
+
 var begin = []byte("\x00\x00\x00\x05\x01\x00\x00\x00\x03")
 
 // Handles as they are given, one after the other.
@@ -46,7 +50,7 @@ func (a answer) status() (uint32, string) { return a.Uint32(), a.String() }
 func talk(t testing.TB, requests ...[]byte) ([]answer, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err := Serve(bytes.NewReader(append(bytes.Clone(begin), bytes.Join(requests, nil)...)), &out, "/home/me")
+	err := Serve(bytes.NewReader(append(bytes.Clone(begin), bytes.Join(requests, nil)...)), &out, "/home/me", func() time.Time { return noon })
 	var all []answer
 	for b := out.Bytes(); len(b) > 0; {
 		size := binary.BigEndian.Uint32(b)
@@ -120,7 +124,7 @@ func TestAStreamOfSomethingElseIsAnError(t *testing.T) {
 		"two beginnings":         string(begin) + string(begin),
 		"none":                   string(request(Stat, "/")),
 	} {
-		if err := Serve(strings.NewReader(in), io.Discard, "/"); err == nil {
+		if err := Serve(strings.NewReader(in), io.Discard, "/", time.Now); err == nil {
 			t.Errorf("%s is served", name)
 		}
 	}
@@ -246,6 +250,33 @@ func TestAListingHasAllAndTheirLines(t *testing.T) {
 	for mode, want := range map[uint32]string{0o104755: "-rwsr-xr-x", 0o41777: "drwxrwxrwt", 0o120777: "lrwxrwxrwx", 0o102644: "-rw-r-Sr--", 0o10600: "prw-------", 0: "?---------"} {
 		if got := modeText(mode); got != want {
 			t.Errorf("%o is %q, want %q", mode, got, want)
+		}
+	}
+}
+
+// As of ls -l: sftp before OpenSSH 9.1, psftp and others show the line as it is.
+func TestALineOfAListingHasTheTimeOfDayOfWhatIsRecent(t *testing.T) {
+	for when, want := range map[time.Time]string{
+		noon:                              " Jun  1 12:00 f",
+		noon.Add(-time.Hour):              " Jun  1 11:00 f",
+		noon.Add(-halfYear + time.Minute): noon.Add(-halfYear + time.Minute).Format(" Jan _2 15:04 f"),
+		noon.Add(-halfYear):               noon.Add(-halfYear).Format(" Jan _2  2006 f"),
+		noon.Add(time.Hour):               " Jun  1  2026 f",
+		noon.AddDate(-10, 0, 0):           " Jun  1  2016 f",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/f", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(dir+"/f", when, when); err != nil {
+			t.Fatal(err)
+		}
+		list := mustTalk(t, request(Opendir, dir), request(Readdir, first), request(Readdir, first))[2]
+		if list.Uint32() != 1 || list.String() != "f" {
+			t.Fatalf("%+v", list)
+		}
+		if line := list.String(); !strings.HasSuffix(line, want) {
+			t.Errorf("%q does not end in %q", line, want)
 		}
 	}
 }
