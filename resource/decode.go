@@ -156,7 +156,7 @@ func (d *document) list(n *yaml.Node, v reflect.Value, path string) error {
 	if n.Kind != yaml.SequenceNode {
 		return lineError(n, "%s is a list: write [a, b], or each on its own line after a dash", path)
 	}
-	result := reflect.Zero(v.Type())
+	result := reflect.MakeSlice(v.Type(), 0, len(n.Content)) // an empty list is not none
 	for i, item := range n.Content {
 		element := reflect.New(v.Type().Elem()).Elem()
 		at := path + "[" + strconv.Itoa(i) + "]"
