@@ -72,7 +72,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	f.StringVar(&file, "config", "", "YAML file with these settings (keys as the flags, with _ for -); flags win over it")
+	f.StringVar(&file, "config", "", "YAML file with these settings (keys as the flags, with _ for -) and the section ssh: (docs/operating.md); flags win over it")
 	f.StringVar(&flags.AuthServer, "auth-server", "", "HOST:PORT of dtauthd; remembered after the first start")
 	f.StringVar(&flags.Token, "token", "", "join token, for the first start; a file's name after @ keeps it off the command line")
 	f.StringSliceVar(&flags.CAPin, "ca-pin", nil, "sha256:HEX of the cluster's CA, for the first start")
@@ -84,7 +84,7 @@ func startCommand(env *cli.Env) *cobra.Command {
 	f.StringSliceVar(&flags.ProxyProtocolFrom, "proxy-protocol-from", nil, "IP or CIDR,… of proxies whose connections begin with a PROXY header (default none)")
 	f.StringVar(&flags.DiagListen, "diag-listen", "off", "address of /healthz, /readyz and /metrics; off turns it off")
 	f.DurationVar(&flags.ShutdownGrace, "shutdown-grace", 5*time.Second, "how long sessions may go on after SIGTERM")
-	f.DurationVar(&flags.DrainTimeout, "drain-timeout", 24*time.Hour, "how long they may go on after SIGHUP, which starts a successor")
+	f.DurationVar(&flags.DrainTimeout, "drain-timeout", 24*time.Hour, "how long sessions may go on after SIGHUP, which starts a successor")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		s, err := configure(c, flags, file)
 		if err != nil {
