@@ -129,6 +129,12 @@ func (s settings) config() (node.Config, error) {
 		Name: s.NodeName, Labels: s.Labels, DiagListen: s.DiagListen, SSH: s.SSH,
 		ShutdownGrace: s.ShutdownGrace, DrainTimeout: s.DrainTimeout,
 	}
+	if s.ShutdownGrace < 0 {
+		return out, cli.Usagef("--shutdown-grace: %v is less than nothing", s.ShutdownGrace)
+	}
+	if s.DrainTimeout < 0 {
+		return out, cli.Usagef("--drain-timeout: %v is less than nothing", s.DrainTimeout)
+	}
 	for _, text := range s.CAPin {
 		pin, err := node.ParsePin(text)
 		if err != nil {

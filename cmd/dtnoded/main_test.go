@@ -78,3 +78,14 @@ func TestGatewayPortsAreThoseOfSshd(t *testing.T) {
 		}
 	}
 }
+
+func TestATimeLessThanNoneIsAnErrorThatNamesTheFlag(t *testing.T) {
+	for flag, s := range map[string]settings{
+		"--shutdown-grace": {ShutdownGrace: -1},
+		"--drain-timeout":  {DrainTimeout: -1},
+	} {
+		if _, err := s.config(); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+}
