@@ -89,7 +89,12 @@ func (d *document) fields(n *yaml.Node, v reflect.Value, path string) error {
 		}
 		seen[key.Value] = true
 		d.lines[join(path, key.Value)] = key.Line
-		if err := d.value(n.Content[i+1], into, join(path, key.Value)); err != nil {
+		value := n.Content[i+1]
+		if isNull(value) && into.Kind() == reflect.Slice { // all of it is commented out
+			into.Set(reflect.MakeSlice(into.Type(), 0, 0))
+			continue
+		}
+		if err := d.value(value, into, join(path, key.Value)); err != nil {
 			return err
 		}
 	}

@@ -158,6 +158,7 @@ func TestMistakesAreToldWithTheirLine(t *testing.T) {
 		"a fraction":                {role("  options:\n    max_sessions: 1.5\n"), `line 6: spec.options.max_sessions is a whole number, and not "1.5"`},
 		"a huge number":             {role("  options:\n    max_sessions: 99999999999999999999\n"), `line 6: spec.options.max_sessions is a whole number, and not "99999999999999999999"`},
 		"nothing is permitted":      {role("  options:\n    port_forwarding: true\n    permit_open: []\n"), `line 7: spec.options.permit_open: it is empty; to permit nothing, list none`},
+		"all is commented out":      {role("  options:\n    port_forwarding: true\n    permit_listen:\n    # - localhost:8080\n"), `line 7: spec.options.permit_listen: it is empty; to permit nothing, list none`},
 		"no length of time":         {role("  options:\n    max_session_ttl: 30\n"), `line 6: spec.options.max_session_ttl: "30" is not a length of time such as 30m or 12h`},
 		"a negative length":         {role("  options:\n    max_session_ttl: -1h\n"), `line 6: spec.options.max_session_ttl: "-1h" is not longer than nothing`},
 		"an unknown mode":           {role("  options:\n    device_trust_mode: strict\n"), `line 6: spec.options.device_trust_mode: "strict" is not one of off, optional, required, required-for-humans`},
