@@ -107,31 +107,6 @@ func (s *session) abandon(p *process, sent int64) {
 	}()
 }
 
-// abandoned counts the processes that clients have left, by their accounts.
-type abandoned struct {
-	mu sync.Mutex
-	of map[uint32]int
-}
-
-// add tells whether the account has at most so many with this one.
-func (a *abandoned) add(uid uint32, most int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.of == nil {
-		a.of = map[uint32]int{}
-	}
-	a.of[uid]++
-	return a.of[uid] <= most
-}
-
-func (a *abandoned) remove(uid uint32) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.of[uid]--; a.of[uid] == 0 {
-		delete(a.of, uid)
-	}
-}
-
 // pump copies one output until it is at its end or the peer takes no more.
 func (s *session) pump(dst io.Writer, src *drain, sent *atomic.Int64) {
 	defer s.conn.recovered("output")

@@ -60,11 +60,17 @@ func (f *forwards) newForwarded(a *admission, target policy.Target) forwarded {
 	return forwarded{target: target, admit: a, ctx: ctx, end: end}
 }
 
-// take counts one more connection; nil where there are too many.
+// take counts one more connection; nil where there are too many, here or of
+// the account.
 func (f *forwards) take(a *admission, target policy.Target) *forwarded {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.open) >= f.conn.server.limits.forwards {
+		return nil
+	}
+	forwarding, uid := &f.conn.server.forwarding, a.account.uid
+	if !forwarding.add(uid, f.conn.server.limits.forwardsOfAccount) {
+		forwarding.remove(uid)
 		return nil
 	}
 	one := f.newForwarded(a, target)
@@ -77,6 +83,7 @@ func (f *forwards) release(one *forwarded) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.open, one)
+	f.conn.server.forwarding.remove(one.admit.account.uid)
 }
 
 // reconsider asks policy again about all that is open, and ends what it does

@@ -659,6 +659,21 @@ func TestAFloodOfForwardsIsBounded(t *testing.T) {
 	}
 }
 
+func TestAnAccountsForwardsAreBoundedInAllOfItsConnections(t *testing.T) {
+	n, c := enterToForward(t, func(c *serverConfig) { c.limits.forwardsOfAccount = 3 })
+	other := n.mustDial(tester, n.cluster.certify(t, forwarder(), newSigner(t)))
+	at := serveEach(t, tcpListener(t), echo).Addr().String()
+	first := mustDialTo(t, c, "tcp", at)
+	mustDialTo(t, c, "tcp", at)
+	mustDialTo(t, other, "tcp", at)
+	var no *gossh.OpenChannelError
+	if _, err := other.Dial("tcp", at); !errors.As(err, &no) || no.Reason != gossh.ResourceShortage {
+		t.Errorf("the fourth: %v", err)
+	}
+	first.Close()
+	eventually(t, "there is room again", func() bool { _, err := other.Dial("tcp", at); return err == nil })
+}
+
 func TestAListenersVisitorsAreBounded(t *testing.T) {
 	_, c := enterToForward(t, func(c *serverConfig) { c.limits.acceptBurst, c.limits.acceptsPerSecond = 2, 0.001 })
 	l, err := c.Listen("tcp", "127.0.0.1:0")

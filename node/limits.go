@@ -45,6 +45,10 @@ type limits struct {
 	// each may hold 2 MiB that its peer does not take (x/crypto/ssh,
 	// channelWindowSize).
 	forwards int
+	// forwardsOfAccount, in all of its connections: x/crypto holds up to 2 MiB
+	// of what the other end of one does not take, so that one person's stay
+	// under 1 GiB of a memory that is everybody's.
+	forwardsOfAccount int
 	// forwardListeners of one connection: ports, sockets, agents and displays.
 	forwardListeners int
 	// acceptBurst connections to the listeners of one connection, and so many
@@ -108,6 +112,7 @@ func defaultLimits() limits {
 		sessions:                  10,
 		pendingChannels:           64,
 		forwards:                  256,
+		forwardsOfAccount:         512,
 		forwardListeners:          64,
 		acceptBurst:               256,
 		acceptsPerSecond:          100,

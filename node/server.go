@@ -39,7 +39,8 @@ type server struct {
 	gatewayPorts    GatewayPorts
 	sweeper         *sweeper
 	helpers         *helpers
-	abandoned       abandoned
+	abandoned       byAccount // processes that clients have left
+	forwarding      byAccount // connections
 	login           loginSettings
 	logins          *logins
 	guard           *guard

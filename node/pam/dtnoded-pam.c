@@ -259,7 +259,7 @@ static char **merged(char **env, char **more)
 }
 
 /* become does not return: it runs the program, or tells fd why not. */
-static void become(const struct program *p, int fd)
+static void become(const struct program *p, int fd, pid_t keeper)
 {
 	char **env = merged(p->env, pam_getenvlist(pam));
 
@@ -277,6 +277,8 @@ static void become(const struct program *p, int fd)
 	}
 	/* Should the parent be killed, nobody waits for this process any more. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != keeper)
+		_exit(FAILED); /* it was, before that */
 	if (chdir(p->home) != 0) {
 		if (p->home[0] != 0)
 			report(SOCKET, ENTER_HOME, errno);
@@ -298,7 +300,7 @@ static void become(const struct program *p, int fd)
 static pid_t run(const struct program *p, unsigned char failure[5])
 {
 	int ends[2];
-	pid_t child;
+	pid_t child, keeper = getpid();
 	ssize_t n;
 
 	if (pipe2(ends, O_CLOEXEC) != 0 || (child = fork()) < 0) {
@@ -307,7 +309,7 @@ static pid_t run(const struct program *p, unsigned char failure[5])
 		return -1;
 	}
 	if (child == 0)
-		become(p, ends[1]);
+		become(p, ends[1], keeper);
 	close(ends[1]);
 	do
 		n = read(ends[0], failure, 5);
