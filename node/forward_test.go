@@ -221,7 +221,9 @@ func TestAPortIsForwardedToTheClient(t *testing.T) {
 			got = append(got, e)
 		}
 	}
-	if len(got) != 2 || got[0].Action != listenAction || got[0].Addr != "127.0.0.1:0" || got[1].Action != acceptAction || got[1].Addr != from || got[1].Name != l.Addr().String() {
+	// What was asked for, what came of it, and who came.
+	if len(got) != 3 || got[0].Action != listenAction || got[0].Addr != "127.0.0.1:0" || got[1].Action != listenAction || got[1].Addr != l.Addr().String() ||
+		got[2].Action != acceptAction || got[2].Addr != from || got[2].Name != l.Addr().String() {
 		t.Errorf("%+v", got)
 	}
 	if uid := socketUID(t, l.Addr()); uid != testerUID() {

@@ -228,6 +228,12 @@ func (c *connection) listenFor(ctx glider.Context, req *gossh.Request, target po
 	}
 	var reply []byte
 	if target.Kind == policy.FromPort && target.Port == 0 {
+		given := target // which the record before it could not know
+		given.Port = l.socket.Port
+		if err := c.recordForward(who, portEvent(given)); err != nil {
+			c.forwards.close(l)
+			return false, nil
+		}
 		reply = gossh.Marshal(struct{ Port uint32 }{uint32(l.socket.Port)})
 	}
 	c.forwards.name(l)
