@@ -201,13 +201,20 @@ func (c *connection) whoOn(conn *gossh.ServerConn) (*admission, bool) {
 	return who, ok
 }
 
-func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel, answered func()) {
+// whoOpens is whoOn for a channel. Where it is true, the server is not gone
+// before work.Done is called.
+func (c *connection) whoOpens(conn *gossh.ServerConn, opened gossh.NewChannel) (*admission, bool) {
 	who, ok := c.whoOn(conn)
-	if !ok {
-		return
-	}
-	if !c.server.hold() {
+	if ok && !c.server.hold() {
 		_ = opened.Reject(gossh.ResourceShortage, shuttingDown)
+		return nil, false
+	}
+	return who, ok
+}
+
+func (c *connection) openSession(conn *gossh.ServerConn, opened gossh.NewChannel, answered func()) {
+	who, ok := c.whoOpens(conn, opened)
+	if !ok {
 		return
 	}
 	defer c.server.work.Done()

@@ -124,12 +124,8 @@ var errTooMany = errors.New("too many forwarded connections at once")
 // openDirect connects a channel from the client to what parse reads from its
 // opening (RFC 4254 section 7.2).
 func (c *connection) openDirect(conn *gossh.ServerConn, opened gossh.NewChannel, answered func(), parse func([]byte) (policy.Target, error)) {
-	who, ok := c.whoOn(conn)
+	who, ok := c.whoOpens(conn, opened)
 	if !ok {
-		return
-	}
-	if !c.server.hold() {
-		_ = opened.Reject(gossh.ResourceShortage, shuttingDown)
 		return
 	}
 	defer c.server.work.Done()

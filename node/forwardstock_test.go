@@ -55,7 +55,7 @@ func reach(t *testing.T, network, address string, what []byte) []byte {
 	return talk(t, conn, what)
 }
 
-// freeAddress is one that nobody listens at for now.
+// freeAddress is one that nobody listens at.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l := tcpListener(t)
