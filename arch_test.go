@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 	"audit/event":          {},
 	"devices/assettag":     {},
 	"store":                {},
+	"durable":              {},
 	"node/helper":          {},
 	"node/filetransfer":    {},
 	"node/sockets":         {},
@@ -51,7 +52,7 @@ var arrows = map[string][]string{
 	"devices/mdm": {"api", "devices", "resource", "store"},
 	// floor 4
 	"authd": with(wire, append([]string{"login", "devices", "devices/mdm", "ca", "policy/catalog"}, third...)...),
-	"node": with(wire, "node/helper", "node/filetransfer", "node/sockets", "identity", "policy", "resource",
+	"node": with(wire, "node/helper", "node/filetransfer", "node/sockets", "durable", "identity", "policy", "resource",
 		"audit/event"),
 	"client": with(wire, "client/machine", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),

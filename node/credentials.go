@@ -22,6 +22,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"devicetrust/api/dtv1"
+	"devicetrust/durable"
 	"devicetrust/identity"
 )
 
@@ -77,7 +78,7 @@ func loadKey(path string, make func() ([]byte, error)) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return text, writeFile(path, text)
+		return text, durable.Write(path, text)
 	}
 	if err != nil {
 		return nil, err
@@ -197,7 +198,7 @@ func (s savedIdentity) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, identityFile), data)
+	return durable.Write(filepath.Join(dir, identityFile), data)
 }
 
 // loadIdentity gives nil where the node has not joined.

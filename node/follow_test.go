@@ -18,6 +18,7 @@ import (
 
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/durable"
 	"devicetrust/policy"
 	"devicetrust/resource"
 )
@@ -166,7 +167,7 @@ func TestAPolicyThatCannotBeReadDenies(t *testing.T) {
 func TestASavedStateOfAnUnknownFormIsNotUsed(t *testing.T) {
 	dir := t.TempDir()
 	for _, text := range []string{"", "{}", `{"version":2,"state":{}}`, `{"version":1,"state":{"unknown":1}}`} {
-		if err := writeFile(dir+"/s", []byte(text)); err != nil {
+		if err := durable.Write(dir+"/s", []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		if m, err := loadState(dir + "/s"); err == nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"devicetrust/durable"
 )
 
 // loadSegment counts what is whole in a segment; an empty one is removed.
@@ -179,7 +181,7 @@ func (s *spool) newSegment() (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"devicetrust/api/dtv1"
+	"devicetrust/durable"
 	"devicetrust/identity"
 	"devicetrust/policy"
 	"devicetrust/resource"
@@ -159,7 +160,7 @@ func saveState(path string, m *dtv1.NodeState) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, data)
+	return durable.Write(path, data)
 }
 
 // loadState gives nil where nothing is saved.
