@@ -262,7 +262,7 @@ func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1
 		return policy.Subject{}, err
 	}
 	if revoked {
-		state.Revoked = map[uint64]struct{}{id.Serial: {}}
+		state.Revoked = policy.RevokedOnly(id.Serial, "")
 	}
 	return withDevice(policy.Subject{
 		User: id.User, Roles: id.Roles, Traits: id.Traits, Principals: id.Logins, Serial: id.Serial,

@@ -133,7 +133,7 @@ func TestACertificateMustBeTheClustersAndForTheLogin(t *testing.T) {
 	revoked := alice()
 	revoked.Serial = 999
 	policyInForce := access(t)
-	policyInForce.Revoked[999] = struct{}{}
+	policyInForce.Revoked = policy.RevokedOnly(999, "")
 	policyInForce.Locks = []policy.Lock{{Name: "l", Target: policy.LockTarget{Device: "locked"}}}
 	n.decideBy(policyInForce)
 	lockedDevice := onDevice(alice())

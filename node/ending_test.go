@@ -244,7 +244,7 @@ func TestLocksRevocationsAndRotationsReachOpenSessions(t *testing.T) {
 		},
 		"the certificate is revoked": func(n *testNode, serial uint64) {
 			p := access(n.t)
-			p.Revoked[serial] = struct{}{}
+			p.Revoked = policy.RevokedOnly(serial, "")
 			n.decideBy(p)
 		},
 		"the authority is replaced": func(n *testNode, _ uint64) {

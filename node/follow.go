@@ -150,7 +150,7 @@ func (f *follower) take(m *dtv1.NodeState) error {
 	f.last = m
 	f.states.heard(f.now())
 	f.states.set(s)
-	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks), "revoked", len(s.policy.Revoked))
+	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks))
 	if err := f.keeper.save(m); err != nil {
 		f.log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
 	}

@@ -135,7 +135,7 @@ func access(t testing.TB, change ...func(*policy.RoleSpec)) *policy.State {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &policy.State{Roles: map[string]policy.Role{"access": role}, Revoked: map[uint64]struct{}{}}
+	return &policy.State{Roles: map[string]policy.Role{"access": role}}
 }
 
 func requireDevice(s *policy.RoleSpec) { s.Options.DeviceTrustMode = policy.ModeRequired }

@@ -54,11 +54,13 @@ func readState(m *dtv1.NodeState, log *slog.Logger) (*state, error) {
 		s.authorities = append(s.authorities, key)
 	}
 	s.policy = readPolicy(m, log)
-	s.policy.Revoked = make(map[uint64]struct{}, len(m.GetRevokedSerials()))
+	var revoked []policy.Revocation
 	for _, serial := range m.GetRevokedSerials() {
-		s.policy.Revoked[serial] = struct{}{}
+		revoked = append(revoked, policy.Revocation{First: serial, Last: serial})
 	}
-	return s, nil
+	var err error
+	s.policy.Revoked, err = policy.NewRevocations(revoked...)
+	return s, err
 }
 
 // readPolicy leaves out roles that it cannot read: whoever has one is refused

@@ -48,9 +48,9 @@ func (e *evaluation) decide() Decision {
 		return e.decideLocalAdmin()
 	}
 	// 3. Is the certificate still good?
-	if _, revoked := e.state.Revoked[sub.Serial]; revoked {
+	if revoked, is := e.state.Revoked.Find(sub.Serial); is {
 		e.tookPart(&Rule{RuleDeny, "revocation list", "the certificate is on it"})
-		return e.deny(CauseRevoked, fmt.Sprintf("certificate %d has been revoked", sub.Serial))
+		return e.deny(CauseRevoked, revoked.reason(sub.Serial))
 	}
 	// 4. Is somebody or something locked?
 	if locks := e.locks(); len(locks) > 0 {

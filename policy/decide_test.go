@@ -119,7 +119,7 @@ func TestWhatShouldBeAllowedIs(t *testing.T) {
 		"an expired lock":                         {func(s *State) { s.Locks = []Lock{{Target: LockTarget{User: "alice"}, Expires: now}} }, nil},
 		"another's lock":                          {func(s *State) { s.Locks = []Lock{{Target: LockTarget{User: "bob"}}} }, nil},
 		"a lock of which one half does not match": {func(s *State) { s.Locks = []Lock{{Target: LockTarget{User: "alice", Login: "ubuntu"}}} }, nil},
-		"another certificate is revoked":          {func(s *State) { s.Revoked = map[uint64]struct{}{8: {}} }, nil},
+		"another certificate is revoked":          {func(s *State) { s.Revoked = RevokedOnly(8, "") }, nil},
 		"a locked node is still shown": {func(s *State) { s.Locks = []Lock{{Target: LockTarget{Node: "web"}}} },
 			func(r *Request) { r.Action = SeeNode }},
 		"the API does not want a device": {func(s *State) { s.Preference.DeviceTrust.Mode = ModeRequired }, func(r *Request) {
@@ -217,7 +217,7 @@ func TestADenialSaysWhatWouldChangeIt(t *testing.T) {
 		want   []string
 	}{
 		"no device":     {demand, []string{"log in from an enrolled device"}},
-		"revoked":       {func(s *State, _ *Request) { s.Revoked = map[uint64]struct{}{7: {}} }, []string{"log in again"}},
+		"revoked":       {func(s *State, _ *Request) { s.Revoked = RevokedOnly(7, "") }, []string{"log in again"}},
 		"an old login":  {func(_ *State, r *Request) { r.Subject.Principals = []string{"ubuntu"} }, []string{"log in again"}},
 		"unknown mode":  {func(s *State, _ *Request) { s.Preference.DeviceTrust.Mode = "x" }, []string{"set device_trust.mode in cluster_auth_preference to one that exists"}},
 		"a lost role":   {func(_ *State, r *Request) { r.Subject.Roles = []string{"gone", "access"} }, []string{"log in again without it"}},

@@ -78,6 +78,9 @@ type Request struct {
 	Resource, Verb string
 
 	Now time.Time
+	// StateAge is how long ago whoever is asked last knew that the State is
+	// the one in force; 0 where it is the control plane itself.
+	StateAge time.Duration
 }
 
 // Target is what is forwarded.
@@ -115,8 +118,8 @@ type State struct {
 	Roles      map[string]Role
 	Preference Preference
 	Locks      []Lock
-	// Revoked holds the serials of revoked certificates.
-	Revoked map[uint64]struct{}
+	// Revoked are the certificates that are revoked, and why.
+	Revoked Revocations
 }
 
 // Decision is the answer, with its reasons.

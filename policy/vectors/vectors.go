@@ -106,7 +106,7 @@ func Read(dir string) ([]File, error) {
 func (f File) State(c Case) (*policy.State, error) {
 	s, err := resource.PolicyState(f.Roles, f.Preference, f.Locks)
 	if err == nil && c.Revoked {
-		s.Revoked = map[uint64]struct{}{Serial: {}}
+		s.Revoked = policy.RevokedOnly(Serial, "")
 	}
 	return s, err
 }
