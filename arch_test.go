@@ -39,7 +39,10 @@ var arrows = map[string][]string{
 	"node/filetransfer":    {},
 	"node/sockets":         {},
 	// floor 1
-	"resource": {"policy", "identity"},
+	"resource":     {"policy", "identity"},
+	"identity/krl": {"policy"},
+	// what servers follow
+	"feed": with(wire, "durable", "identity", "policy", "resource"),
 	// floor 2
 	"audit":       with(wire, "store", "audit/event"),
 	"devices/tpm": with(wire, "identity", "devices/assettag"),
@@ -51,9 +54,10 @@ var arrows = map[string][]string{
 	// on top of one of them
 	"devices/mdm": {"api", "devices", "resource", "store"},
 	// floor 4
-	"authd": with(wire, append([]string{"login", "devices", "devices/mdm", "ca", "policy/catalog"}, third...)...),
-	"node": with(wire, "node/helper", "node/filetransfer", "node/sockets", "durable", "identity", "policy", "resource",
-		"audit/event"),
+	"authd": with(wire, append([]string{"login", "devices", "devices/mdm", "ca", "policy/catalog", "feed", "identity/krl"}, third...)...),
+	"node": with(wire, "node/helper", "node/filetransfer", "node/sockets", "node/sshd", "feed", "durable", "identity",
+		"identity/krl", "policy", "resource", "audit/event"),
+	"node/sshd": {"api", "feed", "durable", "identity", "identity/krl", "policy", "audit/event"},
 	"client": with(wire, "client/machine", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),
 	"client/machine": with(wire, "devices/assettag"),
@@ -61,7 +65,7 @@ var arrows = map[string][]string{
 	"cmd/internal/cli": with(wire, "resource"),
 	"cmd/dtauthd": {"cmd/internal/cli", "authd", "store", "audit", "ca", "login", "devices",
 		"policy/catalog"},
-	"cmd/dtnoded": {"cmd/internal/cli", "node", "api"},
+	"cmd/dtnoded": {"cmd/internal/cli", "node", "node/sshd", "api"},
 	"cmd/dtsh": with(wire, "cmd/internal/cli", "client", "client/machine", "identity",
 		"resource", "devices/assettag", "devices/tpm"),
 	"cmd/dtctl": with(wire, "cmd/internal/cli", "client", "resource", "policy", "audit/event"),
@@ -77,7 +81,7 @@ var testOnly = []string{"store/storetest", "policy/vectors", "devices/tpm/tpmtes
 // What runs on servers and laptops does not contain the signer, nor what it
 // signs from.
 var (
-	outside = []string{"node", "client", "client/machine", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
+	outside = []string{"node", "node/sshd", "feed", "client", "client/machine", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
 	inside  = []string{"ca", "login", "devices", "devices/mdm", "policy/catalog", "store", "audit", "authd"}
 )
 

@@ -15,37 +15,62 @@ import (
 func PolicyState(roles [][]byte, preference []byte, locks [][]byte) (*policy.State, error) {
 	state := &policy.State{Roles: make(map[string]policy.Role, len(roles))}
 	for _, doc := range roles {
-		r, err := parseAs[*Role](doc)
+		role, err := PolicyRole(doc)
 		if err != nil {
 			return nil, err
 		}
-		name := r.Metadata.Name
-		if _, twice := state.Roles[name]; twice {
-			return nil, fmt.Errorf("resource: role %q is there twice", name)
+		if _, twice := state.Roles[role.Name()]; twice {
+			return nil, fmt.Errorf("resource: role %q is there twice", role.Name())
 		}
-		if state.Roles[name], err = r.policyRole(); err != nil {
-			return nil, fmt.Errorf("resource: role %q: %w", name, err)
-		}
+		state.Roles[role.Name()] = role
 	}
-	// Without it a demand for devices would be lost.
-	if len(preference) == 0 {
-		return nil, errors.New("resource: the " + KindPreference + " is missing")
-	}
-	p, err := parseAs[*Preference](preference)
-	if err != nil {
+	var err error
+	if state.Preference, err = PolicyPreference(preference); err != nil {
 		return nil, err
 	}
-	state.Preference = p.Spec.Preference
 	for _, doc := range locks {
-		l, err := parseAs[*Lock](doc)
+		lock, err := PolicyLock(doc)
 		if err != nil {
 			return nil, err
 		}
-		state.Locks = append(state.Locks, policy.Lock{
-			Name: l.Metadata.Name, Target: l.Spec.Target, Message: l.Spec.Message, Expires: l.Spec.Expires,
-		})
+		state.Locks = append(state.Locks, lock)
 	}
 	return state, nil
+}
+
+// PolicyRole is the role in one document.
+func PolicyRole(doc []byte) (policy.Role, error) {
+	r, err := parseAs[*Role](doc)
+	if err != nil {
+		return policy.Role{}, err
+	}
+	role, err := r.policyRole()
+	if err != nil {
+		return policy.Role{}, fmt.Errorf("resource: role %q: %w", r.Metadata.Name, err)
+	}
+	return role, nil
+}
+
+// PolicyPreference is that in one document. There must be one: without it a
+// demand for devices would be lost.
+func PolicyPreference(doc []byte) (policy.Preference, error) {
+	if len(doc) == 0 {
+		return policy.Preference{}, errors.New("resource: the " + KindPreference + " is missing")
+	}
+	p, err := parseAs[*Preference](doc)
+	if err != nil {
+		return policy.Preference{}, err
+	}
+	return p.Spec.Preference, nil
+}
+
+// PolicyLock is the lock in one document.
+func PolicyLock(doc []byte) (policy.Lock, error) {
+	l, err := parseAs[*Lock](doc)
+	if err != nil {
+		return policy.Lock{}, err
+	}
+	return policy.Lock{Name: l.Metadata.Name, Target: l.Spec.Target, Message: l.Spec.Message, Expires: l.Spec.Expires}, nil
 }
 
 func parseAs[R Resource](doc []byte) (R, error) {

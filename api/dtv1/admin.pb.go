@@ -1191,11 +1191,13 @@ func (x *ExplainRequest) GetCertificate() []byte {
 }
 
 type ExplainResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Rules         []*ExplainRule         `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
-	Changes       []string               `protobuf:"bytes,4,rep,name=changes,proto3" json:"changes,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Reason  string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Rules   []*ExplainRule         `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	Changes []string               `protobuf:"bytes,4,rep,name=changes,proto3" json:"changes,omitempty"`
+	// What the node last said that it decides by.
+	State         *NodeStateReport `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1258,6 +1260,95 @@ func (x *ExplainResponse) GetChanges() []string {
 	return nil
 }
 
+func (x *ExplainResponse) GetState() *NodeStateReport {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// NodeStateReport is what a node said of the state that it decides by.
+type NodeStateReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What enforces there: dtnoded or sshd.
+	Enforcer string `protobuf:"bytes,1,opt,name=enforcer,proto3" json:"enforcer,omitempty"`
+	// Its state's number; 0 where it has told none.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// When the control plane last confirmed that state to the node.
+	Confirmed *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	// When the node said so.
+	Reported *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=reported,proto3" json:"reported,omitempty"`
+	// The cluster's present number.
+	CurrentSequence uint64 `protobuf:"varint,5,opt,name=current_sequence,json=currentSequence,proto3" json:"current_sequence,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *NodeStateReport) Reset() {
+	*x = NodeStateReport{}
+	mi := &file_dt_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeStateReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeStateReport) ProtoMessage() {}
+
+func (x *NodeStateReport) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeStateReport.ProtoReflect.Descriptor instead.
+func (*NodeStateReport) Descriptor() ([]byte, []int) {
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NodeStateReport) GetEnforcer() string {
+	if x != nil {
+		return x.Enforcer
+	}
+	return ""
+}
+
+func (x *NodeStateReport) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *NodeStateReport) GetConfirmed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Confirmed
+	}
+	return nil
+}
+
+func (x *NodeStateReport) GetReported() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Reported
+	}
+	return nil
+}
+
+func (x *NodeStateReport) GetCurrentSequence() uint64 {
+	if x != nil {
+		return x.CurrentSequence
+	}
+	return 0
+}
+
 type ExplainRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// allow, deny, require or skip.
@@ -1271,7 +1362,7 @@ type ExplainRule struct {
 
 func (x *ExplainRule) Reset() {
 	*x = ExplainRule{}
-	mi := &file_dt_v1_admin_proto_msgTypes[21]
+	mi := &file_dt_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1374,7 @@ func (x *ExplainRule) String() string {
 func (*ExplainRule) ProtoMessage() {}
 
 func (x *ExplainRule) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[21]
+	mi := &file_dt_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1387,7 @@ func (x *ExplainRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRule.ProtoReflect.Descriptor instead.
 func (*ExplainRule) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainRule) GetEffect() string {
@@ -1330,7 +1421,7 @@ type ExportAuthorityRequest struct {
 
 func (x *ExportAuthorityRequest) Reset() {
 	*x = ExportAuthorityRequest{}
-	mi := &file_dt_v1_admin_proto_msgTypes[22]
+	mi := &file_dt_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1433,7 @@ func (x *ExportAuthorityRequest) String() string {
 func (*ExportAuthorityRequest) ProtoMessage() {}
 
 func (x *ExportAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[22]
+	mi := &file_dt_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1446,7 @@ func (x *ExportAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*ExportAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExportAuthorityRequest) GetType() string {
@@ -1375,7 +1466,7 @@ type ExportAuthorityResponse struct {
 
 func (x *ExportAuthorityResponse) Reset() {
 	*x = ExportAuthorityResponse{}
-	mi := &file_dt_v1_admin_proto_msgTypes[23]
+	mi := &file_dt_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1478,7 @@ func (x *ExportAuthorityResponse) String() string {
 func (*ExportAuthorityResponse) ProtoMessage() {}
 
 func (x *ExportAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[23]
+	mi := &file_dt_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1491,7 @@ func (x *ExportAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*ExportAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportAuthorityResponse) GetText() string {
@@ -1418,7 +1509,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_dt_v1_admin_proto_msgTypes[24]
+	mi := &file_dt_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1521,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[24]
+	mi := &file_dt_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1534,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 type StatusResponse struct {
@@ -1460,7 +1551,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_dt_v1_admin_proto_msgTypes[25]
+	mi := &file_dt_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1563,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[25]
+	mi := &file_dt_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1576,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -1613,12 +1704,19 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\x05login\x18\x02 \x01(\tR\x05login\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x16\n" +
 	"\x06device\x18\x04 \x01(\tR\x06device\x12 \n" +
-	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"\x87\x01\n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"\xb5\x01\n" +
 	"\x0fExplainResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12(\n" +
 	"\x05rules\x18\x03 \x03(\v2\x12.dt.v1.ExplainRuleR\x05rules\x12\x18\n" +
-	"\achanges\x18\x04 \x03(\tR\achanges\"U\n" +
+	"\achanges\x18\x04 \x03(\tR\achanges\x12,\n" +
+	"\x05state\x18\x05 \x01(\v2\x16.dt.v1.NodeStateReportR\x05state\"\xe6\x01\n" +
+	"\x0fNodeStateReport\x12\x1a\n" +
+	"\benforcer\x18\x01 \x01(\tR\benforcer\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x128\n" +
+	"\tconfirmed\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tconfirmed\x126\n" +
+	"\breported\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\breported\x12)\n" +
+	"\x10current_sequence\x18\x05 \x01(\x04R\x0fcurrentSequence\"U\n" +
 	"\vExplainRule\x12\x16\n" +
 	"\x06effect\x18\x01 \x01(\tR\x06effect\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -1669,7 +1767,7 @@ func file_dt_v1_admin_proto_rawDescGZIP() []byte {
 	return file_dt_v1_admin_proto_rawDescData
 }
 
-var file_dt_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_dt_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_dt_v1_admin_proto_goTypes = []any{
 	(*GetResourceRequest)(nil),      // 0: dt.v1.GetResourceRequest
 	(*GetResourceResponse)(nil),     // 1: dt.v1.GetResourceResponse
@@ -1692,59 +1790,63 @@ var file_dt_v1_admin_proto_goTypes = []any{
 	(*VerifyAuditResponse)(nil),     // 18: dt.v1.VerifyAuditResponse
 	(*ExplainRequest)(nil),          // 19: dt.v1.ExplainRequest
 	(*ExplainResponse)(nil),         // 20: dt.v1.ExplainResponse
-	(*ExplainRule)(nil),             // 21: dt.v1.ExplainRule
-	(*ExportAuthorityRequest)(nil),  // 22: dt.v1.ExportAuthorityRequest
-	(*ExportAuthorityResponse)(nil), // 23: dt.v1.ExportAuthorityResponse
-	(*StatusRequest)(nil),           // 24: dt.v1.StatusRequest
-	(*StatusResponse)(nil),          // 25: dt.v1.StatusResponse
-	nil,                             // 26: dt.v1.AddTokenRequest.LabelsEntry
-	nil,                             // 27: dt.v1.StatusResponse.CountsEntry
-	(*durationpb.Duration)(nil),     // 28: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
+	(*NodeStateReport)(nil),         // 21: dt.v1.NodeStateReport
+	(*ExplainRule)(nil),             // 22: dt.v1.ExplainRule
+	(*ExportAuthorityRequest)(nil),  // 23: dt.v1.ExportAuthorityRequest
+	(*ExportAuthorityResponse)(nil), // 24: dt.v1.ExportAuthorityResponse
+	(*StatusRequest)(nil),           // 25: dt.v1.StatusRequest
+	(*StatusResponse)(nil),          // 26: dt.v1.StatusResponse
+	nil,                             // 27: dt.v1.AddTokenRequest.LabelsEntry
+	nil,                             // 28: dt.v1.StatusResponse.CountsEntry
+	(*durationpb.Duration)(nil),     // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
 }
 var file_dt_v1_admin_proto_depIdxs = []int32{
-	28, // 0: dt.v1.AddUserRequest.ttl:type_name -> google.protobuf.Duration
-	28, // 1: dt.v1.ResetUserRequest.ttl:type_name -> google.protobuf.Duration
-	29, // 2: dt.v1.Invite.expires:type_name -> google.protobuf.Timestamp
-	28, // 3: dt.v1.AddTokenRequest.ttl:type_name -> google.protobuf.Duration
-	26, // 4: dt.v1.AddTokenRequest.labels:type_name -> dt.v1.AddTokenRequest.LabelsEntry
-	29, // 5: dt.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	29, // 6: dt.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	21, // 7: dt.v1.ExplainResponse.rules:type_name -> dt.v1.ExplainRule
-	27, // 8: dt.v1.StatusResponse.counts:type_name -> dt.v1.StatusResponse.CountsEntry
-	0,  // 9: dt.v1.ResourceService.GetResource:input_type -> dt.v1.GetResourceRequest
-	2,  // 10: dt.v1.ResourceService.ListResources:input_type -> dt.v1.ListResourcesRequest
-	4,  // 11: dt.v1.ResourceService.CreateResource:input_type -> dt.v1.CreateResourceRequest
-	5,  // 12: dt.v1.ResourceService.UpdateResource:input_type -> dt.v1.UpdateResourceRequest
-	6,  // 13: dt.v1.ResourceService.DeleteResource:input_type -> dt.v1.DeleteResourceRequest
-	8,  // 14: dt.v1.AdminService.AddUser:input_type -> dt.v1.AddUserRequest
-	9,  // 15: dt.v1.AdminService.ResetUser:input_type -> dt.v1.ResetUserRequest
-	11, // 16: dt.v1.AdminService.AddToken:input_type -> dt.v1.AddTokenRequest
-	13, // 17: dt.v1.AdminService.ListNodes:input_type -> dt.v1.ListNodesRequest
-	15, // 18: dt.v1.AdminService.ListAudit:input_type -> dt.v1.ListAuditRequest
-	17, // 19: dt.v1.AdminService.VerifyAudit:input_type -> dt.v1.VerifyAuditRequest
-	19, // 20: dt.v1.AdminService.Explain:input_type -> dt.v1.ExplainRequest
-	22, // 21: dt.v1.AdminService.ExportAuthority:input_type -> dt.v1.ExportAuthorityRequest
-	24, // 22: dt.v1.AdminService.Status:input_type -> dt.v1.StatusRequest
-	1,  // 23: dt.v1.ResourceService.GetResource:output_type -> dt.v1.GetResourceResponse
-	3,  // 24: dt.v1.ResourceService.ListResources:output_type -> dt.v1.ListResourcesResponse
-	7,  // 25: dt.v1.ResourceService.CreateResource:output_type -> dt.v1.ResourceChanged
-	7,  // 26: dt.v1.ResourceService.UpdateResource:output_type -> dt.v1.ResourceChanged
-	7,  // 27: dt.v1.ResourceService.DeleteResource:output_type -> dt.v1.ResourceChanged
-	10, // 28: dt.v1.AdminService.AddUser:output_type -> dt.v1.Invite
-	10, // 29: dt.v1.AdminService.ResetUser:output_type -> dt.v1.Invite
-	12, // 30: dt.v1.AdminService.AddToken:output_type -> dt.v1.JoinToken
-	14, // 31: dt.v1.AdminService.ListNodes:output_type -> dt.v1.ListNodesResponse
-	16, // 32: dt.v1.AdminService.ListAudit:output_type -> dt.v1.ListAuditResponse
-	18, // 33: dt.v1.AdminService.VerifyAudit:output_type -> dt.v1.VerifyAuditResponse
-	20, // 34: dt.v1.AdminService.Explain:output_type -> dt.v1.ExplainResponse
-	23, // 35: dt.v1.AdminService.ExportAuthority:output_type -> dt.v1.ExportAuthorityResponse
-	25, // 36: dt.v1.AdminService.Status:output_type -> dt.v1.StatusResponse
-	23, // [23:37] is the sub-list for method output_type
-	9,  // [9:23] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	29, // 0: dt.v1.AddUserRequest.ttl:type_name -> google.protobuf.Duration
+	29, // 1: dt.v1.ResetUserRequest.ttl:type_name -> google.protobuf.Duration
+	30, // 2: dt.v1.Invite.expires:type_name -> google.protobuf.Timestamp
+	29, // 3: dt.v1.AddTokenRequest.ttl:type_name -> google.protobuf.Duration
+	27, // 4: dt.v1.AddTokenRequest.labels:type_name -> dt.v1.AddTokenRequest.LabelsEntry
+	30, // 5: dt.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	30, // 6: dt.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	22, // 7: dt.v1.ExplainResponse.rules:type_name -> dt.v1.ExplainRule
+	21, // 8: dt.v1.ExplainResponse.state:type_name -> dt.v1.NodeStateReport
+	30, // 9: dt.v1.NodeStateReport.confirmed:type_name -> google.protobuf.Timestamp
+	30, // 10: dt.v1.NodeStateReport.reported:type_name -> google.protobuf.Timestamp
+	28, // 11: dt.v1.StatusResponse.counts:type_name -> dt.v1.StatusResponse.CountsEntry
+	0,  // 12: dt.v1.ResourceService.GetResource:input_type -> dt.v1.GetResourceRequest
+	2,  // 13: dt.v1.ResourceService.ListResources:input_type -> dt.v1.ListResourcesRequest
+	4,  // 14: dt.v1.ResourceService.CreateResource:input_type -> dt.v1.CreateResourceRequest
+	5,  // 15: dt.v1.ResourceService.UpdateResource:input_type -> dt.v1.UpdateResourceRequest
+	6,  // 16: dt.v1.ResourceService.DeleteResource:input_type -> dt.v1.DeleteResourceRequest
+	8,  // 17: dt.v1.AdminService.AddUser:input_type -> dt.v1.AddUserRequest
+	9,  // 18: dt.v1.AdminService.ResetUser:input_type -> dt.v1.ResetUserRequest
+	11, // 19: dt.v1.AdminService.AddToken:input_type -> dt.v1.AddTokenRequest
+	13, // 20: dt.v1.AdminService.ListNodes:input_type -> dt.v1.ListNodesRequest
+	15, // 21: dt.v1.AdminService.ListAudit:input_type -> dt.v1.ListAuditRequest
+	17, // 22: dt.v1.AdminService.VerifyAudit:input_type -> dt.v1.VerifyAuditRequest
+	19, // 23: dt.v1.AdminService.Explain:input_type -> dt.v1.ExplainRequest
+	23, // 24: dt.v1.AdminService.ExportAuthority:input_type -> dt.v1.ExportAuthorityRequest
+	25, // 25: dt.v1.AdminService.Status:input_type -> dt.v1.StatusRequest
+	1,  // 26: dt.v1.ResourceService.GetResource:output_type -> dt.v1.GetResourceResponse
+	3,  // 27: dt.v1.ResourceService.ListResources:output_type -> dt.v1.ListResourcesResponse
+	7,  // 28: dt.v1.ResourceService.CreateResource:output_type -> dt.v1.ResourceChanged
+	7,  // 29: dt.v1.ResourceService.UpdateResource:output_type -> dt.v1.ResourceChanged
+	7,  // 30: dt.v1.ResourceService.DeleteResource:output_type -> dt.v1.ResourceChanged
+	10, // 31: dt.v1.AdminService.AddUser:output_type -> dt.v1.Invite
+	10, // 32: dt.v1.AdminService.ResetUser:output_type -> dt.v1.Invite
+	12, // 33: dt.v1.AdminService.AddToken:output_type -> dt.v1.JoinToken
+	14, // 34: dt.v1.AdminService.ListNodes:output_type -> dt.v1.ListNodesResponse
+	16, // 35: dt.v1.AdminService.ListAudit:output_type -> dt.v1.ListAuditResponse
+	18, // 36: dt.v1.AdminService.VerifyAudit:output_type -> dt.v1.VerifyAuditResponse
+	20, // 37: dt.v1.AdminService.Explain:output_type -> dt.v1.ExplainResponse
+	24, // 38: dt.v1.AdminService.ExportAuthority:output_type -> dt.v1.ExportAuthorityResponse
+	26, // 39: dt.v1.AdminService.Status:output_type -> dt.v1.StatusResponse
+	26, // [26:40] is the sub-list for method output_type
+	12, // [12:26] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_dt_v1_admin_proto_init() }
@@ -1760,7 +1862,7 @@ func file_dt_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_admin_proto_rawDesc), len(file_dt_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -244,6 +244,9 @@ type ClusterInfo struct {
 	// cluster_auth_preference.spec.device_trust.mode
 	DeviceTrustMode string `protobuf:"bytes,4,opt,name=device_trust_mode,json=deviceTrustMode,proto3" json:"device_trust_mode,omitempty"`
 	AutoEnroll      bool   `protobuf:"varint,5,opt,name=auto_enroll,json=autoEnroll,proto3" json:"auto_enroll,omitempty"`
+	// SSH user authorities, public keys in wire format. They also sign what nodes
+	// keep (package feed).
+	UserAuthorities [][]byte `protobuf:"bytes,6,rep,name=user_authorities,json=userAuthorities,proto3" json:"user_authorities,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -311,6 +314,13 @@ func (x *ClusterInfo) GetAutoEnroll() bool {
 		return x.AutoEnroll
 	}
 	return false
+}
+
+func (x *ClusterInfo) GetUserAuthorities() [][]byte {
+	if x != nil {
+		return x.UserAuthorities
+	}
+	return nil
 }
 
 type AcceptInviteRequest struct {
@@ -589,14 +599,15 @@ const file_dt_v1_login_proto_rawDesc = "" +
 	"\x05roles\x18\x03 \x03(\tR\x05roles\x12\x16\n" +
 	"\x06logins\x18\x04 \x03(\tR\x06logins\x12;\n" +
 	"\vvalid_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"validUntil\"\xc2\x01\n" +
+	"validUntil\"\xed\x01\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x0ftls_authorities\x18\x02 \x03(\fR\x0etlsAuthorities\x12)\n" +
 	"\x10host_authorities\x18\x03 \x03(\fR\x0fhostAuthorities\x12*\n" +
 	"\x11device_trust_mode\x18\x04 \x01(\tR\x0fdeviceTrustMode\x12\x1f\n" +
 	"\vauto_enroll\x18\x05 \x01(\bR\n" +
-	"autoEnroll\"G\n" +
+	"autoEnroll\x12)\n" +
+	"\x10user_authorities\x18\x06 \x03(\fR\x0fuserAuthorities\"G\n" +
 	"\x13AcceptInviteRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\"*\n" +

@@ -27,9 +27,11 @@ type NodeInfo struct {
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// host:port that clients use; the first one is shown.
-	Addresses     []string          `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Version       string            `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Addresses []string          `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Labels    map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Version   string            `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	// What enforces there: dtnoded, or sshd with our helper. Empty is dtnoded.
+	Enforcer      string `protobuf:"bytes,6,opt,name=enforcer,proto3" json:"enforcer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -95,6 +97,13 @@ func (x *NodeInfo) GetLabels() map[string]string {
 func (x *NodeInfo) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeInfo) GetEnforcer() string {
+	if x != nil {
+		return x.Enforcer
 	}
 	return ""
 }
@@ -307,8 +316,12 @@ func (x *RenewRequest) GetTlsPublicKey() []byte {
 }
 
 type HeartbeatRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The state that the node decides by: its number, and when the control
+	// plane last confirmed it to the node. 0 and unset: none.
+	StateSequence uint64                 `protobuf:"varint,2,opt,name=state_sequence,json=stateSequence,proto3" json:"state_sequence,omitempty"`
+	StateTime     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -350,6 +363,20 @@ func (x *HeartbeatRequest) GetNode() *NodeInfo {
 	return nil
 }
 
+func (x *HeartbeatRequest) GetStateSequence() uint64 {
+	if x != nil {
+		return x.StateSequence
+	}
+	return 0
+}
+
+func (x *HeartbeatRequest) GetStateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StateTime
+	}
+	return nil
+}
+
 type HeartbeatResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -387,7 +414,10 @@ func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
 }
 
 type FollowRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digests of the buckets that the node has, one after the other; empty where
+	// it has nothing. Only buckets that differ are sent.
+	Digests       []byte `protobuf:"bytes,1,opt,name=digests,proto3" json:"digests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +452,838 @@ func (*FollowRequest) Descriptor() ([]byte, []int) {
 	return file_dt_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
+func (x *FollowRequest) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+// StateUpdate makes what a node has into what the cluster has now (package
+// feed). What is signed is sent as the bytes that were signed.
+type StateUpdate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A StateStatement, and the signature of an SSH user authority over it
+	// (OpenSSH, PROTOCOL.sshsig).
+	Statement          []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	StatementSignature []byte `protobuf:"bytes,2,opt,name=statement_signature,json=statementSignature,proto3" json:"statement_signature,omitempty"`
+	// NodeFacts, and the same; empty where they are as before.
+	Facts          []byte `protobuf:"bytes,3,opt,name=facts,proto3" json:"facts,omitempty"`
+	FactsSignature []byte `protobuf:"bytes,4,opt,name=facts_signature,json=factsSignature,proto3" json:"facts_signature,omitempty"`
+	// Those that differ.
+	Buckets       []*StateBucket `protobuf:"bytes,5,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateUpdate) Reset() {
+	*x = StateUpdate{}
+	mi := &file_dt_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateUpdate) ProtoMessage() {}
+
+func (x *StateUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateUpdate.ProtoReflect.Descriptor instead.
+func (*StateUpdate) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StateUpdate) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *StateUpdate) GetStatementSignature() []byte {
+	if x != nil {
+		return x.StatementSignature
+	}
+	return nil
+}
+
+func (x *StateUpdate) GetFacts() []byte {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *StateUpdate) GetFactsSignature() []byte {
+	if x != nil {
+		return x.FactsSignature
+	}
+	return nil
+}
+
+func (x *StateUpdate) GetBuckets() []*StateBucket {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+type StateBucket struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// A StateEntries.
+	Content       []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateBucket) Reset() {
+	*x = StateBucket{}
+	mi := &file_dt_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateBucket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateBucket) ProtoMessage() {}
+
+func (x *StateBucket) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateBucket.ProtoReflect.Descriptor instead.
+func (*StateBucket) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StateBucket) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *StateBucket) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+// StateStatement says what the whole state is at a time.
+type StateStatement struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Cluster string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Of the store's change notification.
+	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// When the control plane last saw that this is the state.
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// SHA-256 over the SHA-256 of every bucket's content, in their order.
+	Digest        []byte `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateStatement) Reset() {
+	*x = StateStatement{}
+	mi := &file_dt_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateStatement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateStatement) ProtoMessage() {}
+
+func (x *StateStatement) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateStatement.ProtoReflect.Descriptor instead.
+func (*StateStatement) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StateStatement) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StateStatement) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *StateStatement) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *StateStatement) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *StateStatement) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// NodeFacts are what the cluster knows of one node.
+type NodeFacts struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Cluster string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	NodeId  string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Name    string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// Those of the token over those that the node claims.
+	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeFacts) Reset() {
+	*x = NodeFacts{}
+	mi := &file_dt_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeFacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeFacts) ProtoMessage() {}
+
+func (x *NodeFacts) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeFacts.ProtoReflect.Descriptor instead.
+func (*NodeFacts) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NodeFacts) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *NodeFacts) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *NodeFacts) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeFacts) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeFacts) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type StateEntries struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*StateEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateEntries) Reset() {
+	*x = StateEntries{}
+	mi := &file_dt_v1_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateEntries) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateEntries) ProtoMessage() {}
+
+func (x *StateEntries) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateEntries.ProtoReflect.Descriptor instead.
+func (*StateEntries) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StateEntries) GetEntries() []*StateEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type StateEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*StateEntry_UserAuthority
+	//	*StateEntry_HostAuthority
+	//	*StateEntry_TlsAuthority
+	//	*StateEntry_Preference
+	//	*StateEntry_Role
+	//	*StateEntry_Lock
+	//	*StateEntry_Revoked
+	What          isStateEntry_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateEntry) Reset() {
+	*x = StateEntry{}
+	mi := &file_dt_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateEntry) ProtoMessage() {}
+
+func (x *StateEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateEntry.ProtoReflect.Descriptor instead.
+func (*StateEntry) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StateEntry) GetWhat() isStateEntry_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *StateEntry) GetUserAuthority() []byte {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_UserAuthority); ok {
+			return x.UserAuthority
+		}
+	}
+	return nil
+}
+
+func (x *StateEntry) GetHostAuthority() []byte {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_HostAuthority); ok {
+			return x.HostAuthority
+		}
+	}
+	return nil
+}
+
+func (x *StateEntry) GetTlsAuthority() []byte {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_TlsAuthority); ok {
+			return x.TlsAuthority
+		}
+	}
+	return nil
+}
+
+func (x *StateEntry) GetPreference() []byte {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_Preference); ok {
+			return x.Preference
+		}
+	}
+	return nil
+}
+
+func (x *StateEntry) GetRole() []byte {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_Role); ok {
+			return x.Role
+		}
+	}
+	return nil
+}
+
+func (x *StateEntry) GetLock() *StateLock {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_Lock); ok {
+			return x.Lock
+		}
+	}
+	return nil
+}
+
+func (x *StateEntry) GetRevoked() *RevokedPage {
+	if x != nil {
+		if x, ok := x.What.(*StateEntry_Revoked); ok {
+			return x.Revoked
+		}
+	}
+	return nil
+}
+
+type isStateEntry_What interface {
+	isStateEntry_What()
+}
+
+type StateEntry_UserAuthority struct {
+	// SSH public key in wire format.
+	UserAuthority []byte `protobuf:"bytes,1,opt,name=user_authority,json=userAuthority,proto3,oneof"`
+}
+
+type StateEntry_HostAuthority struct {
+	HostAuthority []byte `protobuf:"bytes,2,opt,name=host_authority,json=hostAuthority,proto3,oneof"`
+}
+
+type StateEntry_TlsAuthority struct {
+	// X.509 certificate, DER.
+	TlsAuthority []byte `protobuf:"bytes,3,opt,name=tls_authority,json=tlsAuthority,proto3,oneof"`
+}
+
+type StateEntry_Preference struct {
+	// JSON resources.
+	Preference []byte `protobuf:"bytes,4,opt,name=preference,proto3,oneof"`
+}
+
+type StateEntry_Role struct {
+	Role []byte `protobuf:"bytes,5,opt,name=role,proto3,oneof"`
+}
+
+type StateEntry_Lock struct {
+	Lock *StateLock `protobuf:"bytes,6,opt,name=lock,proto3,oneof"`
+}
+
+type StateEntry_Revoked struct {
+	Revoked *RevokedPage `protobuf:"bytes,7,opt,name=revoked,proto3,oneof"`
+}
+
+func (*StateEntry_UserAuthority) isStateEntry_What() {}
+
+func (*StateEntry_HostAuthority) isStateEntry_What() {}
+
+func (*StateEntry_TlsAuthority) isStateEntry_What() {}
+
+func (*StateEntry_Preference) isStateEntry_What() {}
+
+func (*StateEntry_Role) isStateEntry_What() {}
+
+func (*StateEntry_Lock) isStateEntry_What() {}
+
+func (*StateEntry_Revoked) isStateEntry_What() {}
+
+// StateLock is a lock that has not expired. Every target that is set must match.
+type StateLock struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Microseconds since 1970 UTC; 0: never.
+	Expires       int64  `protobuf:"varint,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	User          string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Role          string `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
+	Login         string `protobuf:"bytes,6,opt,name=login,proto3" json:"login,omitempty"`
+	Device        string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
+	Node          string `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateLock) Reset() {
+	*x = StateLock{}
+	mi := &file_dt_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateLock) ProtoMessage() {}
+
+func (x *StateLock) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateLock.ProtoReflect.Descriptor instead.
+func (*StateLock) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *StateLock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StateLock) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *StateLock) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+func (x *StateLock) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *StateLock) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *StateLock) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *StateLock) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *StateLock) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// RevokedPage holds the serials of unexpired certificates that are revoked,
+// of those from page * 4096 to page * 4096 + 4095.
+type RevokedPage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Page  uint64                 `protobuf:"varint,1,opt,name=page,proto3" json:"page,omitempty"`
+	// Ascending, and apart from each other.
+	Ranges        []*RevokedRange `protobuf:"bytes,2,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	Reasons       []string        `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedPage) Reset() {
+	*x = RevokedPage{}
+	mi := &file_dt_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedPage) ProtoMessage() {}
+
+func (x *RevokedPage) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedPage.ProtoReflect.Descriptor instead.
+func (*RevokedPage) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RevokedPage) GetPage() uint64 {
+	if x != nil {
+		return x.Page
+	}
+	return 0
+}
+
+func (x *RevokedPage) GetRanges() []*RevokedRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *RevokedPage) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+// RevokedRange is first, and as many more as count says.
+type RevokedRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the page's first serial on.
+	First uint32 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	More  uint32 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// Which of reasons.
+	Reason        uint32 `protobuf:"varint,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedRange) Reset() {
+	*x = RevokedRange{}
+	mi := &file_dt_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedRange) ProtoMessage() {}
+
+func (x *RevokedRange) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedRange.ProtoReflect.Descriptor instead.
+func (*RevokedRange) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RevokedRange) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *RevokedRange) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+func (x *RevokedRange) GetReason() uint32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
+// SavedState is the file that a server keeps.
+type SavedState struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Version            uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Statement          []byte                 `protobuf:"bytes,2,opt,name=statement,proto3" json:"statement,omitempty"`
+	StatementSignature []byte                 `protobuf:"bytes,3,opt,name=statement_signature,json=statementSignature,proto3" json:"statement_signature,omitempty"`
+	Facts              []byte                 `protobuf:"bytes,4,opt,name=facts,proto3" json:"facts,omitempty"`
+	FactsSignature     []byte                 `protobuf:"bytes,5,opt,name=facts_signature,json=factsSignature,proto3" json:"facts_signature,omitempty"`
+	// Of every bucket, one after the other.
+	Digests []byte `protobuf:"bytes,6,opt,name=digests,proto3" json:"digests,omitempty"`
+	// The contents of all of them.
+	Buckets       [][]byte `protobuf:"bytes,7,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SavedState) Reset() {
+	*x = SavedState{}
+	mi := &file_dt_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SavedState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SavedState) ProtoMessage() {}
+
+func (x *SavedState) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SavedState.ProtoReflect.Descriptor instead.
+func (*SavedState) Descriptor() ([]byte, []int) {
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SavedState) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SavedState) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *SavedState) GetStatementSignature() []byte {
+	if x != nil {
+		return x.StatementSignature
+	}
+	return nil
+}
+
+func (x *SavedState) GetFacts() []byte {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *SavedState) GetFactsSignature() []byte {
+	if x != nil {
+		return x.FactsSignature
+	}
+	return nil
+}
+
+func (x *SavedState) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *SavedState) GetBuckets() [][]byte {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
 // NodeState is all that a node needs to decide.
 type NodeState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -447,7 +1309,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_dt_v1_node_proto_msgTypes[7]
+	mi := &file_dt_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +1321,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_node_proto_msgTypes[7]
+	mi := &file_dt_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +1334,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_dt_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeState) GetSequence() uint64 {
@@ -562,7 +1424,7 @@ type RecordEventsRequest struct {
 
 func (x *RecordEventsRequest) Reset() {
 	*x = RecordEventsRequest{}
-	mi := &file_dt_v1_node_proto_msgTypes[8]
+	mi := &file_dt_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +1436,7 @@ func (x *RecordEventsRequest) String() string {
 func (*RecordEventsRequest) ProtoMessage() {}
 
 func (x *RecordEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_node_proto_msgTypes[8]
+	mi := &file_dt_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +1449,7 @@ func (x *RecordEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventsRequest.ProtoReflect.Descriptor instead.
 func (*RecordEventsRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RecordEventsRequest) GetEvents() [][]byte {
@@ -605,7 +1467,7 @@ type RecordEventsResponse struct {
 
 func (x *RecordEventsResponse) Reset() {
 	*x = RecordEventsResponse{}
-	mi := &file_dt_v1_node_proto_msgTypes[9]
+	mi := &file_dt_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +1479,7 @@ func (x *RecordEventsResponse) String() string {
 func (*RecordEventsResponse) ProtoMessage() {}
 
 func (x *RecordEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_node_proto_msgTypes[9]
+	mi := &file_dt_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,20 +1492,21 @@ func (x *RecordEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventsResponse.ProtoReflect.Descriptor instead.
 func (*RecordEventsResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 var File_dt_v1_node_proto protoreflect.FileDescriptor
 
 const file_dt_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x10dt/v1/node.proto\x12\x05dt.v1\x1a\x12dt/v1/access.proto\x1a\x11dt/v1/login.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x01\n" +
+	"\x10dt/v1/node.proto\x12\x05dt.v1\x1a\x12dt/v1/access.proto\x1a\x11dt/v1/login.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n" +
 	"\bNodeInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x123\n" +
 	"\x06labels\x18\x04 \x03(\v2\x1b.dt.v1.NodeInfo.LabelsEntryR\x06labels\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\x1a9\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x1a\n" +
+	"\benforcer\x18\x06 \x01(\tR\benforcer\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x01\n" +
@@ -664,11 +1527,79 @@ const file_dt_v1_node_proto_rawDesc = "" +
 	"\fRenewRequest\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.dt.v1.NodeInfoR\x04node\x12$\n" +
 	"\x0essh_public_key\x18\x02 \x01(\fR\fsshPublicKey\x12$\n" +
-	"\x0etls_public_key\x18\x03 \x01(\fR\ftlsPublicKey\"7\n" +
+	"\x0etls_public_key\x18\x03 \x01(\fR\ftlsPublicKey\"\x99\x01\n" +
 	"\x10HeartbeatRequest\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.dt.v1.NodeInfoR\x04node\"\x13\n" +
-	"\x11HeartbeatResponse\"\x0f\n" +
-	"\rFollowRequest\"\xd6\x03\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.dt.v1.NodeInfoR\x04node\x12%\n" +
+	"\x0estate_sequence\x18\x02 \x01(\x04R\rstateSequence\x129\n" +
+	"\n" +
+	"state_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstateTime\"\x13\n" +
+	"\x11HeartbeatResponse\")\n" +
+	"\rFollowRequest\x12\x18\n" +
+	"\adigests\x18\x01 \x01(\fR\adigests\"\xc9\x01\n" +
+	"\vStateUpdate\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12/\n" +
+	"\x13statement_signature\x18\x02 \x01(\fR\x12statementSignature\x12\x14\n" +
+	"\x05facts\x18\x03 \x01(\fR\x05facts\x12'\n" +
+	"\x0ffacts_signature\x18\x04 \x01(\fR\x0efactsSignature\x12,\n" +
+	"\abuckets\x18\x05 \x03(\v2\x12.dt.v1.StateBucketR\abuckets\"=\n" +
+	"\vStateBucket\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"\xa8\x01\n" +
+	"\x0eStateStatement\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xdd\x01\n" +
+	"\tNodeFacts\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x124\n" +
+	"\x06labels\x18\x05 \x03(\v2\x1c.dt.v1.NodeFacts.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
+	"\fStateEntries\x12+\n" +
+	"\aentries\x18\x01 \x03(\v2\x11.dt.v1.StateEntryR\aentries\"\x9d\x02\n" +
+	"\n" +
+	"StateEntry\x12'\n" +
+	"\x0euser_authority\x18\x01 \x01(\fH\x00R\ruserAuthority\x12'\n" +
+	"\x0ehost_authority\x18\x02 \x01(\fH\x00R\rhostAuthority\x12%\n" +
+	"\rtls_authority\x18\x03 \x01(\fH\x00R\ftlsAuthority\x12 \n" +
+	"\n" +
+	"preference\x18\x04 \x01(\fH\x00R\n" +
+	"preference\x12\x14\n" +
+	"\x04role\x18\x05 \x01(\fH\x00R\x04role\x12&\n" +
+	"\x04lock\x18\x06 \x01(\v2\x10.dt.v1.StateLockH\x00R\x04lock\x12.\n" +
+	"\arevoked\x18\a \x01(\v2\x12.dt.v1.RevokedPageH\x00R\arevokedB\x06\n" +
+	"\x04what\"\xbd\x01\n" +
+	"\tStateLock\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x18\n" +
+	"\aexpires\x18\x03 \x01(\x03R\aexpires\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x12\n" +
+	"\x04role\x18\x05 \x01(\tR\x04role\x12\x14\n" +
+	"\x05login\x18\x06 \x01(\tR\x05login\x12\x16\n" +
+	"\x06device\x18\a \x01(\tR\x06device\x12\x12\n" +
+	"\x04node\x18\b \x01(\tR\x04node\"h\n" +
+	"\vRevokedPage\x12\x12\n" +
+	"\x04page\x18\x01 \x01(\x04R\x04page\x12+\n" +
+	"\x06ranges\x18\x02 \x03(\v2\x13.dt.v1.RevokedRangeR\x06ranges\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\tR\areasons\"P\n" +
+	"\fRevokedRange\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\rR\x04more\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\rR\x06reason\"\xe8\x01\n" +
+	"\n" +
+	"SavedState\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1c\n" +
+	"\tstatement\x18\x02 \x01(\fR\tstatement\x12/\n" +
+	"\x13statement_signature\x18\x03 \x01(\fR\x12statementSignature\x12\x14\n" +
+	"\x05facts\x18\x04 \x01(\fR\x05facts\x12'\n" +
+	"\x0ffacts_signature\x18\x05 \x01(\fR\x0efactsSignature\x12\x18\n" +
+	"\adigests\x18\x06 \x01(\fR\adigests\x12\x18\n" +
+	"\abuckets\x18\a \x03(\fR\abuckets\"\xd6\x03\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -709,7 +1640,7 @@ func file_dt_v1_node_proto_rawDescGZIP() []byte {
 	return file_dt_v1_node_proto_rawDescData
 }
 
-var file_dt_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_dt_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_dt_v1_node_proto_goTypes = []any{
 	(*NodeInfo)(nil),              // 0: dt.v1.NodeInfo
 	(*JoinRequest)(nil),           // 1: dt.v1.JoinRequest
@@ -718,39 +1649,58 @@ var file_dt_v1_node_proto_goTypes = []any{
 	(*HeartbeatRequest)(nil),      // 4: dt.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil),     // 5: dt.v1.HeartbeatResponse
 	(*FollowRequest)(nil),         // 6: dt.v1.FollowRequest
-	(*NodeState)(nil),             // 7: dt.v1.NodeState
-	(*RecordEventsRequest)(nil),   // 8: dt.v1.RecordEventsRequest
-	(*RecordEventsResponse)(nil),  // 9: dt.v1.RecordEventsResponse
-	nil,                           // 10: dt.v1.NodeInfo.LabelsEntry
-	nil,                           // 11: dt.v1.JoinResponse.LabelsEntry
-	nil,                           // 12: dt.v1.NodeState.LabelsEntry
-	(*ClusterInfo)(nil),           // 13: dt.v1.ClusterInfo
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*StateUpdate)(nil),           // 7: dt.v1.StateUpdate
+	(*StateBucket)(nil),           // 8: dt.v1.StateBucket
+	(*StateStatement)(nil),        // 9: dt.v1.StateStatement
+	(*NodeFacts)(nil),             // 10: dt.v1.NodeFacts
+	(*StateEntries)(nil),          // 11: dt.v1.StateEntries
+	(*StateEntry)(nil),            // 12: dt.v1.StateEntry
+	(*StateLock)(nil),             // 13: dt.v1.StateLock
+	(*RevokedPage)(nil),           // 14: dt.v1.RevokedPage
+	(*RevokedRange)(nil),          // 15: dt.v1.RevokedRange
+	(*SavedState)(nil),            // 16: dt.v1.SavedState
+	(*NodeState)(nil),             // 17: dt.v1.NodeState
+	(*RecordEventsRequest)(nil),   // 18: dt.v1.RecordEventsRequest
+	(*RecordEventsResponse)(nil),  // 19: dt.v1.RecordEventsResponse
+	nil,                           // 20: dt.v1.NodeInfo.LabelsEntry
+	nil,                           // 21: dt.v1.JoinResponse.LabelsEntry
+	nil,                           // 22: dt.v1.NodeFacts.LabelsEntry
+	nil,                           // 23: dt.v1.NodeState.LabelsEntry
+	(*ClusterInfo)(nil),           // 24: dt.v1.ClusterInfo
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_dt_v1_node_proto_depIdxs = []int32{
-	10, // 0: dt.v1.NodeInfo.labels:type_name -> dt.v1.NodeInfo.LabelsEntry
+	20, // 0: dt.v1.NodeInfo.labels:type_name -> dt.v1.NodeInfo.LabelsEntry
 	0,  // 1: dt.v1.JoinRequest.node:type_name -> dt.v1.NodeInfo
-	13, // 2: dt.v1.JoinResponse.cluster:type_name -> dt.v1.ClusterInfo
-	11, // 3: dt.v1.JoinResponse.labels:type_name -> dt.v1.JoinResponse.LabelsEntry
+	24, // 2: dt.v1.JoinResponse.cluster:type_name -> dt.v1.ClusterInfo
+	21, // 3: dt.v1.JoinResponse.labels:type_name -> dt.v1.JoinResponse.LabelsEntry
 	0,  // 4: dt.v1.RenewRequest.node:type_name -> dt.v1.NodeInfo
 	0,  // 5: dt.v1.HeartbeatRequest.node:type_name -> dt.v1.NodeInfo
-	14, // 6: dt.v1.NodeState.time:type_name -> google.protobuf.Timestamp
-	12, // 7: dt.v1.NodeState.labels:type_name -> dt.v1.NodeState.LabelsEntry
-	1,  // 8: dt.v1.NodeService.Join:input_type -> dt.v1.JoinRequest
-	3,  // 9: dt.v1.NodeService.Renew:input_type -> dt.v1.RenewRequest
-	4,  // 10: dt.v1.NodeService.Heartbeat:input_type -> dt.v1.HeartbeatRequest
-	6,  // 11: dt.v1.NodeService.Follow:input_type -> dt.v1.FollowRequest
-	8,  // 12: dt.v1.NodeService.RecordEvents:input_type -> dt.v1.RecordEventsRequest
-	2,  // 13: dt.v1.NodeService.Join:output_type -> dt.v1.JoinResponse
-	2,  // 14: dt.v1.NodeService.Renew:output_type -> dt.v1.JoinResponse
-	5,  // 15: dt.v1.NodeService.Heartbeat:output_type -> dt.v1.HeartbeatResponse
-	7,  // 16: dt.v1.NodeService.Follow:output_type -> dt.v1.NodeState
-	9,  // 17: dt.v1.NodeService.RecordEvents:output_type -> dt.v1.RecordEventsResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	25, // 6: dt.v1.HeartbeatRequest.state_time:type_name -> google.protobuf.Timestamp
+	8,  // 7: dt.v1.StateUpdate.buckets:type_name -> dt.v1.StateBucket
+	25, // 8: dt.v1.StateStatement.time:type_name -> google.protobuf.Timestamp
+	22, // 9: dt.v1.NodeFacts.labels:type_name -> dt.v1.NodeFacts.LabelsEntry
+	12, // 10: dt.v1.StateEntries.entries:type_name -> dt.v1.StateEntry
+	13, // 11: dt.v1.StateEntry.lock:type_name -> dt.v1.StateLock
+	14, // 12: dt.v1.StateEntry.revoked:type_name -> dt.v1.RevokedPage
+	15, // 13: dt.v1.RevokedPage.ranges:type_name -> dt.v1.RevokedRange
+	25, // 14: dt.v1.NodeState.time:type_name -> google.protobuf.Timestamp
+	23, // 15: dt.v1.NodeState.labels:type_name -> dt.v1.NodeState.LabelsEntry
+	1,  // 16: dt.v1.NodeService.Join:input_type -> dt.v1.JoinRequest
+	3,  // 17: dt.v1.NodeService.Renew:input_type -> dt.v1.RenewRequest
+	4,  // 18: dt.v1.NodeService.Heartbeat:input_type -> dt.v1.HeartbeatRequest
+	6,  // 19: dt.v1.NodeService.Follow:input_type -> dt.v1.FollowRequest
+	18, // 20: dt.v1.NodeService.RecordEvents:input_type -> dt.v1.RecordEventsRequest
+	2,  // 21: dt.v1.NodeService.Join:output_type -> dt.v1.JoinResponse
+	2,  // 22: dt.v1.NodeService.Renew:output_type -> dt.v1.JoinResponse
+	5,  // 23: dt.v1.NodeService.Heartbeat:output_type -> dt.v1.HeartbeatResponse
+	17, // 24: dt.v1.NodeService.Follow:output_type -> dt.v1.NodeState
+	19, // 25: dt.v1.NodeService.RecordEvents:output_type -> dt.v1.RecordEventsResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_dt_v1_node_proto_init() }
@@ -760,13 +1710,22 @@ func file_dt_v1_node_proto_init() {
 	}
 	file_dt_v1_access_proto_init()
 	file_dt_v1_login_proto_init()
+	file_dt_v1_node_proto_msgTypes[12].OneofWrappers = []any{
+		(*StateEntry_UserAuthority)(nil),
+		(*StateEntry_HostAuthority)(nil),
+		(*StateEntry_TlsAuthority)(nil),
+		(*StateEntry_Preference)(nil),
+		(*StateEntry_Role)(nil),
+		(*StateEntry_Lock)(nil),
+		(*StateEntry_Revoked)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_node_proto_rawDesc), len(file_dt_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

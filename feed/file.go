@@ -1,0 +1,123 @@
+package feed
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/proto"
+
+	"devicetrust/api/dtv1"
+	"devicetrust/durable"
+)
+
+// File is where a server keeps its state. Beside it, in a file of the same name
+// and ".newest", is the number of the newest state that was kept, so that an
+// older one which is put in its place is not taken for the present one.
+type File struct {
+	Path string
+	// As is who may read it.
+	As durable.File
+}
+
+func (f File) newest() string { return f.Path + ".newest" }
+
+// Save keeps s, which replaces whatever is kept, newer or not.
+func (f File) Save(s *State) error {
+	m := &dtv1.SavedState{
+		Version: version, Statement: s.statement.message, StatementSignature: s.statement.signature,
+		Facts: s.facts.message, FactsSignature: s.facts.signature, Digests: s.digests.wire(), Buckets: s.contents[:],
+	}
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("feed: %w", err)
+	}
+	if len(data) > MaxMessage {
+		return fmt.Errorf("feed: a state of %d bytes is more than %d", len(data), MaxMessage)
+	}
+	// The number comes last: a crash in between leaves one that is not too high.
+	if err := f.As.Write(f.Path, data); err != nil {
+		return err
+	}
+	return f.As.Write(f.newest(), []byte(strconv.FormatUint(s.Sequence(), 10)+"\n"))
+}
+
+// Remove forgets what is kept.
+func (f File) Remove() error {
+	for _, path := range []string{f.Path, f.newest()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Load gives the state that is kept, of the cluster and about the node, where
+// one of authorities signed it; fs.ErrNotExist where there is none. Buckets are
+// held against their digests when they are read.
+func (f File) Load(authorities []ssh.PublicKey, cluster, nodeID string) (*State, error) {
+	data, err := readBounded(f.Path, MaxMessage)
+	if err != nil {
+		return nil, err
+	}
+	s, err := parse(data, cluster, nodeID)
+	if err == nil {
+		err = s.verify(authorities)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Path, err)
+	}
+	text, err := readBounded(f.newest(), 32)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := strconv.ParseUint(strings.TrimSuffix(string(text), "\n"), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("%s holds no number", f.newest())
+	}
+	if s.Sequence() < newest {
+		return nil, fmt.Errorf("%s is of change %d, and change %d was known already: was an older file put in its place?", f.Path, s.Sequence(), newest)
+	}
+	return s, nil
+}
+
+func parse(data []byte, cluster, nodeID string) (*State, error) {
+	m := &dtv1.SavedState{}
+	if err := proto.Unmarshal(data, m); err != nil {
+		return nil, fmt.Errorf("feed: %w", err)
+	}
+	if m.GetVersion() != version {
+		return nil, fmt.Errorf("feed: a state of version %d, and version %d is known", m.GetVersion(), version)
+	}
+	if len(m.GetBuckets()) != buckets {
+		return nil, fmt.Errorf("feed: %d buckets, want %d", len(m.GetBuckets()), buckets)
+	}
+	s := &State{
+		statement: signed{m.GetStatement(), m.GetStatementSignature()},
+		facts:     signed{m.GetFacts(), m.GetFactsSignature()},
+		contents:  [buckets][]byte(m.GetBuckets()),
+	}
+	var err error
+	if s.digests, err = parseDigests(m.GetDigests()); err != nil {
+		return nil, err
+	}
+	return s, s.read(cluster, nodeID)
+}
+
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%s has more than %d bytes", path, most)
+	}
+	return data, err
+}
