@@ -129,7 +129,12 @@ func (s *Server) buildState(ctx context.Context) (*dtv1.NodeState, error) {
 		if state.Roles, state.Preference, state.Locks, err = s.catalog.Documents(tx); err != nil {
 			return err
 		}
-		state.RevokedSerials, err = ca.Revoked(tx, now)
+		revoked, err := ca.Revoked(tx, now)
+		for _, r := range revoked {
+			for serial := r.First; serial <= r.Last; serial++ {
+				state.RevokedSerials = append(state.RevokedSerials, serial)
+			}
+		}
 		return err
 	})
 	return state, err

@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/policy"
 	"devicetrust/store"
 )
 
@@ -130,22 +131,28 @@ func (c *CA) RevokeSubject(tx *store.Tx, subject Subject, name, reason string) (
 	return 0, fmt.Errorf("ca: revoke: unknown subject %q", subject)
 }
 
-// Revoked gives the serials that are revoked and not expired for longer than
-// a late clock may hide, ascending.
-func Revoked(tx *store.Tx, now time.Time) ([]uint64, error) {
-	rows, err := tx.Query(`SELECT serial FROM certificates WHERE revoked_at <> 0 AND valid_before > $1 ORDER BY serial`,
+// Revoked gives what is revoked and not expired for longer than a late clock
+// may hide, ascending. Serials of one reason that follow each other are one.
+func Revoked(tx *store.Tx, now time.Time) ([]policy.Revocation, error) {
+	rows, err := tx.Query(`SELECT serial, revoked_reason FROM certificates WHERE revoked_at <> 0 AND valid_before > $1 ORDER BY serial`,
 		store.Micros(now.Add(-expiryGrace)))
 	if err != nil {
 		return nil, fmt.Errorf("ca: revoked: %w", err)
 	}
 	defer rows.Close() //nolint:errcheck // rows.Err says what went wrong
-	var out []uint64
+	var out []policy.Revocation
 	for rows.Next() {
 		var serial int64
-		if err := rows.Scan(&serial); err != nil {
+		var reason string
+		if err := rows.Scan(&serial, &reason); err != nil {
 			return nil, fmt.Errorf("ca: revoked: %w", err)
 		}
-		out = append(out, uint64(serial))
+		at := uint64(serial)
+		if n := len(out); n > 0 && out[n-1].Last+1 == at && out[n-1].Reason == reason {
+			out[n-1].Last = at
+			continue
+		}
+		out = append(out, policy.Revocation{First: at, Last: at, Reason: reason})
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("ca: revoked: %w", err)

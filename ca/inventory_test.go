@@ -18,8 +18,13 @@ import (
 
 func (w *world) revoked(t *testing.T) (serials []uint64) {
 	t.Helper()
-	w.read(t, func(tx *store.Tx) (err error) {
-		serials, err = Revoked(tx, w.clock.now())
+	w.read(t, func(tx *store.Tx) error {
+		ranges, err := Revoked(tx, w.clock.now())
+		for _, r := range ranges {
+			for serial := r.First; serial <= r.Last; serial++ {
+				serials = append(serials, serial)
+			}
+		}
 		return err
 	})
 	return serials
