@@ -18,11 +18,13 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit/event"
 	"devicetrust/devices"
+	"devicetrust/feed"
 	"devicetrust/identity"
 )
 
@@ -64,22 +66,13 @@ func TestLogoutEndsTheLogin(t *testing.T) {
 	}
 	_, err := dtv1connect.NewAdminServiceClient(r.https(k), r.url()).Status(t.Context(), connect.NewRequest(&dtv1.StatusRequest{}))
 	wantCode(t, err, connect.CodeUnauthenticated)
-	if state := r.nextState(r.join("n"), 0); !contains(state.GetRevokedSerials(), k.sshCert.Serial) {
-		t.Errorf("nodes do not hear that serial %d is revoked: %v", k.sshCert.Serial, state.GetRevokedSerials())
+	if state := r.nextState(r.join("n"), 0); !isRevoked(state, k.sshCert.Serial) {
+		t.Errorf("nodes do not hear that serial %d is revoked: %v", k.sshCert.Serial, state.Policy.Revoked.All())
 	}
-}
-
-func contains(list []uint64, n uint64) bool {
-	for _, v := range list {
-		if v == n {
-			return true
-		}
-	}
-	return false
 }
 
 // nextState follows as a node until a state above sequence comes.
-func (r *running) nextState(node *keys, sequence uint64) *dtv1.NodeState {
+func (r *running) nextState(node *keys, sequence uint64) *feed.View {
 	r.t.Helper()
 	h := <-r.hears(node, sequence)
 	if h.err != nil {
@@ -90,7 +83,7 @@ func (r *running) nextState(node *keys, sequence uint64) *dtv1.NodeState {
 
 // heard is what a node heard, or why it did not.
 type heard struct {
-	state *dtv1.NodeState
+	state *feed.View
 	err   error
 }
 
@@ -107,25 +100,49 @@ func (r *running) hears(node *keys, sequence uint64) <-chan heard {
 	return got
 }
 
-func follow(ctx context.Context, c dtv1connect.NodeServiceClient, sequence uint64) (*dtv1.NodeState, error) {
+func follow(ctx context.Context, c dtv1connect.NodeServiceClient, sequence uint64) (*feed.View, error) {
 	stream, err := c.Follow(ctx, connect.NewRequest(&dtv1.FollowRequest{}))
 	if err != nil {
 		return nil, err
 	}
 	defer stream.Close()
+	var state *feed.State
 	for stream.Receive() {
-		if stream.Msg().GetSequence() > sequence {
-			return stream.Msg(), nil
+		if state, err = taken(state, stream.Msg()); err != nil {
+			return nil, err
+		}
+		if state.Sequence() > sequence {
+			return state.View(nil)
 		}
 	}
 	return nil, fmt.Errorf("no state after %d came: %w", sequence, stream.Err())
+}
+
+// taken applies an update as whichever node it is for.
+func taken(state *feed.State, u *dtv1.StateUpdate) (*feed.State, error) {
+	id, _, _ := state.Node()
+	cluster := state.Cluster()
+	if len(u.GetFacts()) > 0 {
+		facts := &dtv1.NodeFacts{}
+		if err := proto.Unmarshal(u.GetFacts(), facts); err != nil {
+			return nil, err
+		}
+		id, cluster = facts.GetNodeId(), facts.GetCluster()
+	}
+	return state.Apply(u, cluster, id)
+}
+
+// isRevoked tells whether the state says so.
+func isRevoked(state *feed.View, serial uint64) bool {
+	_, is := state.Policy.Revoked.Find(serial)
+	return is
 }
 
 func TestNodesHearOfAChangeAtOnce(t *testing.T) {
 	r := start(t)
 	node := r.join("n")
 	before := r.nextState(node, 0)
-	got := r.hears(node, before.GetSequence())
+	got := r.hears(node, before.State.Sequence())
 	doc := `{kind: role, version: v7, metadata: {name: fresh}, spec: {allow: {logins: [root]}}}`
 	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "role", Resource: []byte(doc)})); err != nil {
 		t.Fatal(err)
@@ -134,7 +151,7 @@ func TestNodesHearOfAChangeAtOnce(t *testing.T) {
 	if h.err != nil {
 		t.Fatal(h.err)
 	}
-	if !strings.Contains(string(bytes.Join(h.state.GetRoles(), nil)), `"fresh"`) {
+	if h.state.Policy.Roles["fresh"].Name() == "" {
 		t.Error("the new role is not in the state")
 	}
 }
@@ -203,7 +220,7 @@ func TestLabelsOfTheTokenStandOverTheNodesOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := r.nextState(k, 0).GetLabels()["env"]; got != "prod" {
+	if got := labelsOf(r.nextState(k, 0))["env"]; got != "prod" {
 		t.Errorf("env=%q", got)
 	}
 }
@@ -385,12 +402,12 @@ func TestALockedUserGetsNoCertificateAndTheRecordSaysWhy(t *testing.T) {
 func TestAHeartbeatThatSaysNothingNewIsNoChange(t *testing.T) {
 	r := start(t)
 	k := r.join("n")
-	before := r.nextState(k, 0).GetSequence()
+	before := r.nextState(k, 0).State.Sequence()
 	c := dtv1connect.NewNodeServiceClient(r.https(k), r.url())
 	if _, err := c.Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{Node: nodeInfo("n")})); err != nil {
 		t.Fatal(err)
 	}
-	if after := r.nextState(k, 0).GetSequence(); after != before {
+	if after := r.nextState(k, 0).State.Sequence(); after != before {
 		t.Errorf("sequence %d, was %d", after, before)
 	}
 	moved := nodeInfo("n")
@@ -405,4 +422,10 @@ func TestAHeartbeatThatSaysNothingNewIsNoChange(t *testing.T) {
 	if !strings.Contains(string(res.Msg.GetResource()), "127.0.0.1:4022") {
 		t.Errorf("the node is still at %s", res.Msg.GetResource())
 	}
+}
+
+// labelsOf are the node's, as it is told them.
+func labelsOf(state *feed.View) map[string]string {
+	_, _, labels := state.State.Node()
+	return labels
 }

@@ -7,32 +7,34 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"devicetrust/api"
-	"devicetrust/api/dtv1"
 	"devicetrust/ca"
+	"devicetrust/feed"
 	"devicetrust/store"
 )
 
-// feed builds the state that nodes follow, once for each change however many
-// nodes there are.
-type feed struct {
+// changeFeed builds the state that nodes follow, once for each change however
+// many nodes there are.
+type changeFeed struct {
 	s *Server
 
-	mu      sync.Mutex
-	state   *dtv1.NodeState // never changed once it is here
-	seen    time.Time       // when the store was last seen to have nothing newer
-	changed chan struct{}   // closed when state is replaced
+	mu     sync.Mutex
+	source *feed.Source          // nil: none yet
+	nodes  map[string]*knownNode // by ID; never changed once it is here
+	seen   time.Time             // when the store was last seen to have nothing newer
+	// statement is of source, and of seen as it was when somebody asked.
+	statement *feed.Statement
+	changed   chan struct{} // closed when source is replaced
 }
 
-func newFeed(s *Server) *feed {
-	return &feed{s: s, changed: make(chan struct{})}
+func newChangeFeed(s *Server) *changeFeed {
+	return &changeFeed{s: s, changed: make(chan struct{})}
 }
 
 // run keeps the state current until ctx ends. Wakes make it quick; the ticks
 // make it certain, for a wake can be lost.
-func (f *feed) run(ctx context.Context, wakes <-chan struct{}) {
+func (f *changeFeed) run(ctx context.Context, wakes <-chan struct{}) {
 	tick := time.NewTicker(feedTick)
 	defer tick.Stop()
 	for {
@@ -49,7 +51,7 @@ func (f *feed) run(ctx context.Context, wakes <-chan struct{}) {
 }
 
 // look notes that the state is current, or makes it so.
-func (f *feed) look(ctx context.Context) error {
+func (f *changeFeed) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, feedLookTimeout)
 	defer cancel()
 	at := f.s.now()
@@ -67,10 +69,10 @@ func (f *feed) look(ctx context.Context) error {
 	return f.refresh(ctx)
 }
 
-func (f *feed) isCurrent(sequence uint64, at time.Time) bool {
+func (f *changeFeed) isCurrent(sequence uint64, at time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.state == nil || f.state.GetSequence() != sequence {
+	if f.source == nil || f.source.Sequence() != sequence {
 		return false
 	}
 	f.seen = at
@@ -78,64 +80,133 @@ func (f *feed) isCurrent(sequence uint64, at time.Time) bool {
 }
 
 // refresh replaces the state where the store has gone on.
-func (f *feed) refresh(ctx context.Context) error {
-	state, err := f.s.buildState(ctx)
+func (f *changeFeed) refresh(ctx context.Context) error {
+	at := f.s.now()
+	source, nodes, err := f.read(ctx)
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.state != nil && state.GetSequence() < f.state.GetSequence() {
-		return fmt.Errorf("authd: the store went back from change %d to %d: was a backup put in its place?", f.state.GetSequence(), state.GetSequence())
+	if f.source != nil && source.Sequence() < f.source.Sequence() {
+		return fmt.Errorf("authd: the store went back from change %d to %d: was a backup put in its place?", f.source.Sequence(), source.Sequence())
 	}
-	f.seen = state.GetTime().AsTime()
-	if f.state != nil && state.GetSequence() == f.state.GetSequence() {
+	f.seen = at
+	if f.source != nil && source.Sequence() == f.source.Sequence() {
 		return nil
 	}
-	f.state = state
+	f.source, f.nodes, f.statement = source, nodes, nil
 	close(f.changed)
 	f.changed = make(chan struct{})
 	return nil
 }
 
-// latest returns the state with the time at which it was last known to be the
-// newest, and a channel that is closed when there is a newer one. A state
-// that has not been held against the store for long is none: a node that is
-// told nothing knows that it may have missed something.
-func (f *feed) latest() (state *dtv1.NodeState, seen time.Time, changed <-chan struct{}, err error) {
+// news is what one node is told.
+type news struct {
+	statement *feed.Statement
+	node      *knownNode
+	// changed is closed when there is something newer.
+	changed <-chan struct{}
+}
+
+// latestFor is latest for a node that may have joined this very moment, here or
+// elsewhere: only the store says that there is none.
+func (f *changeFeed) latestFor(ctx context.Context, id string) (news, error) {
+	now, err := f.latest(id)
+	if !isNotFound(err) {
+		return now, err
+	}
+	if err := f.look(ctx); err != nil {
+		return news{}, err
+	}
+	return f.latest(id)
+}
+
+// latest gives what node id is told. A state that has not been held against
+// the store for long is none: a node that is told nothing knows that it may
+// have missed something.
+func (f *changeFeed) latest(id string) (news, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.s.now().Sub(f.seen) > feedStale {
-		return nil, time.Time{}, nil, api.Refuse(connect.CodeUnavailable, "the store could not be read since %s", f.seen.UTC().Format(time.RFC3339))
+		return news{}, api.Refuse(connect.CodeUnavailable, "the store could not be read since %s", f.seen.UTC().Format(time.RFC3339))
 	}
-	return f.state, f.seen, f.changed, nil
+	node := f.nodes[id]
+	if node == nil {
+		return news{}, noNode(id)
+	}
+	if f.statement == nil || !f.statement.Time.Equal(f.seen) {
+		var err error
+		if f.statement, err = f.source.Statement(f.seen, f.s.ca.SignMessage); err != nil {
+			return news{}, err
+		}
+	}
+	return news{f.statement, node, f.changed}, nil
 }
 
-func (s *Server) buildState(ctx context.Context) (*dtv1.NodeState, error) {
-	now := s.now()
-	state := &dtv1.NodeState{Time: timestamppb.New(now), Cluster: s.ca.Cluster()}
-	for _, k := range s.ca.UserAuthorities() {
-		state.UserAuthorities = append(state.UserAuthorities, k.Marshal())
+// read makes the state and the nodes of what the store holds.
+func (f *changeFeed) read(ctx context.Context) (source *feed.Source, nodes map[string]*knownNode, err error) {
+	s := f.s
+	content := feed.Content{UserAuthorities: s.ca.UserAuthorities(), HostAuthorities: s.ca.HostAuthorities()}
+	for _, c := range s.tls.anchors() {
+		content.TLSAuthorities = append(content.TLSAuthorities, c.Raw)
 	}
-	cluster, err := s.clusterInfo(ctx)
+	var sequence uint64
+	err = s.db.Read(ctx, func(tx *store.Tx) (err error) {
+		if sequence, err = tx.Sequence(); err != nil {
+			return err
+		}
+		if content.Roles, content.Preference, content.Locks, err = s.catalog.Content(tx); err != nil {
+			return err
+		}
+		if content.Revoked, err = ca.Revoked(tx, s.now()); err != nil {
+			return err
+		}
+		nodes, err = f.readNodes(tx)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err = feed.NewSource(s.ca.Cluster(), sequence, content)
+	return source, nodes, err
+}
+
+// readNodes keeps those that are as they were, with what was signed of them.
+func (f *changeFeed) readNodes(tx *store.Tx) (map[string]*knownNode, error) {
+	docs, err := f.s.nodes.documents(tx)
 	if err != nil {
 		return nil, err
 	}
-	state.HostAuthorities, state.TlsAuthorities = cluster.HostAuthorities, cluster.TlsAuthorities
-	err = s.db.Read(ctx, func(tx *store.Tx) (err error) {
-		if state.Sequence, err = tx.Sequence(); err != nil {
-			return err
+	f.mu.Lock()
+	before := f.nodes
+	f.mu.Unlock()
+	nodes := make(map[string]*knownNode, len(docs))
+	for id, doc := range docs {
+		if nodes[id] = before[id]; nodes[id] == nil || nodes[id].document != doc {
+			nodes[id] = &knownNode{document: doc}
 		}
-		if state.Roles, state.Preference, state.Locks, err = s.catalog.Documents(tx); err != nil {
-			return err
+	}
+	return nodes, nil
+}
+
+// knownNode is one node as its facts are signed: once, when it first asks.
+type knownNode struct {
+	document string
+
+	once  sync.Once
+	facts *feed.Facts
+	err   error
+}
+
+func (n *knownNode) signed(cluster string, sign feed.Signer) (*feed.Facts, error) {
+	n.once.Do(func() {
+		node, err := decodeNode(n.document, 0)
+		if err != nil {
+			n.err = err
+			return
 		}
-		revoked, err := ca.Revoked(tx, now)
-		for _, r := range revoked {
-			for serial := r.First; serial <= r.Last; serial++ {
-				state.RevokedSerials = append(state.RevokedSerials, serial)
-			}
-		}
-		return err
+		n.facts, n.err = feed.NewFacts(cluster, node.Metadata.Name, node.Spec.Hostname, node.Metadata.Labels, sign)
 	})
-	return state, err
+	return n.facts, n.err
 }

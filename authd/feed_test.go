@@ -8,15 +8,16 @@ import (
 
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/feed"
 )
 
 // Another process's notification may be lost; here there is none at all.
 func TestNodesHearOfAChangeThatWokeNobody(t *testing.T) {
 	r := start(t)
 	node := r.join("n")
-	before := r.nextState(node, 0).GetSequence()
+	before := r.nextState(node, 0).State.Sequence()
 	got := make(chan uint64)
-	go func() { got <- r.nextState(node, before).GetSequence() }()
+	go func() { got <- r.nextState(node, before).State.Sequence() }()
 	if _, err := r.database().Exec(`UPDATE change_sequence SET seq = seq + 1`); err != nil {
 		t.Fatal(err)
 	}
@@ -39,14 +40,14 @@ func TestAStoreThatCannotBeReadDoesNotPassForFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	hidden := c.now()
-	follow := func() (*dtv1.NodeState, error) {
+	follow := func() (*feed.State, error) {
 		stream, err := dtv1connect.NewNodeServiceClient(r.https(node), r.url()).Follow(t.Context(), connect.NewRequest(&dtv1.FollowRequest{}))
 		if err != nil {
 			return nil, err
 		}
 		defer stream.Close() //nolint:errcheck // what it says is known
 		if stream.Receive() {
-			return stream.Msg(), nil
+			return taken(nil, stream.Msg())
 		}
 		return nil, stream.Err()
 	}
@@ -55,7 +56,7 @@ func TestAStoreThatCannotBeReadDoesNotPassForFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at := state.GetTime().AsTime(); at.After(hidden) || state.GetSequence() != last.GetSequence() {
+	if at := state.Time(); at.After(hidden) || state.Sequence() != last.State.Sequence() {
 		t.Errorf("the state says that it is of %v, and the store was last read before %v", at, hidden)
 	}
 	c.forward(feedStale)

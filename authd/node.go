@@ -11,13 +11,13 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit/event"
 	"devicetrust/ca"
+	"devicetrust/feed"
 	"devicetrust/resource"
 	"devicetrust/store"
 )
@@ -213,13 +213,18 @@ func (s *Server) recordNodeChange(ctx context.Context, tx *store.Tx, id string, 
 	return err
 }
 
-// Follow sends the whole state at once, after each change, and every
-// followKeepalive although nothing changed.
-func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.NodeState]) error {
+// Follow sends at once what the node lacks, again after each change, and every
+// followKeepalive that nothing has changed.
+func (h nodeService) Follow(ctx context.Context, req *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.StateUpdate]) error {
 	s := h.s
 	c := callerOf(ctx)
+	has, err := feed.ParseHas(req.Msg)
+	if err != nil {
+		return invalid(err)
+	}
 	s.metrics.nodes.Inc()
 	defer s.metrics.nodes.Dec()
+	var told *knownNode
 	tick := time.NewTicker(followKeepalive)
 	defer tick.Stop()
 	for {
@@ -227,23 +232,19 @@ func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowR
 		if !s.now().Before(c.until) {
 			return api.Refuse(connect.CodeUnauthenticated, "the certificate has expired while it was followed")
 		}
-		shared, seen, changed, err := s.feed.latest()
+		now, err := s.feed.latestFor(ctx, c.nodeID)
 		if err != nil {
 			return err
 		}
-		state := stateFor(shared, seen)
-		err = s.db.Read(ctx, func(tx *store.Tx) error {
-			node, err := s.nodes.get(tx, c.nodeID)
-			if err == nil {
-				state.Labels = node.Metadata.Labels
+		var facts *feed.Facts
+		if now.node != told {
+			if facts, err = now.node.signed(s.ca.Cluster(), s.ca.SignMessage); err != nil {
+				return err
 			}
-			return err
-		})
-		if err != nil {
-			return err
+			told = now.node
 		}
 		s.allowSend(ctx, followKeepalive+takeTimeout)
-		if err := stream.Send(state); err != nil {
+		if err := stream.Send(now.statement.Update(&has, facts)); err != nil {
 			return err
 		}
 		select {
@@ -251,19 +252,9 @@ func (h nodeService) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowR
 			return ctx.Err()
 		case <-s.stopping.Done():
 			return api.Refuse(connect.CodeUnavailable, "dtauthd is stopping")
-		case <-changed:
+		case <-now.changed:
 		case <-tick.C:
 		}
-	}
-}
-
-// stateFor is a message that one node's own fields may be set on; the lists,
-// which may be long, are shared with all others and never written.
-func stateFor(shared *dtv1.NodeState, seen time.Time) *dtv1.NodeState {
-	return &dtv1.NodeState{
-		Sequence: shared.GetSequence(), Time: timestamppb.New(seen), Cluster: shared.GetCluster(),
-		UserAuthorities: shared.GetUserAuthorities(), HostAuthorities: shared.GetHostAuthorities(), TlsAuthorities: shared.GetTlsAuthorities(),
-		Roles: shared.GetRoles(), Preference: shared.GetPreference(), Locks: shared.GetLocks(), RevokedSerials: shared.GetRevokedSerials(),
 	}
 }
 

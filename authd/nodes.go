@@ -187,6 +187,7 @@ func (n nodes) put(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[strin
 	_, err = tx.Exec(`INSERT INTO nodes (id, name, document, fixed_labels, last_seen_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (id) DO UPDATE SET name = excluded.name, document = excluded.document, last_seen_at = excluded.last_seen_at`,
 		id, info.GetName(), text, string(fixedText), store.Micros(now))
+	tx.Changed() // the node is told what the cluster knows of it
 	return err
 }
 
@@ -205,12 +206,34 @@ func (n nodes) find(tx *store.Tx, where, arg string) (*resource.Node, error) {
 	var seen int64
 	err := tx.QueryRow(`SELECT document, last_seen_at FROM nodes WHERE `+where, arg).Scan(&doc, &seen)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, api.Refuse(connect.CodeNotFound, "node %q not found", arg).WithHint("dtctl nodes ls shows the nodes")
+		return nil, noNode(arg)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("authd: %w", err)
 	}
 	return decodeNode(doc, seen)
+}
+
+func noNode(ref string) error {
+	return api.Refuse(connect.CodeNotFound, "node %q not found", ref).WithHint("dtctl nodes ls shows the nodes")
+}
+
+// documents are those of all nodes, by ID.
+func (n nodes) documents(tx *store.Tx) (map[string]string, error) {
+	rows, err := tx.Query(`SELECT id, document FROM nodes`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() //nolint:errcheck // rows.Err tells
+	all := map[string]string{}
+	for rows.Next() {
+		var id, doc string
+		if err := rows.Scan(&id, &doc); err != nil {
+			return nil, fmt.Errorf("authd: %w", err)
+		}
+		all[id] = doc
+	}
+	return all, rows.Err()
 }
 
 func decodeNode(doc string, seen int64) (*resource.Node, error) {
@@ -264,6 +287,7 @@ func (n nodes) count(tx *store.Tx) (c int64, err error) {
 }
 
 func (n nodes) remove(tx *store.Tx, id string) error {
+	tx.Changed()
 	_, err := tx.Exec(`DELETE FROM nodes WHERE id = $1`, id)
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -56,10 +55,10 @@ func TestWhatOneReplicaEndsHasEndedAtTheOther(t *testing.T) {
 	r[0].addUser("alice", "access")
 	k, node := r[0].login("alice"), r[1].join("n")
 	before := r[1].nextState(node, 0)
-	if slices.Contains(before.GetRevokedSerials(), k.sshCert.Serial) {
+	if isRevoked(before, k.sshCert.Serial) {
 		t.Fatal("revoked already")
 	}
-	got := r[1].hears(node, before.GetSequence())
+	got := r[1].hears(node, before.State.Sequence())
 	if _, err := r[0].resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "user", Name: "alice"})); err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +68,8 @@ func TestWhatOneReplicaEndsHasEndedAtTheOther(t *testing.T) {
 	if h.err != nil {
 		t.Fatal(h.err)
 	}
-	if !slices.Contains(h.state.GetRevokedSerials(), k.sshCert.Serial) {
-		t.Errorf("the node hears of %v, want %d among them", h.state.GetRevokedSerials(), k.sshCert.Serial)
+	if !isRevoked(h.state, k.sshCert.Serial) {
+		t.Errorf("the node hears of %v, want %d among them", h.state.Policy.Revoked.All(), k.sshCert.Serial)
 	}
 }
 
@@ -135,9 +134,9 @@ func (r *running) hearsOf(node *keys, serial uint64) {
 			r.t.Errorf("certificate %d stands: %v", serial, err)
 			return
 		}
-		if slices.Contains(state.GetRevokedSerials(), serial) {
+		if isRevoked(state, serial) {
 			return
 		}
-		sequence = state.GetSequence()
+		sequence = state.State.Sequence()
 	}
 }

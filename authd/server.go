@@ -54,7 +54,7 @@ type Server struct {
 
 	tls     *serverTLS
 	public  []string
-	feed    *feed
+	feed    *changeFeed
 	metrics *metrics
 	// stopping ends the streams, which a drain would wait for in vain.
 	stopping context.Context
@@ -145,7 +145,7 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 	if err := s.tls.reload(); err != nil {
 		return nil, err
 	}
-	s.feed = newFeed(s)
+	s.feed = newChangeFeed(s)
 	return s, s.feed.refresh(ctx)
 }
 

@@ -2,7 +2,6 @@ package feed
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -73,7 +72,7 @@ func NewSource(cluster string, sequence uint64, c Content) (*Source, error) {
 		if s.contents[i], err = deterministic.Marshal(&dtv1.StateEntries{Entries: entries}); err != nil {
 			return nil, fmt.Errorf("feed: %w", err)
 		}
-		s.digests[i] = sha256.Sum256(s.contents[i])
+		s.digests[i] = digest(s.contents[i])
 	}
 	return s, nil
 }

@@ -46,8 +46,10 @@ type signed struct{ message, signature []byte }
 // digests are SHA-256 of the contents.
 type digests [buckets][sha256.Size]byte
 
+func digest(content []byte) [sha256.Size]byte { return sha256.Sum256(content) }
+
 // all is the digest of all.
-func (d *digests) all() [sha256.Size]byte { return sha256.Sum256(d.wire()) }
+func (d *digests) all() [sha256.Size]byte { return digest(d.wire()) }
 
 func (d *digests) wire() []byte {
 	wire := make([]byte, 0, digestsSize)
@@ -140,7 +142,7 @@ func (s *State) Apply(u *dtv1.StateUpdate, cluster, nodeID string) (*State, erro
 			return nil, fmt.Errorf("feed: bucket %d, of %d", b.GetIndex(), buckets)
 		}
 		next.contents[b.GetIndex()] = b.GetContent()
-		next.digests[b.GetIndex()] = sha256.Sum256(b.GetContent())
+		next.digests[b.GetIndex()] = digest(b.GetContent())
 	}
 	// Authorities of a state that has gaps are not those of the signature.
 	if err := next.read(cluster, nodeID); err != nil {

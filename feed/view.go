@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -138,7 +137,7 @@ func (s *State) userAuthorities() ([]ssh.PublicKey, error) {
 // is not the one that was signed.
 func (s *State) readBucket(i int) (*part, error) {
 	// What was loaded has not been looked at before.
-	if sha256.Sum256(s.contents[i]) != s.digests[i] {
+	if digest(s.contents[i]) != s.digests[i] {
 		return nil, fmt.Errorf("feed: bucket %d was tampered with", i)
 	}
 	entries := &dtv1.StateEntries{}

@@ -14,6 +14,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1/dtv1connect"
+	"devicetrust/feed"
 )
 
 // control is the way to the control plane. Its client is replaced when the
@@ -63,7 +64,7 @@ func (c *control) use(t trust, own *tls.Certificate) {
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingInterval, PingTimeout: pingTimeout},
 	}
 	client := dtv1connect.NewNodeServiceClient(&http.Client{Transport: transport}, "https://"+c.address,
-		connect.WithReadMaxBytes(maxMessage))
+		connect.WithReadMaxBytes(feed.MaxMessage))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.transport != nil {

@@ -31,7 +31,7 @@ const (
 	hostKeyFile  = "ssh_host_ed25519_key"
 	tlsKeyFile   = "tls.key"
 	identityFile = "identity.json"
-	stateFile    = "state.json"
+	stateFile    = "state"
 	spoolDir     = "spool"
 	lockFile     = "lock"
 )
@@ -133,6 +133,8 @@ type savedIdentity struct {
 	HostCertificate []byte            `json:"host_certificate"` // SSH wire format
 	TLSCertificate  []byte            `json:"tls_certificate"`  // DER
 	TLSAuthorities  [][]byte          `json:"tls_authorities"`  // DER
+	// UserAuthorities, in SSH wire format, signed the saved state.
+	UserAuthorities [][]byte `json:"user_authorities,omitempty"`
 }
 
 const savedIdentityVersion = 1
@@ -143,7 +145,7 @@ func fromJoin(r *dtv1.JoinResponse, authServer string) savedIdentity {
 		Version: savedIdentityVersion, AuthServer: authServer,
 		NodeID: r.GetNodeId(), Cluster: r.GetCluster().GetName(), Labels: r.GetLabels(),
 		HostCertificate: r.GetHostCertificate(), TLSCertificate: r.GetTlsCertificate(),
-		TLSAuthorities: r.GetCluster().GetTlsAuthorities(),
+		TLSAuthorities: r.GetCluster().GetTlsAuthorities(), UserAuthorities: r.GetCluster().GetUserAuthorities(),
 	}
 }
 

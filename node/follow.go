@@ -4,16 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"path/filepath"
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api/dtv1"
+	"devicetrust/feed"
 )
 
 // follower keeps the state current.
@@ -23,42 +22,47 @@ type follower struct {
 	keeper *keeper
 	log    *slog.Logger
 	now    func() time.Time
-	// cluster that the node is of.
-	cluster string
+	// cluster and nodeID that the node is.
+	cluster, nodeID string
 	// onAuthorities is called with the TLS authorities of each state.
 	onAuthorities func([][]byte)
 	// silence is how long a stream may say nothing.
 	silence time.Duration
 
 	skewTold bool
-	// last is the message in force, without its time.
-	last *dtv1.NodeState
+	// last is the state in force, as it was last said.
+	last *feed.State
+	// gaps is how many updates in a row were none of what is here.
+	gaps int
+	// kept is when last was given to the keeper.
+	kept time.Time
 	// olderSince is when the control plane began to say what is older than
 	// last; the zero time where it does not.
 	olderSince time.Time
 }
 
 // restore takes the state that was saved last, so that the node decides by it
-// while the control plane is away.
+// while the control plane is away. It is as old as the control plane said.
 func (f *follower) restore() {
-	m, err := loadState(filepath.Join(f.member.dir, stateFile))
+	saved, err := f.keeper.load(f.cluster, f.nodeID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var s *state
+	if err == nil {
+		s, err = readState(saved, f.states.get(), f.log)
+	}
 	if err != nil {
 		f.log.Error("the saved policy cannot be used; nobody enters before the control plane is heard", "error", err)
 		return
 	}
-	if m == nil {
-		return
-	}
-	s, err := readState(m, f.log)
-	if err != nil {
-		f.log.Error("the saved policy cannot be used; nobody enters before the control plane is heard", "error", err)
-		return
-	}
-	if s.cluster != f.cluster {
-		return // of a life before this one
-	}
+	f.last = saved
 	f.states.current.Store(s)
-	f.onAuthorities(m.GetTlsAuthorities())
+	// A time that is to come says nothing about how old it is.
+	if at := saved.Time(); !at.After(f.now().Add(maxSkew)) {
+		f.states.heard(at)
+	}
+	f.onAuthorities(s.view.TLSAuthorities)
 }
 
 // run follows until ctx ends, and begins again whenever the stream breaks.
@@ -106,17 +110,28 @@ func (f *follower) follow(ctx context.Context) (began bool, err error) {
 	}()
 	silent := time.AfterFunc(f.silence, func() { cancel(errSilent) })
 	defer silent.Stop()
-	stream, err := client.Follow(ctx, connect.NewRequest(&dtv1.FollowRequest{}))
+	// What is sent goes on from what we say that we have, in force or not.
+	at := f.last
+	if f.gaps > 1 {
+		at = nil
+	}
+	stream, err := client.Follow(ctx, connect.NewRequest(at.Request()))
 	if err != nil {
 		return false, cmp.Or(context.Cause(ctx), err)
 	}
 	defer func() { _ = stream.Close() }() // what it says is known by then
 	for stream.Receive() {
 		silent.Reset(f.silence)
-		if err := f.take(stream.Msg()); err != nil {
+		if at, err = at.Apply(stream.Msg(), f.cluster, f.nodeID); err == nil {
+			err = f.take(at)
+		}
+		if err != nil {
+			if errors.Is(err, feed.ErrGap) {
+				f.gaps++
+			}
 			return began, err
 		}
-		began = true
+		began, f.gaps = true, 0
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return began, cause
@@ -129,40 +144,45 @@ func (f *follower) follow(ctx context.Context) (began bool, err error) {
 
 // take puts a state in force, and then saves it: a full disk does not keep a
 // lock from working.
-func (f *follower) take(m *dtv1.NodeState) error {
-	f.checkClock(m)
-	m.Time = nil
-	if proto.Equal(m, f.last) { // the control plane only says that it lives
-		f.olderSince = time.Time{}
+func (f *follower) take(said *feed.State) error {
+	f.checkClock(said)
+	if feed.SameContent(said, f.last) { // the control plane only says that it lives
+		f.last, f.olderSince = said, time.Time{}
+		f.states.renumber(said.Sequence())
 		f.states.heard(f.now())
+		if f.now().Sub(f.kept) >= keepInterval {
+			f.keep(said)
+		}
 		return nil
 	}
-	if f.older(m) {
+	if f.older(said) {
 		return nil
 	}
-	s, err := readState(m, f.log)
+	s, err := readState(said, f.states.get(), f.log)
 	if err != nil {
 		return err
 	}
-	if s.cluster != f.cluster {
-		return fmt.Errorf("the control plane is of cluster %q and the node of %q", s.cluster, f.cluster)
-	}
-	f.last = m
+	f.last = said
 	f.states.heard(f.now())
 	f.states.set(s)
 	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks))
-	if err := f.keeper.save(m); err != nil {
-		f.log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
-	}
-	f.onAuthorities(m.GetTlsAuthorities())
+	f.keep(said)
+	f.onAuthorities(s.view.TLSAuthorities)
 	return nil
 }
 
-// older tells whether m is to be left aside because it is older than what is
+func (f *follower) keep(s *feed.State) {
+	f.kept = f.now()
+	if err := f.keeper.save(s); err != nil {
+		f.log.Error("the policy cannot be saved; after a restart the one before it holds until the control plane is heard", "error", err)
+	}
+}
+
+// older tells whether s is to be left aside because it is older than what is
 // in force: a lock that was heard of is not forgotten for a replica that has
 // not heard of it yet.
-func (f *follower) older(m *dtv1.NodeState) bool {
-	if m.GetSequence() >= f.states.get().sequence {
+func (f *follower) older(s *feed.State) bool {
+	if s.Sequence() >= f.states.get().sequence {
 		f.olderSince = time.Time{}
 		return false
 	}
@@ -173,17 +193,14 @@ func (f *follower) older(m *dtv1.NodeState) bool {
 	if now.Sub(f.olderSince) < olderAccepted {
 		return true
 	}
-	f.log.Warn("the control plane went back to an older state", "sequence", m.GetSequence(), "before", f.states.get().sequence)
+	f.log.Warn("the control plane went back to an older state", "sequence", s.Sequence(), "before", f.states.get().sequence)
 	f.olderSince = time.Time{}
 	return false
 }
 
 // checkClock says so, once, when the clocks come to differ.
-func (f *follower) checkClock(m *dtv1.NodeState) {
-	if m.GetTime() == nil {
-		return
-	}
-	err := skewed(f.now(), m.GetTime().AsTime())
+func (f *follower) checkClock(s *feed.State) {
+	err := skewed(f.now(), s.Time())
 	if err != nil && !f.skewTold {
 		f.log.Error("certificates are judged by this machine's clock: set it (timedatectl set-ntp true)", "error", err)
 	}

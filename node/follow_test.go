@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
@@ -14,40 +15,40 @@ import (
 
 	"connectrpc.com/connect"
 	gossh "golang.org/x/crypto/ssh"
-	"google.golang.org/protobuf/proto"
 
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
-	"devicetrust/durable"
+	"devicetrust/feed"
 	"devicetrust/policy"
-	"devicetrust/resource"
 )
 
 // told is a follower that is told states by hand, on a clock of its own.
-func told(t *testing.T) (*follower, *dtv1.NodeState, *time.Time) {
+func told(t *testing.T) (*follower, said, *time.Time) {
 	t.Helper()
 	now := time.Unix(1e9, 0)
 	f := &follower{
 		member: &member{dir: t.TempDir()}, states: newHolder(), log: quiet(), now: func() time.Time { return now },
-		cluster: "test", onAuthorities: func([][]byte) {}, keeper: &keeper{},
+		cluster: "test", nodeID: "node-1", onAuthorities: func([][]byte) {}, keeper: &keeper{},
 	}
-	role := document(t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "access"), Spec: policy.RoleSpec{}})
-	m := &dtv1.NodeState{
-		Sequence: 5, Cluster: "test", UserAuthorities: [][]byte{newSigner(t).PublicKey().Marshal()}, TlsAuthorities: [][]byte{{1}},
-		Roles: [][]byte{role}, Preference: document(t, &resource.Preference{Header: resource.NewHeader(resource.KindPreference, resource.PreferenceName)}),
-	}
-	if err := f.take(proto.Clone(m).(*dtv1.NodeState)); err != nil {
+	say := saying(t, newSigner(t), 5, policy.RoleSpec{})
+	if err := f.take(say.state(t)); err != nil {
 		t.Fatal(err)
 	}
-	return f, m, &now
+	return f, say, &now
+}
+
+// older is what a replica says that is behind.
+func (s said) older() said {
+	s.sequence--
+	s.content.Locks = []policy.Lock{{Name: "l", Target: policy.LockTarget{User: "bob"}}}
+	return s
 }
 
 func TestAnOlderStateIsNotBelievedAtOnce(t *testing.T) {
-	f, m, now := told(t)
-	older := proto.Clone(m).(*dtv1.NodeState)
-	older.Sequence = 4
+	f, say, now := told(t)
+	older := say.older().state(t)
 	for range 3 {
-		if err := f.take(proto.Clone(older).(*dtv1.NodeState)); err != nil || f.states.get().sequence != 5 {
+		if err := f.take(older); err != nil || f.states.get().sequence != 5 {
 			t.Errorf("sequence %d, %v", f.states.get().sequence, err)
 		}
 		*now = now.Add(olderAccepted / 4)
@@ -59,12 +60,11 @@ func TestAnOlderStateIsNotBelievedAtOnce(t *testing.T) {
 }
 
 func TestAReplicaThatIsNowAndThenBehindIsNotBelieved(t *testing.T) {
-	f, m, now := told(t)
-	older := proto.Clone(m).(*dtv1.NodeState)
-	older.Sequence = 4
+	f, say, now := told(t)
+	older := say.older().state(t)
 	for range 3 { // each time for a moment, and right in between
-		for _, said := range []*dtv1.NodeState{older, m} {
-			if err := f.take(proto.Clone(said).(*dtv1.NodeState)); err != nil || f.states.get().sequence != 5 {
+		for _, said := range []*feed.State{older, say.state(t)} {
+			if err := f.take(said); err != nil || f.states.get().sequence != 5 {
 				t.Errorf("sequence %d, %v", f.states.get().sequence, err)
 			}
 		}
@@ -83,7 +83,7 @@ func TestAStreamThatSaysNothingIsLeft(t *testing.T) {
 	log := &syncBuffer{}
 	f := &follower{
 		member: &member{dir: t.TempDir(), control: way}, states: newHolder(), log: slog.New(slog.NewTextHandler(log, nil)), now: time.Now,
-		cluster: "test", onAuthorities: func([][]byte) {}, keeper: &keeper{}, silence: 500 * time.Millisecond,
+		cluster: "test", nodeID: "node-1", onAuthorities: func([][]byte) {}, keeper: &keeper{}, silence: 500 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var following sync.WaitGroup
@@ -101,81 +101,29 @@ func TestAStreamThatSaysNothingIsLeft(t *testing.T) {
 	}
 }
 
-func TestTheStateOfAnotherClusterIsRefused(t *testing.T) {
-	f, m, _ := told(t)
-	m.Cluster, m.Sequence = "other", 9
-	if err := f.take(m); err == nil || f.states.get().sequence != 5 {
-		t.Errorf("sequence %d, %v", f.states.get().sequence, err)
-	}
-}
-
-func TestAStateWithoutAuthoritiesIsRefused(t *testing.T) {
-	for name, spoil := range map[string]func(*dtv1.NodeState){
-		"no user authority":        func(m *dtv1.NodeState) { m.UserAuthorities = nil },
-		"no TLS authority":         func(m *dtv1.NodeState) { m.TlsAuthorities = nil },
-		"a user authority of junk": func(m *dtv1.NodeState) { m.UserAuthorities = [][]byte{{1, 2, 3}} },
+func TestWhatIsSavedIsAsOldAsTheControlPlaneSaid(t *testing.T) {
+	for name, tt := range map[string]struct{ off, age time.Duration }{
+		"a minute old":                    {-time.Minute, time.Minute},
+		"of now, by a clock that is late": {time.Minute, 0},
+		"to come":                         {maxSkew + time.Second, notHeard},
 	} {
-		f, m, _ := told(t)
-		m.Sequence = 9
-		spoil(m)
-		if err := f.take(m); err == nil || f.states.get().sequence != 5 {
-			t.Errorf("%s: sequence %d, %v", name, f.states.get().sequence, err)
-		}
-	}
-}
-
-// What a node cannot read counts against whom it concerns.
-func TestAPolicyThatCannotBeReadDenies(t *testing.T) {
-	subject := policy.Request{
-		Action: policy.OpenSession, Login: "root", Node: policy.Node{ID: "n"}, Now: time.Unix(1e9, 0),
-		Subject: policy.Subject{User: "alice", Roles: []string{"good"}, Principals: []string{"root"}, Serial: 1},
-	}
-	good := document(t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "good"), Spec: policy.RoleSpec{Allow: policy.RoleConditions{
-		Logins: []string{"root"}, NodeLabels: map[string]policy.Values{"*": {"*"}},
-	}}})
-	newer := []byte(`{"kind":"role","version":"v9","metadata":{"name":"newer"},"spec":{"options":{"what":"is this"}}}`)
-	for name, tt := range map[string]struct {
-		spoil func(*dtv1.NodeState)
-		allow bool
-	}{
-		"nothing is wrong":            {func(*dtv1.NodeState) {}, true},
-		"somebody else's role":        {func(m *dtv1.NodeState) { m.Roles = append(m.Roles, newer) }, true},
-		"the preference":              {func(m *dtv1.NodeState) { m.Preference = []byte(`{"kind":"what"}`) }, false},
-		"no preference":               {func(m *dtv1.NodeState) { m.Preference = nil }, false},
-		"a lock":                      {func(m *dtv1.NodeState) { m.Locks = [][]byte{[]byte(`{}`)} }, false},
-		"a role twice":                {func(m *dtv1.NodeState) { m.Roles = append(m.Roles, good) }, false},
-		"the revocation of all of it": {func(m *dtv1.NodeState) { m.RevokedSerials = []uint64{1} }, false},
-	} {
-		_, m, _ := told(t)
-		m.Roles = [][]byte{good}
-		tt.spoil(m)
-		s, err := readState(m, quiet())
-		if err != nil {
+		f, say, now := told(t)
+		m := &member{dir: f.member.dir}
+		if err := (savedIdentity{Version: savedIdentityVersion}).save(m.dir); err != nil {
 			t.Fatal(err)
 		}
-		if d := policy.Decide(s.policy, subject); d.Allowed() != tt.allow {
-			t.Errorf("%s: %s", name, d.Reason)
-		}
-		subject.Subject.Roles = []string{"newer"}
-		if d := policy.Decide(s.policy, subject); d.Allowed() {
-			t.Errorf("%s: the unreadable role lets in", name)
-		}
-		subject.Subject.Roles = []string{"good"}
-	}
-}
-
-func TestASavedStateOfAnUnknownFormIsNotUsed(t *testing.T) {
-	dir := t.TempDir()
-	for _, text := range []string{"", "{}", `{"version":2,"state":{}}`, `{"version":1,"state":{"unknown":1}}`} {
-		if err := durable.Write(dir+"/s", []byte(text)); err != nil {
+		say.time = now.Add(tt.off)
+		f.keeper, f.states = m.keeper(feed.File{Path: filepath.Join(m.dir, stateFile)}), newHolder()
+		if err := errors.Join(f.keeper.lead(true), f.keeper.save(say.state(t))); err != nil {
 			t.Fatal(err)
 		}
-		if m, err := loadState(dir + "/s"); err == nil {
-			t.Errorf("%q is %v", text, m)
+		f.restore()
+		if got := f.states.get().sequence; got != say.sequence {
+			t.Errorf("%s: sequence %d is in force", name, got)
 		}
-	}
-	if m, err := loadState(dir + "/none"); m != nil || err != nil {
-		t.Errorf("%v, %v", m, err)
+		if got := f.states.age(*now); got != tt.age {
+			t.Errorf("%s: age %v, want %v", name, got, tt.age)
+		}
 	}
 }
 
@@ -194,10 +142,13 @@ func TestNobodyWasAdmittedOnAConnectionThatDoesNotSayWho(t *testing.T) {
 }
 
 func TestANodeThatWasRemovedLetsNobodyIn(t *testing.T) {
-	f, m, _ := told(t)
-	if err := f.take(proto.Clone(m).(*dtv1.NodeState)); err != nil {
+	f, say, _ := told(t)
+	f.keeper.file.Path = filepath.Join(f.member.dir, stateFile)
+	if err := f.keeper.file.Save(say.state(t)); err != nil {
 		t.Fatal(err)
 	}
+	f.keeper.leads = true
+	f.keeper.trust = func([]gossh.PublicKey) error { return nil }
 	for name, err := range map[string]error{
 		"the same code on our side": connect.NewError(connect.CodeNotFound, errors.New("no such host")),
 		"a revoked certificate":     wireError(t, connect.CodeUnauthenticated),
@@ -214,10 +165,10 @@ func TestANodeThatWasRemovedLetsNobodyIn(t *testing.T) {
 	if st := f.states.get(); !st.removed || len(st.authorities) > 0 || len(st.policy.Roles) > 0 {
 		t.Errorf("the state in force is %+v", st)
 	}
-	if saved, err := loadState(filepath.Join(f.member.dir, stateFile)); saved != nil || err != nil {
+	if saved, err := f.keeper.file.Load([]gossh.PublicKey{say.user.PublicKey()}, "test", "node-1"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after a restart %v, %v", saved, err)
 	}
-	if err := f.take(m); err != nil || f.states.get().removed {
+	if err := f.take(say.state(t)); err != nil || f.states.get().removed {
 		t.Errorf("heard again: %+v, %v", f.states.get(), err)
 	}
 }

@@ -349,8 +349,8 @@ func TestWhereThereIsNoSuccessorTheNodeGoesOn(t *testing.T) {
 	// A lock that comes now is saved as ever.
 	p.lock(policy.LockTarget{User: "mallory"})
 	eventually(t, "the lock is saved", func() bool {
-		text, _ := os.ReadFile(filepath.Join(h.config.DataDir, stateFile))
-		return strings.Contains(string(text), fmt.Sprintf(`"sequence":"%d"`, get(p, func() uint64 { return p.sequence })))
+		text, _ := os.ReadFile(filepath.Join(h.config.DataDir, stateFile+".newest"))
+		return string(text) == fmt.Sprintln(get(p, func() uint64 { return p.sequence }))
 	})
 	h.configure()
 	h.handOver()

@@ -1,17 +1,21 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
+	gossh "golang.org/x/crypto/ssh"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/feed"
 )
 
 // member is the node as one of the cluster: its keys, what they are certified
@@ -23,6 +27,9 @@ type member struct {
 	control *control
 	log     *slog.Logger
 	now     func() time.Time
+
+	// saving is held while the saved identity is replaced.
+	saving sync.Mutex
 }
 
 // credentials takes the node's saved identity, or joins where there is none.
@@ -112,6 +119,8 @@ func (m *member) take(answer *dtv1.JoinResponse) (*credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the control plane's answer: %w", err)
 	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	if err := saved.save(m.dir); err != nil {
 		return nil, fmt.Errorf("cannot save the node's identity: %w", err)
 	}
@@ -132,4 +141,44 @@ func (m *member) renew(ctx context.Context) (*credentials, error) {
 		return nil, m.control.explain("cannot renew the node's certificates", err)
 	}
 	return m.take(answer)
+}
+
+// keeper keeps a state in file, which is believed by the authorities in the
+// node's identity.
+func (m *member) keeper(file feed.File) *keeper {
+	return &keeper{file: file, anchors: m.userAuthorities, trust: m.trustUserAuthorities}
+}
+
+func (m *member) userAuthorities() ([]gossh.PublicKey, error) {
+	saved, err := loadIdentity(m.dir)
+	if err != nil || saved == nil {
+		return nil, err // by none, nothing is believed
+	}
+	var keys []gossh.PublicKey
+	for _, wire := range saved.UserAuthorities {
+		key, err := gossh.ParsePublicKey(wire)
+		if err != nil {
+			return nil, fmt.Errorf("%s: a user authority: %w", identityFile, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+func (m *member) trustUserAuthorities(keys []gossh.PublicKey) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	saved, err := loadIdentity(m.dir)
+	if err != nil || saved == nil {
+		return cmp.Or(err, errors.New("the node's identity is gone"))
+	}
+	wires := make([][]byte, 0, len(keys))
+	for _, key := range keys {
+		wires = append(wires, key.Marshal())
+	}
+	if equal(saved.UserAuthorities, wires) {
+		return nil
+	}
+	saved.UserAuthorities = wires
+	return saved.save(m.dir)
 }

@@ -9,9 +9,10 @@ import (
 	"strconv"
 	"sync"
 
+	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
-	"devicetrust/api/dtv1"
+	"devicetrust/feed"
 )
 
 // Several processes may have one data directory: that which serves, and those
@@ -72,33 +73,59 @@ func (n *node) reread() error {
 // keeper saves the state where this process leads. What came while it did not
 // is saved when it does again: a lock that was heard of is not to be forgotten.
 type keeper struct {
-	path string
+	file feed.File
+	// anchors are the user authorities that a saved state is believed by, and
+	// trust makes others of them; nil: they are kept elsewhere.
+	anchors func() ([]gossh.PublicKey, error)
+	trust   func([]gossh.PublicKey) error
 
 	mu     sync.Mutex
 	leads  bool
-	missed *dtv1.NodeState
+	missed *feed.State
 }
 
-func (k *keeper) save(m *dtv1.NodeState) error {
+func (k *keeper) save(s *feed.State) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.leads {
-		k.missed = m
+		k.missed = s
 		return nil
 	}
-	return saveState(k.path, m)
+	return k.writeLocked(s)
 }
 
 func (k *keeper) lead(leads bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.leads = leads
-	m := k.missed
-	if !leads || m == nil {
+	s := k.missed
+	if !leads || s == nil {
 		return nil
 	}
 	k.missed = nil
-	return saveState(k.path, m)
+	return k.writeLocked(s)
+}
+
+// writeLocked: who is to believe the file has to know by whom before it is
+// there.
+func (k *keeper) writeLocked(s *feed.State) error {
+	view, err := s.ViewFor(nil, 0)
+	if err != nil {
+		return err
+	}
+	if err := k.trust(view.UserAuthorities); err != nil {
+		return err
+	}
+	return k.file.Save(s)
+}
+
+// load gives what is saved; fs.ErrNotExist where nothing is.
+func (k *keeper) load(cluster, nodeID string) (*feed.State, error) {
+	anchors, err := k.anchors()
+	if err != nil {
+		return nil, err
+	}
+	return k.file.Load(anchors, cluster, nodeID)
 }
 
 // forget removes what is saved, or is yet to be.
@@ -109,10 +136,7 @@ func (k *keeper) forget() error {
 	if !k.leads {
 		return nil
 	}
-	if err := os.Remove(k.path); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return k.file.Remove()
 }
 
 // spoolName is the folder of the i-th process of a data directory.

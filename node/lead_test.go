@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,18 +11,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"devicetrust/api/dtv1"
+	"devicetrust/feed"
+	"devicetrust/policy"
 )
 
 func TestOnlyWhoLeadsSavesTheStateAndForgetsNothing(t *testing.T) {
-	k := &keeper{path: filepath.Join(t.TempDir(), stateFile)}
+	user := newSigner(t)
+	m := &member{dir: t.TempDir()}
+	if err := (savedIdentity{Version: savedIdentityVersion}).save(m.dir); err != nil {
+		t.Fatal(err)
+	}
+	k := m.keeper(feed.File{Path: filepath.Join(m.dir, stateFile)})
+	state := func(sequence uint64) *feed.State { return saying(t, user, sequence, policy.RoleSpec{}).state(t) }
 	saved := func() uint64 {
 		t.Helper()
-		m, err := loadState(k.path)
-		if err != nil {
+		s, err := k.load("test", "node-1")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
 		}
-		return m.GetSequence()
+		return s.Sequence()
 	}
 	do := func(err error) {
 		t.Helper()
@@ -29,7 +37,7 @@ func TestOnlyWhoLeadsSavesTheStateAndForgetsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	do(k.save(&dtv1.NodeState{Sequence: 1}))
+	do(k.save(state(1)))
 	if got := saved(); got != 0 {
 		t.Errorf("before it leads it saves %d", got)
 	}
@@ -37,9 +45,9 @@ func TestOnlyWhoLeadsSavesTheStateAndForgetsNothing(t *testing.T) {
 	if got := saved(); got != 1 {
 		t.Errorf("what came before it led is not saved, but %d", got)
 	}
-	do(k.save(&dtv1.NodeState{Sequence: 2}))
+	do(k.save(state(2)))
 	do(k.lead(false))
-	do(k.save(&dtv1.NodeState{Sequence: 3}))
+	do(k.save(state(3)))
 	if got := saved(); got != 2 {
 		t.Errorf("it saves %d, though another one leads", got)
 	}

@@ -279,8 +279,9 @@ const (
 	// retryFirst doubles up to retryMost between attempts to reach it.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 15 * time.Second
-	// maxMessage is one NodeState: thousands of roles, locks and serials.
-	maxMessage = 64 << 20
+	// keepInterval is how old what is saved may say that it is, while it is
+	// confirmed: a restart is not to make it older than strict roles take.
+	keepInterval = time.Minute
 	// firstNews is how long a start waits for the current state before it
 	// serves by the saved one, or by none, which refuses everybody; and for a
 	// certificate with new names before it serves with the old ones.

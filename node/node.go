@@ -29,6 +29,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/feed"
 	"devicetrust/identity"
 	"devicetrust/resource"
 )
@@ -189,7 +190,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 		n.nowNamed()
 	}
 	n.states = newHolder()
-	n.keeper = &keeper{path: filepath.Join(config.DataDir, stateFile)}
+	n.keeper = n.member.keeper(feed.File{Path: filepath.Join(config.DataDir, stateFile)})
 	return n, nil
 }
 
@@ -222,7 +223,7 @@ func openDataDir(dir string, from *predecessor) (*os.File, error) {
 	if err := checkOwn(dir, info); err != nil {
 		return nil, err
 	}
-	names := []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, lockFile}
+	names := []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, stateFile + ".newest", lockFile}
 	for i := range maxProcesses {
 		names = append(names, spoolName(i))
 	}
@@ -385,7 +386,7 @@ func (n *node) run(ctx context.Context) error {
 	})
 	f := &follower{
 		member: n.member, states: n.states, keeper: n.keeper, log: n.config.Log, now: n.config.Now,
-		cluster: n.creds.cluster, onAuthorities: n.believe, silence: followSilence,
+		cluster: n.creds.cluster, nodeID: n.creds.nodeID, onAuthorities: n.believe, silence: followSilence,
 	}
 	f.restore()
 	diagnose := func(l net.Listener) { talking.Go(func() { n.diagnose(talk, ctx, l) }) }

@@ -431,7 +431,7 @@ func TestCertificatesAreRenewedBeforeTheyExpire(t *testing.T) {
 		t.Error("the first one had expired by then")
 	}
 	// And the node is still heard: by the certificate it has now.
-	p.change(func() {})
+	p.lock(policy.LockTarget{User: "mallory"})
 	eventually(t, "the change is heard", func() bool {
 		return strings.Contains(log.String(), "msg=policy sequence="+strconv.FormatUint(get(p, func() uint64 { return p.sequence }), 10))
 	})

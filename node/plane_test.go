@@ -16,18 +16,19 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 	gossh "golang.org/x/crypto/ssh"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit/event"
+	"devicetrust/feed"
 	"devicetrust/policy"
 	"devicetrust/resource"
 )
@@ -118,10 +119,9 @@ type plane struct {
 	events     []event.Event
 	refuseAll  bool // of RecordEvents
 	sequence   uint64
-	roles      [][]byte
+	roles      map[string][]byte
 	preference []byte
-	locks      [][]byte
-	revoked    []uint64
+	locks      []policy.Lock
 	timeOff    time.Duration
 	follows    int  // streams so far
 	mute       bool // streams say nothing at all
@@ -240,12 +240,11 @@ func document(t testing.TB, r resource.Resource) []byte {
 // setRole replaces role "access", the only one.
 func (p *plane) setRole(spec policy.RoleSpec) {
 	doc := document(p.t, &resource.Role{Header: resource.NewHeader(resource.KindRole, "access"), Spec: spec})
-	p.change(func() { p.roles = [][]byte{doc} })
+	p.change(func() { p.roles = map[string][]byte{"access": doc} })
 }
 
 func (p *plane) lock(target policy.LockTarget) {
-	doc := document(p.t, &resource.Lock{Header: resource.NewHeader(resource.KindLock, "l"), Spec: resource.LockSpec{Target: target}})
-	p.change(func() { p.locks = append(p.locks, doc) })
+	p.change(func() { p.locks = append(p.locks, policy.Lock{Name: "l" + strconv.Itoa(len(p.locks)), Target: target}) })
 }
 
 // change changes something that nodes hear of.
@@ -324,7 +323,7 @@ func (p *plane) certify(info *dtv1.NodeInfo, sshKey, tlsKey []byte) (*connect.Re
 	}, ec)
 	return connect.NewResponse(&dtv1.JoinResponse{
 		NodeId: "node-1", HostCertificate: host.Marshal(), TlsCertificate: cert.Raw,
-		Cluster: &dtv1.ClusterInfo{Name: "test", TlsAuthorities: [][]byte{p.tls.cert.Raw}, HostAuthorities: [][]byte{p.ssh.host.PublicKey().Marshal()}},
+		Cluster: &dtv1.ClusterInfo{Name: "test", TlsAuthorities: [][]byte{p.tls.cert.Raw}, HostAuthorities: [][]byte{p.ssh.host.PublicKey().Marshal()}, UserAuthorities: [][]byte{p.ssh.user.PublicKey().Marshal()}},
 		Labels:  map[string]string{"env": "token"},
 	}), nil
 }
@@ -336,7 +335,7 @@ func (p *plane) Heartbeat(_ context.Context, req *connect.Request[dtv1.Heartbeat
 	return connect.NewResponse(&dtv1.HeartbeatResponse{}), nil
 }
 
-func (p *plane) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.NodeState]) error {
+func (p *plane) Follow(ctx context.Context, req *connect.Request[dtv1.FollowRequest], stream *connect.ServerStream[dtv1.StateUpdate]) error {
 	p.mu.Lock()
 	p.follows++
 	mute := p.mute
@@ -345,16 +344,25 @@ func (p *plane) Follow(ctx context.Context, _ *connect.Request[dtv1.FollowReques
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	has, err := feed.ParseHas(req.Msg)
+	if err != nil {
+		return err
+	}
 	for { // a word for each change, and no other
 		p.mu.Lock()
-		m := &dtv1.NodeState{
-			Sequence: p.sequence, Time: timestamppb.New(time.Now().Add(p.timeOff)), Cluster: "test",
-			UserAuthorities: [][]byte{p.ssh.user.PublicKey().Marshal()}, TlsAuthorities: [][]byte{p.tls.cert.Raw},
-			Roles: p.roles, Preference: p.preference, Locks: p.locks, RevokedSerials: p.revoked, Labels: map[string]string{"env": "token"},
-		}
+		u, err := said{
+			sequence: p.sequence, cluster: "test", time: time.Now().Add(p.timeOff), user: p.ssh.user, labels: map[string]string{"env": "token"},
+			content: feed.Content{
+				UserAuthorities: []gossh.PublicKey{p.ssh.user.PublicKey()}, TLSAuthorities: [][]byte{p.tls.cert.Raw},
+				Roles: p.roles, Preference: p.preference, Locks: p.locks,
+			},
+		}.update(&has)
 		changed := p.changed
 		p.mu.Unlock()
-		if err := stream.Send(m); err != nil {
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(u); err != nil {
 			return err
 		}
 		select {

@@ -113,7 +113,7 @@ func serveOutside(dir, ca, passwd, shadow string) {
 		c.log = quiet()
 		c.accounts.passwd, c.accounts.shadow = passwd, shadow
 	})
-	n.states.set(&state{cluster: "test", authorities: []gossh.PublicKey{key}, policy: access(t)})
+	n.states.set(&state{authorities: []gossh.PublicKey{key}, policy: access(t)})
 	fmt.Println(n.address)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	for _, f := range t.atEnd {

@@ -230,7 +230,7 @@ func (n *testNode) killLeft() {
 
 // decideBy puts a policy in force.
 func (n *testNode) decideBy(p *policy.State) {
-	n.states.set(&state{cluster: "test", authorities: []gossh.PublicKey{n.cluster.user.PublicKey()}, policy: p, labels: map[string]string{"env": "test"}})
+	n.states.set(&state{authorities: []gossh.PublicKey{n.cluster.user.PublicKey()}, policy: p, labels: map[string]string{"env": "test"}})
 }
 
 type syncBuffer struct {

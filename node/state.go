@@ -1,24 +1,17 @@
 package node
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
-	"google.golang.org/protobuf/encoding/protojson"
 
-	"devicetrust/api/dtv1"
-	"devicetrust/durable"
-	"devicetrust/identity"
+	"devicetrust/feed"
 	"devicetrust/policy"
-	"devicetrust/resource"
 )
 
 // state is what the node decides by, as the control plane last told it. It is
@@ -26,7 +19,6 @@ import (
 // authority and no policy.
 type state struct {
 	sequence uint64
-	cluster  string
 	// authorities are the SSH user authorities.
 	authorities []gossh.PublicKey
 	policy      *policy.State
@@ -34,54 +26,25 @@ type state struct {
 	labels map[string]string
 	// removed: the cluster does not know the node any more.
 	removed bool
+	// view is what it was made of; nil where it was made of nothing.
+	view *feed.View
 }
 
-// readState makes a state of what the control plane sent. Authorities must be
-// readable; for the rest see readPolicy.
-func readState(m *dtv1.NodeState, log *slog.Logger) (*state, error) {
-	if len(m.GetUserAuthorities()) == 0 || len(m.GetTlsAuthorities()) == 0 {
-		return nil, errors.New("the state has no authorities")
+// readState makes a state of what the control plane said, with the help of the
+// one before. Authorities must be readable; what else is not, denies
+// (feed.View).
+func readState(s *feed.State, before *state, log *slog.Logger) (*state, error) {
+	view, err := s.View(before.view)
+	if err != nil {
+		return nil, err
 	}
-	s := &state{sequence: m.GetSequence(), cluster: m.GetCluster(), labels: m.GetLabels()}
-	for _, wire := range m.GetUserAuthorities() {
-		key, err := gossh.ParsePublicKey(wire)
-		if err != nil {
-			return nil, fmt.Errorf("a user authority of the state: %w", err)
-		}
-		if err := identity.CheckSSHKey(key); err != nil {
-			return nil, fmt.Errorf("a user authority of the state: %w", err)
-		}
-		s.authorities = append(s.authorities, key)
+	if len(view.Problems) > 0 {
+		log.Error("part of the policy cannot be read; whom it concerns is refused. Is dtnoded older than dtauthd?", "error", errors.Join(view.Problems...))
 	}
-	s.policy = readPolicy(m, log)
-	var revoked []policy.Revocation
-	for _, serial := range m.GetRevokedSerials() {
-		revoked = append(revoked, policy.Revocation{First: serial, Last: serial})
-	}
-	var err error
-	s.policy.Revoked, err = policy.NewRevocations(revoked...)
-	return s, err
-}
-
-// readPolicy leaves out roles that it cannot read: whoever has one is refused
-// as if it did not exist, and nobody else is. Where a preference or a lock
-// cannot be read everybody is refused: it is not known whom it shuts out.
-func readPolicy(m *dtv1.NodeState, log *slog.Logger) *policy.State {
-	all, err := resource.PolicyState(m.GetRoles(), m.GetPreference(), m.GetLocks())
-	if err == nil {
-		return all
-	}
-	log.Error("part of the policy cannot be read; whom it concerns is refused. Is dtnoded older than dtauthd?", "error", err)
-	var readable [][]byte
-	for _, role := range m.GetRoles() {
-		if _, err := resource.PolicyState([][]byte{role}, m.GetPreference(), nil); err == nil {
-			readable = append(readable, role)
-		}
-	}
-	if rest, err := resource.PolicyState(readable, m.GetPreference(), m.GetLocks()); err == nil {
-		return rest
-	}
-	return &policy.State{}
+	_, _, labels := s.Node()
+	return &state{
+		sequence: s.Sequence(), authorities: view.UserAuthorities, policy: view.Policy, labels: labels, view: view,
+	}, nil
 }
 
 // holder has the state in force and tells when there is another.
@@ -98,7 +61,7 @@ type holder struct {
 
 	mu sync.Mutex
 	// last is when the control plane last said that this is the state; the
-	// zero time where it has not in this run.
+	// zero time where that is not known.
 	last time.Time
 }
 
@@ -124,6 +87,15 @@ func (h *holder) set(s *state) {
 	}
 }
 
+// renumber: the state in force is that of a later change, too.
+func (h *holder) renumber(sequence uint64) {
+	h.setting.Lock()
+	defer h.setting.Unlock()
+	s := *h.get()
+	s.sequence = sequence
+	h.current.Store(&s)
+}
+
 // heard: the control plane says at now that this is the state.
 func (h *holder) heard(now time.Time) {
 	h.mu.Lock()
@@ -132,8 +104,8 @@ func (h *holder) heard(now time.Time) {
 }
 
 // age is how old the state may be at now: a control plane that stays connected
-// and says nothing tells of no lock either. It is notHeard where the state is
-// from before this run.
+// and says nothing tells of no lock either. It is notHeard where that is not
+// known.
 func (h *holder) age(now time.Time) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -144,46 +116,3 @@ func (h *holder) age(now time.Time) time.Duration {
 }
 
 const notHeard = time.Duration(math.MaxInt64)
-
-// savedState is the file's form. Version 1 holds a dt.v1.NodeState as JSON.
-type savedState struct {
-	Version int             `json:"version"`
-	State   json.RawMessage `json:"state"`
-}
-
-const savedStateVersion = 1
-
-func saveState(path string, m *dtv1.NodeState) error {
-	text, err := protojson.Marshal(m)
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(savedState{savedStateVersion, text})
-	if err != nil {
-		return err
-	}
-	return durable.Write(path, data)
-}
-
-// loadState gives nil where nothing is saved.
-func loadState(path string) (*dtv1.NodeState, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var saved savedState
-	if err := json.Unmarshal(data, &saved); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if saved.Version != savedStateVersion {
-		return nil, fmt.Errorf("%s is of version %d, and version %d is known", path, saved.Version, savedStateVersion)
-	}
-	m := &dtv1.NodeState{}
-	if err := protojson.Unmarshal(saved.State, m); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return m, nil
-}

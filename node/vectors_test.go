@@ -1,13 +1,14 @@
 package node
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
-	"devicetrust/api/dtv1"
 	"devicetrust/identity"
 	"devicetrust/policy"
 	"devicetrust/policy/vectors"
+	"devicetrust/resource"
 )
 
 // The node answers the golden vectors as Decide does: from documents as the
@@ -39,14 +40,22 @@ func TestTheNodeDecidesByTheGoldenVectors(t *testing.T) {
 func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 	t.Helper()
 	wrong := func(s string) *string { return &s }
-	message := &dtv1.NodeState{
-		Cluster: "test", UserAuthorities: [][]byte{newSigner(t).PublicKey().Marshal()}, TlsAuthorities: [][]byte{{1}},
-		Roles: f.Roles, Preference: f.Preference, Locks: f.Locks, Labels: c.Node.Metadata.Labels,
+	say := saying(t, newSigner(t), 1, policy.RoleSpec{})
+	say.content.Roles, say.content.Preference, say.labels = map[string][]byte{}, f.Preference, c.Node.Metadata.Labels
+	for i, doc := range f.Roles {
+		say.content.Roles[strconv.Itoa(i)] = doc
+	}
+	for _, doc := range f.Locks {
+		lock, err := resource.PolicyLock(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		say.content.Locks = append(say.content.Locks, lock)
 	}
 	if c.Revoked {
-		message.RevokedSerials = []uint64{vectors.Serial}
+		say.content.Revoked = []policy.Revocation{{First: vectors.Serial, Last: vectors.Serial}}
 	}
-	st, err := readState(message, quiet())
+	st, err := readState(say.state(t), &state{}, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}

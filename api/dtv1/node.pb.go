@@ -1284,136 +1284,6 @@ func (x *SavedState) GetBuckets() [][]byte {
 	return nil
 }
 
-// NodeState is all that a node needs to decide.
-type NodeState struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of the store's change notification.
-	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Time     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	Cluster  string                 `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// SSH user authorities, public keys in wire format.
-	UserAuthorities [][]byte `protobuf:"bytes,4,rep,name=user_authorities,json=userAuthorities,proto3" json:"user_authorities,omitempty"`
-	HostAuthorities [][]byte `protobuf:"bytes,5,rep,name=host_authorities,json=hostAuthorities,proto3" json:"host_authorities,omitempty"`
-	TlsAuthorities  [][]byte `protobuf:"bytes,6,rep,name=tls_authorities,json=tlsAuthorities,proto3" json:"tls_authorities,omitempty"`
-	// JSON resources: every role, the cluster_auth_preference, every lock.
-	Roles      [][]byte `protobuf:"bytes,7,rep,name=roles,proto3" json:"roles,omitempty"`
-	Preference []byte   `protobuf:"bytes,8,opt,name=preference,proto3" json:"preference,omitempty"`
-	Locks      [][]byte `protobuf:"bytes,9,rep,name=locks,proto3" json:"locks,omitempty"`
-	// Serials of unexpired certificates that are revoked, ascending.
-	RevokedSerials []uint64 `protobuf:"varint,10,rep,packed,name=revoked_serials,json=revokedSerials,proto3" json:"revoked_serials,omitempty"`
-	// The node's own labels as the cluster knows them.
-	Labels        map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *NodeState) Reset() {
-	*x = NodeState{}
-	mi := &file_dt_v1_node_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *NodeState) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*NodeState) ProtoMessage() {}
-
-func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_node_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
-func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_dt_v1_node_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *NodeState) GetSequence() uint64 {
-	if x != nil {
-		return x.Sequence
-	}
-	return 0
-}
-
-func (x *NodeState) GetTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Time
-	}
-	return nil
-}
-
-func (x *NodeState) GetCluster() string {
-	if x != nil {
-		return x.Cluster
-	}
-	return ""
-}
-
-func (x *NodeState) GetUserAuthorities() [][]byte {
-	if x != nil {
-		return x.UserAuthorities
-	}
-	return nil
-}
-
-func (x *NodeState) GetHostAuthorities() [][]byte {
-	if x != nil {
-		return x.HostAuthorities
-	}
-	return nil
-}
-
-func (x *NodeState) GetTlsAuthorities() [][]byte {
-	if x != nil {
-		return x.TlsAuthorities
-	}
-	return nil
-}
-
-func (x *NodeState) GetRoles() [][]byte {
-	if x != nil {
-		return x.Roles
-	}
-	return nil
-}
-
-func (x *NodeState) GetPreference() []byte {
-	if x != nil {
-		return x.Preference
-	}
-	return nil
-}
-
-func (x *NodeState) GetLocks() [][]byte {
-	if x != nil {
-		return x.Locks
-	}
-	return nil
-}
-
-func (x *NodeState) GetRevokedSerials() []uint64 {
-	if x != nil {
-		return x.RevokedSerials
-	}
-	return nil
-}
-
-func (x *NodeState) GetLabels() map[string]string {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
 type RecordEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Each one audit/event.Event as JSON.
@@ -1424,7 +1294,7 @@ type RecordEventsRequest struct {
 
 func (x *RecordEventsRequest) Reset() {
 	*x = RecordEventsRequest{}
-	mi := &file_dt_v1_node_proto_msgTypes[18]
+	mi := &file_dt_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1306,7 @@ func (x *RecordEventsRequest) String() string {
 func (*RecordEventsRequest) ProtoMessage() {}
 
 func (x *RecordEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_node_proto_msgTypes[18]
+	mi := &file_dt_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1319,7 @@ func (x *RecordEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventsRequest.ProtoReflect.Descriptor instead.
 func (*RecordEventsRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RecordEventsRequest) GetEvents() [][]byte {
@@ -1467,7 +1337,7 @@ type RecordEventsResponse struct {
 
 func (x *RecordEventsResponse) Reset() {
 	*x = RecordEventsResponse{}
-	mi := &file_dt_v1_node_proto_msgTypes[19]
+	mi := &file_dt_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1349,7 @@ func (x *RecordEventsResponse) String() string {
 func (*RecordEventsResponse) ProtoMessage() {}
 
 func (x *RecordEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_node_proto_msgTypes[19]
+	mi := &file_dt_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1362,7 @@ func (x *RecordEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventsResponse.ProtoReflect.Descriptor instead.
 func (*RecordEventsResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_dt_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 var File_dt_v1_node_proto protoreflect.FileDescriptor
@@ -1599,33 +1469,15 @@ const file_dt_v1_node_proto_rawDesc = "" +
 	"\x05facts\x18\x04 \x01(\fR\x05facts\x12'\n" +
 	"\x0ffacts_signature\x18\x05 \x01(\fR\x0efactsSignature\x12\x18\n" +
 	"\adigests\x18\x06 \x01(\fR\adigests\x12\x18\n" +
-	"\abuckets\x18\a \x03(\fR\abuckets\"\xd6\x03\n" +
-	"\tNodeState\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
-	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\x12)\n" +
-	"\x10user_authorities\x18\x04 \x03(\fR\x0fuserAuthorities\x12)\n" +
-	"\x10host_authorities\x18\x05 \x03(\fR\x0fhostAuthorities\x12'\n" +
-	"\x0ftls_authorities\x18\x06 \x03(\fR\x0etlsAuthorities\x12\x14\n" +
-	"\x05roles\x18\a \x03(\fR\x05roles\x12\x1e\n" +
-	"\n" +
-	"preference\x18\b \x01(\fR\n" +
-	"preference\x12\x14\n" +
-	"\x05locks\x18\t \x03(\fR\x05locks\x12'\n" +
-	"\x0frevoked_serials\x18\n" +
-	" \x03(\x04R\x0erevokedSerials\x124\n" +
-	"\x06labels\x18\v \x03(\v2\x1c.dt.v1.NodeState.LabelsEntryR\x06labels\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"-\n" +
+	"\abuckets\x18\a \x03(\fR\abuckets\"-\n" +
 	"\x13RecordEventsRequest\x12\x16\n" +
 	"\x06events\x18\x01 \x03(\fR\x06events\"\x16\n" +
-	"\x14RecordEventsResponse2\xd6\x02\n" +
+	"\x14RecordEventsResponse2\xd8\x02\n" +
 	"\vNodeService\x127\n" +
 	"\x04Join\x12\x12.dt.v1.JoinRequest\x1a\x13.dt.v1.JoinResponse\"\x06\xba\xc8\x18\x02\b\x01\x129\n" +
 	"\x05Renew\x12\x13.dt.v1.RenewRequest\x1a\x13.dt.v1.JoinResponse\"\x06\xba\xc8\x18\x02\b\x03\x12F\n" +
-	"\tHeartbeat\x12\x17.dt.v1.HeartbeatRequest\x1a\x18.dt.v1.HeartbeatResponse\"\x06\xba\xc8\x18\x02\b\x03\x12:\n" +
-	"\x06Follow\x12\x14.dt.v1.FollowRequest\x1a\x10.dt.v1.NodeState\"\x06\xba\xc8\x18\x02\b\x030\x01\x12O\n" +
+	"\tHeartbeat\x12\x17.dt.v1.HeartbeatRequest\x1a\x18.dt.v1.HeartbeatResponse\"\x06\xba\xc8\x18\x02\b\x03\x12<\n" +
+	"\x06Follow\x12\x14.dt.v1.FollowRequest\x1a\x12.dt.v1.StateUpdate\"\x06\xba\xc8\x18\x02\b\x030\x01\x12O\n" +
 	"\fRecordEvents\x12\x1a.dt.v1.RecordEventsRequest\x1a\x1b.dt.v1.RecordEventsResponse\"\x06\xba\xc8\x18\x02\b\x03B\x1bZ\x19devicetrust/api/dtv1;dtv1b\x06proto3"
 
 var (
@@ -1640,7 +1492,7 @@ func file_dt_v1_node_proto_rawDescGZIP() []byte {
 	return file_dt_v1_node_proto_rawDescData
 }
 
-var file_dt_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_dt_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_dt_v1_node_proto_goTypes = []any{
 	(*NodeInfo)(nil),              // 0: dt.v1.NodeInfo
 	(*JoinRequest)(nil),           // 1: dt.v1.JoinRequest
@@ -1659,48 +1511,44 @@ var file_dt_v1_node_proto_goTypes = []any{
 	(*RevokedPage)(nil),           // 14: dt.v1.RevokedPage
 	(*RevokedRange)(nil),          // 15: dt.v1.RevokedRange
 	(*SavedState)(nil),            // 16: dt.v1.SavedState
-	(*NodeState)(nil),             // 17: dt.v1.NodeState
-	(*RecordEventsRequest)(nil),   // 18: dt.v1.RecordEventsRequest
-	(*RecordEventsResponse)(nil),  // 19: dt.v1.RecordEventsResponse
-	nil,                           // 20: dt.v1.NodeInfo.LabelsEntry
-	nil,                           // 21: dt.v1.JoinResponse.LabelsEntry
-	nil,                           // 22: dt.v1.NodeFacts.LabelsEntry
-	nil,                           // 23: dt.v1.NodeState.LabelsEntry
-	(*ClusterInfo)(nil),           // 24: dt.v1.ClusterInfo
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*RecordEventsRequest)(nil),   // 17: dt.v1.RecordEventsRequest
+	(*RecordEventsResponse)(nil),  // 18: dt.v1.RecordEventsResponse
+	nil,                           // 19: dt.v1.NodeInfo.LabelsEntry
+	nil,                           // 20: dt.v1.JoinResponse.LabelsEntry
+	nil,                           // 21: dt.v1.NodeFacts.LabelsEntry
+	(*ClusterInfo)(nil),           // 22: dt.v1.ClusterInfo
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_dt_v1_node_proto_depIdxs = []int32{
-	20, // 0: dt.v1.NodeInfo.labels:type_name -> dt.v1.NodeInfo.LabelsEntry
+	19, // 0: dt.v1.NodeInfo.labels:type_name -> dt.v1.NodeInfo.LabelsEntry
 	0,  // 1: dt.v1.JoinRequest.node:type_name -> dt.v1.NodeInfo
-	24, // 2: dt.v1.JoinResponse.cluster:type_name -> dt.v1.ClusterInfo
-	21, // 3: dt.v1.JoinResponse.labels:type_name -> dt.v1.JoinResponse.LabelsEntry
+	22, // 2: dt.v1.JoinResponse.cluster:type_name -> dt.v1.ClusterInfo
+	20, // 3: dt.v1.JoinResponse.labels:type_name -> dt.v1.JoinResponse.LabelsEntry
 	0,  // 4: dt.v1.RenewRequest.node:type_name -> dt.v1.NodeInfo
 	0,  // 5: dt.v1.HeartbeatRequest.node:type_name -> dt.v1.NodeInfo
-	25, // 6: dt.v1.HeartbeatRequest.state_time:type_name -> google.protobuf.Timestamp
+	23, // 6: dt.v1.HeartbeatRequest.state_time:type_name -> google.protobuf.Timestamp
 	8,  // 7: dt.v1.StateUpdate.buckets:type_name -> dt.v1.StateBucket
-	25, // 8: dt.v1.StateStatement.time:type_name -> google.protobuf.Timestamp
-	22, // 9: dt.v1.NodeFacts.labels:type_name -> dt.v1.NodeFacts.LabelsEntry
+	23, // 8: dt.v1.StateStatement.time:type_name -> google.protobuf.Timestamp
+	21, // 9: dt.v1.NodeFacts.labels:type_name -> dt.v1.NodeFacts.LabelsEntry
 	12, // 10: dt.v1.StateEntries.entries:type_name -> dt.v1.StateEntry
 	13, // 11: dt.v1.StateEntry.lock:type_name -> dt.v1.StateLock
 	14, // 12: dt.v1.StateEntry.revoked:type_name -> dt.v1.RevokedPage
 	15, // 13: dt.v1.RevokedPage.ranges:type_name -> dt.v1.RevokedRange
-	25, // 14: dt.v1.NodeState.time:type_name -> google.protobuf.Timestamp
-	23, // 15: dt.v1.NodeState.labels:type_name -> dt.v1.NodeState.LabelsEntry
-	1,  // 16: dt.v1.NodeService.Join:input_type -> dt.v1.JoinRequest
-	3,  // 17: dt.v1.NodeService.Renew:input_type -> dt.v1.RenewRequest
-	4,  // 18: dt.v1.NodeService.Heartbeat:input_type -> dt.v1.HeartbeatRequest
-	6,  // 19: dt.v1.NodeService.Follow:input_type -> dt.v1.FollowRequest
-	18, // 20: dt.v1.NodeService.RecordEvents:input_type -> dt.v1.RecordEventsRequest
-	2,  // 21: dt.v1.NodeService.Join:output_type -> dt.v1.JoinResponse
-	2,  // 22: dt.v1.NodeService.Renew:output_type -> dt.v1.JoinResponse
-	5,  // 23: dt.v1.NodeService.Heartbeat:output_type -> dt.v1.HeartbeatResponse
-	17, // 24: dt.v1.NodeService.Follow:output_type -> dt.v1.NodeState
-	19, // 25: dt.v1.NodeService.RecordEvents:output_type -> dt.v1.RecordEventsResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	1,  // 14: dt.v1.NodeService.Join:input_type -> dt.v1.JoinRequest
+	3,  // 15: dt.v1.NodeService.Renew:input_type -> dt.v1.RenewRequest
+	4,  // 16: dt.v1.NodeService.Heartbeat:input_type -> dt.v1.HeartbeatRequest
+	6,  // 17: dt.v1.NodeService.Follow:input_type -> dt.v1.FollowRequest
+	17, // 18: dt.v1.NodeService.RecordEvents:input_type -> dt.v1.RecordEventsRequest
+	2,  // 19: dt.v1.NodeService.Join:output_type -> dt.v1.JoinResponse
+	2,  // 20: dt.v1.NodeService.Renew:output_type -> dt.v1.JoinResponse
+	5,  // 21: dt.v1.NodeService.Heartbeat:output_type -> dt.v1.HeartbeatResponse
+	7,  // 22: dt.v1.NodeService.Follow:output_type -> dt.v1.StateUpdate
+	18, // 23: dt.v1.NodeService.RecordEvents:output_type -> dt.v1.RecordEventsResponse
+	19, // [19:24] is the sub-list for method output_type
+	14, // [14:19] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_dt_v1_node_proto_init() }
@@ -1725,7 +1573,7 @@ func file_dt_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_node_proto_rawDesc), len(file_dt_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

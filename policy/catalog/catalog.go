@@ -24,9 +24,10 @@ import (
 // Catalog is the policy of a cluster, as stored. Its methods may be called
 // from many goroutines, and by several processes on one store.
 type Catalog struct {
-	db  *store.DB
-	log *audit.Log
-	now func() time.Time
+	db    *store.DB
+	log   *audit.Log
+	now   func() time.Time
+	locks readLocks
 }
 
 // Open returns the catalog kept in db. Init must have run once on db.
@@ -111,8 +112,8 @@ func (c *Catalog) prune(tx *store.Tx) error {
 
 // object is a row.
 type object struct {
-	kind, document string
-	revision       int64
+	kind, name, document string
+	revision             int64
 }
 
 // resource is o as people see it.
@@ -135,7 +136,7 @@ func (c *Catalog) each(tx *store.Tx, kind string, visit func(object) error) erro
 }
 
 func eachAt(tx *store.Tx, kind string, now time.Time, visit func(object) error) error {
-	rows, err := tx.Query(`SELECT kind, document, revision FROM policy_objects
+	rows, err := tx.Query(`SELECT kind, name, document, revision FROM policy_objects
 		WHERE (kind = $1 OR $1 = '') AND (expires_at = 0 OR expires_at > $2) ORDER BY kind, name`, kind, store.Micros(now))
 	if err != nil {
 		return err
@@ -143,7 +144,7 @@ func eachAt(tx *store.Tx, kind string, now time.Time, visit func(object) error) 
 	defer rows.Close() //nolint:errcheck // Err tells
 	for rows.Next() {
 		var o object
-		if err := rows.Scan(&o.kind, &o.document, &o.revision); err != nil {
+		if err := rows.Scan(&o.kind, &o.name, &o.document, &o.revision); err != nil {
 			return fmt.Errorf("catalog: %w", err)
 		}
 		if err := visit(o); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -450,16 +451,21 @@ func TestNodesGetWhatDecides(t *testing.T) {
 	run(t, func(t *testing.T, c *cluster) {
 		must(t, c.Create(t.Context(), "a", lock("l", c.time.Add(time.Hour))))
 		err := c.db.Read(t.Context(), func(tx *store.Tx) error {
-			roles, preference, locks, err := c.Documents(tx)
-			if err != nil {
-				return err
-			}
-			s, err := resource.PolicyState(roles, preference, locks)
-			if err != nil {
-				return err
-			}
-			if len(s.Roles) != len(presets) || len(s.Locks) != 1 || s.Preference.DeviceTrust.Mode != policy.ModeOptional {
-				t.Errorf("got %+v", s)
+			for range 2 { // the second time from what was read before
+				roles, preference, locks, err := c.Content(tx)
+				if err != nil {
+					return err
+				}
+				s, err := resource.PolicyState(slices.Collect(maps.Values(roles)), preference, nil)
+				if err != nil {
+					return err
+				}
+				if len(s.Roles) != len(presets) || s.Preference.DeviceTrust.Mode != policy.ModeOptional {
+					t.Errorf("got %+v", s)
+				}
+				if len(locks) != 1 || locks[0].Name != "l" || locks[0].Target.User != "alice" {
+					t.Errorf("got locks %+v", locks)
+				}
 			}
 			n, err := c.Count(tx, resource.KindRole)
 			if n != int64(len(presets)) {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"devicetrust/policy"
@@ -16,7 +17,7 @@ func (c *Catalog) State(tx *store.Tx, now time.Time) (*policy.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := resource.PolicyState(roles, preference, locks)
+	state, err := resource.PolicyState(texts(roles), preference, texts(locks))
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
@@ -41,25 +42,69 @@ func (c *Catalog) Preference(tx *store.Tx) (policy.Preference, error) {
 	return p.Spec.Preference, nil
 }
 
-// Documents are the same as JSON, for nodes: every role, the preference,
-// every lock that has not expired; in the order of their names.
-func (c *Catalog) Documents(tx *store.Tx) (roles [][]byte, preference []byte, locks [][]byte, err error) {
-	return documents(tx, c.now())
+// Content is the same as it is told to servers: roles and the preference as
+// JSON, and every lock that has not expired.
+func (c *Catalog) Content(tx *store.Tx) (roles map[string][]byte, preference []byte, locks []policy.Lock, err error) {
+	roles = map[string][]byte{}
+	docs, preference, lockDocs, err := documents(tx, c.now())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, o := range docs {
+		roles[o.name] = []byte(o.document)
+	}
+	locks, err = c.locks.read(lockDocs)
+	return roles, preference, locks, err
 }
 
-func documents(tx *store.Tx, now time.Time) (roles [][]byte, preference []byte, locks [][]byte, err error) {
+// readLocks has the locks that were read last: reading them is slow, and one
+// change is one lock among thousands. The zero value has none.
+type readLocks struct {
+	mu sync.Mutex
+	by map[string]policy.Lock // by document
+}
+
+func (r *readLocks) read(docs []object) ([]policy.Lock, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	by := make(map[string]policy.Lock, len(docs))
+	locks := make([]policy.Lock, 0, len(docs))
+	for _, o := range docs {
+		lock, known := r.by[o.document]
+		if !known {
+			var err error
+			if lock, err = resource.PolicyLock([]byte(o.document)); err != nil {
+				return nil, fmt.Errorf("catalog: lock %q: %w", o.name, err)
+			}
+		}
+		by[o.document] = lock
+		locks = append(locks, lock)
+	}
+	r.by = by
+	return locks, nil
+}
+
+func documents(tx *store.Tx, now time.Time) (roles []object, preference []byte, locks []object, err error) {
 	err = eachAt(tx, "", now, func(o object) error {
-		switch doc := []byte(o.document); o.kind {
+		switch o.kind {
 		case resource.KindRole:
-			roles = append(roles, doc)
+			roles = append(roles, o)
 		case resource.KindPreference:
-			preference = doc
+			preference = []byte(o.document)
 		case resource.KindLock:
-			locks = append(locks, doc)
+			locks = append(locks, o)
 		default:
 			return fmt.Errorf("catalog: a %q is stored, which is not policy", o.kind)
 		}
 		return nil
 	})
 	return roles, preference, locks, err
+}
+
+func texts(objects []object) [][]byte {
+	all := make([][]byte, 0, len(objects))
+	for _, o := range objects {
+		all = append(all, []byte(o.document))
+	}
+	return all
 }

@@ -54,8 +54,9 @@ type NodeServiceClient interface {
 	Renew(context.Context, *connect.Request[dtv1.RenewRequest]) (*connect.Response[dtv1.JoinResponse], error)
 	// Heartbeat tells name, addresses and labels, and that the node lives.
 	Heartbeat(context.Context, *connect.Request[dtv1.HeartbeatRequest]) (*connect.Response[dtv1.HeartbeatResponse], error)
-	// Follow sends the whole state at once and again after every change.
-	Follow(context.Context, *connect.Request[dtv1.FollowRequest]) (*connect.ServerStreamForClient[dtv1.NodeState], error)
+	// Follow sends at once what the node lacks, again after every change, and now
+	// and then that nothing has changed.
+	Follow(context.Context, *connect.Request[dtv1.FollowRequest]) (*connect.ServerStreamForClient[dtv1.StateUpdate], error)
 	// RecordEvents stores a node's audit records, in order; a record whose uid
 	// is already stored is taken as stored.
 	RecordEvents(context.Context, *connect.Request[dtv1.RecordEventsRequest]) (*connect.Response[dtv1.RecordEventsResponse], error)
@@ -90,7 +91,7 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("Heartbeat")),
 			connect.WithClientOptions(opts...),
 		),
-		follow: connect.NewClient[dtv1.FollowRequest, dtv1.NodeState](
+		follow: connect.NewClient[dtv1.FollowRequest, dtv1.StateUpdate](
 			httpClient,
 			baseURL+NodeServiceFollowProcedure,
 			connect.WithSchema(nodeServiceMethods.ByName("Follow")),
@@ -110,7 +111,7 @@ type nodeServiceClient struct {
 	join         *connect.Client[dtv1.JoinRequest, dtv1.JoinResponse]
 	renew        *connect.Client[dtv1.RenewRequest, dtv1.JoinResponse]
 	heartbeat    *connect.Client[dtv1.HeartbeatRequest, dtv1.HeartbeatResponse]
-	follow       *connect.Client[dtv1.FollowRequest, dtv1.NodeState]
+	follow       *connect.Client[dtv1.FollowRequest, dtv1.StateUpdate]
 	recordEvents *connect.Client[dtv1.RecordEventsRequest, dtv1.RecordEventsResponse]
 }
 
@@ -130,7 +131,7 @@ func (c *nodeServiceClient) Heartbeat(ctx context.Context, req *connect.Request[
 }
 
 // Follow calls dt.v1.NodeService.Follow.
-func (c *nodeServiceClient) Follow(ctx context.Context, req *connect.Request[dtv1.FollowRequest]) (*connect.ServerStreamForClient[dtv1.NodeState], error) {
+func (c *nodeServiceClient) Follow(ctx context.Context, req *connect.Request[dtv1.FollowRequest]) (*connect.ServerStreamForClient[dtv1.StateUpdate], error) {
 	return c.follow.CallServerStream(ctx, req)
 }
 
@@ -147,8 +148,9 @@ type NodeServiceHandler interface {
 	Renew(context.Context, *connect.Request[dtv1.RenewRequest]) (*connect.Response[dtv1.JoinResponse], error)
 	// Heartbeat tells name, addresses and labels, and that the node lives.
 	Heartbeat(context.Context, *connect.Request[dtv1.HeartbeatRequest]) (*connect.Response[dtv1.HeartbeatResponse], error)
-	// Follow sends the whole state at once and again after every change.
-	Follow(context.Context, *connect.Request[dtv1.FollowRequest], *connect.ServerStream[dtv1.NodeState]) error
+	// Follow sends at once what the node lacks, again after every change, and now
+	// and then that nothing has changed.
+	Follow(context.Context, *connect.Request[dtv1.FollowRequest], *connect.ServerStream[dtv1.StateUpdate]) error
 	// RecordEvents stores a node's audit records, in order; a record whose uid
 	// is already stored is taken as stored.
 	RecordEvents(context.Context, *connect.Request[dtv1.RecordEventsRequest]) (*connect.Response[dtv1.RecordEventsResponse], error)
@@ -224,7 +226,7 @@ func (UnimplementedNodeServiceHandler) Heartbeat(context.Context, *connect.Reque
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.NodeService.Heartbeat is not implemented"))
 }
 
-func (UnimplementedNodeServiceHandler) Follow(context.Context, *connect.Request[dtv1.FollowRequest], *connect.ServerStream[dtv1.NodeState]) error {
+func (UnimplementedNodeServiceHandler) Follow(context.Context, *connect.Request[dtv1.FollowRequest], *connect.ServerStream[dtv1.StateUpdate]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.NodeService.Follow is not implemented"))
 }
 
