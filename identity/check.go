@@ -18,7 +18,13 @@ type SSHCheck struct {
 	// Addr is where the connection comes from; needed where a certificate is
 	// pinned to an address, which is refused without it.
 	Addr netip.Addr
-	Now  time.Time
+	// ServerChecksAddr is for whoever answers an SSH server that holds
+	// connections to source-address itself, and does not say where they come
+	// from: as OpenSSH's sshd does (auth2-pubkeyfile.c, auth_authorise_keyopts),
+	// which before 9.4 cannot tell its AuthorizedPrincipalsCommand. Addr is
+	// still compared where it is there.
+	ServerChecksAddr bool
+	Now              time.Time
 }
 
 // Check tells whose certificate key is, where it is one that c.Login may use
@@ -39,17 +45,31 @@ func (c SSHCheck) Check(key ssh.PublicKey) (Identity, error) {
 	if err := checkTime(cert, c.Now); err != nil {
 		return Identity{}, err
 	}
+	// Both x/crypto/ssh (server.go, noTouchAllowed) and OpenSSH take this for a
+	// leave to sign where nobody is. Our CA never gives it.
+	if _, absent := cert.Extensions[extNoTouch]; absent {
+		return Identity{}, refuse(ReasonNoTouch, "it does not want its security key to be touched")
+	}
 	id, err := UnverifiedFromSSH(cert)
 	if err != nil {
 		return Identity{}, err
 	}
-	if id.PinSourceIP && (!c.Addr.IsValid() || plainAddr(c.Addr) != id.LoginIP) {
+	if id.PinSourceIP && !c.isFrom(id.LoginIP) {
 		return Identity{}, refuse(ReasonSourceAddress, "it is for connections from %s only", id.LoginIP)
 	}
 	if !slices.Contains(id.Logins, c.Login) {
 		return Identity{}, refuse(ReasonPrincipal, "login %q is not among its logins", c.Login)
 	}
 	return id, nil
+}
+
+// isFrom tells whether the connection comes from a, as far as that is for us to
+// say.
+func (c SSHCheck) isFrom(a netip.Addr) bool {
+	if !c.Addr.IsValid() {
+		return c.ServerChecksAddr
+	}
+	return plainAddr(c.Addr) == a
 }
 
 // checkSigned gives the certificate in key where it is of the type, signed by

@@ -91,32 +91,33 @@ func TestCheckRefusesOneFaultAtATime(t *testing.T) {
 		"another source address": {func(c *ssh.Certificate) {
 			c.Extensions["login-ip"], c.CriticalOptions["source-address"] = "192.0.2.8", "192.0.2.8/32"
 		}, ReasonSourceAddress},
-		"serial 0":                    {func(c *ssh.Certificate) { c.Serial = 0 }, ReasonMalformed},
-		"no user":                     {func(c *ssh.Certificate) { c.KeyId = "" }, ReasonMalformed},
-		"a user with a new line":      {func(c *ssh.Certificate) { c.KeyId = "alice\nroot" }, ReasonMalformed},
-		"a flag with a value":         {extension("permit-pty", "no"), ReasonMalformed},
-		"login-ip that is none":       {extension("login-ip", "localhost"), ReasonMalformed},
-		"login-ip with a zone":        {extension("login-ip", "fe80::1%eth0"), ReasonMalformed},
-		"an unknown key policy":       {extension("private-key-policy", "web_session"), ReasonMalformed},
-		"an empty key policy":         {extension("private-key-policy", ""), ReasonMalformed},
-		"roles that are no JSON":      {extension("teleport-roles", "access,editor"), ReasonMalformed},
-		"no roles":                    {extension("teleport-roles", `{"version":"v1","roles":[]}`), ReasonMalformed},
-		"null roles":                  {extension("teleport-roles", `{"version":"v1","roles":null}`), ReasonMalformed},
-		"roles of another version":    {extension("teleport-roles", `{"version":"v2","roles":["access"]}`), ReasonMalformed},
-		"roles without a version":     {extension("teleport-roles", `{"roles":["access"]}`), ReasonMalformed},
-		"roles twice in the JSON":     {extension("teleport-roles", `{"version":"v1","roles":["access"],"roles":["admin"]}`), ReasonMalformed},
-		"roles in another case":       {extension("teleport-roles", `{"version":"v1","Roles":["admin"]}`), ReasonMalformed},
-		"an unknown field":            {extension("teleport-roles", `{"version":"v1","roles":["access"],"x":1}`), ReasonMalformed},
-		"something after the roles":   {extension("teleport-roles", `{"version":"v1","roles":["access"]} `), ReasonMalformed},
-		"the same role twice":         {extension("teleport-roles", `{"version":"v1","roles":["a","a"]}`), ReasonMalformed},
-		"an empty role":               {extension("teleport-roles", `{"version":"v1","roles":[""]}`), ReasonMalformed},
-		"too many roles":              {extension("teleport-roles", `{"version":"v1","roles":["a`+strings.Repeat(`","a`, maxJSON)+`"]}`), ReasonMalformed},
-		"an empty roles extension":    {extension("teleport-roles", ""), ReasonMalformed},
-		"traits that are a list":      {extension("teleport-traits", `["root"]`), ReasonMalformed},
-		"a trait twice":               {extension("teleport-traits", `{"logins":["root"],"logins":["x"]}`), ReasonMalformed},
-		"a trait that is null":        {extension("teleport-traits", `{"logins":null}`), ReasonMalformed},
-		"a trait with control bytes":  {extension("teleport-traits", `{"logins":["a\u0000"]}`), ReasonMalformed},
-		"traits with nothing in them": {extension("teleport-traits", `{}`), ReasonMalformed},
+		"a key that nobody has to touch": {extension("no-touch-required", ""), ReasonNoTouch},
+		"serial 0":                       {func(c *ssh.Certificate) { c.Serial = 0 }, ReasonMalformed},
+		"no user":                        {func(c *ssh.Certificate) { c.KeyId = "" }, ReasonMalformed},
+		"a user with a new line":         {func(c *ssh.Certificate) { c.KeyId = "alice\nroot" }, ReasonMalformed},
+		"a flag with a value":            {extension("permit-pty", "no"), ReasonMalformed},
+		"login-ip that is none":          {extension("login-ip", "localhost"), ReasonMalformed},
+		"login-ip with a zone":           {extension("login-ip", "fe80::1%eth0"), ReasonMalformed},
+		"an unknown key policy":          {extension("private-key-policy", "web_session"), ReasonMalformed},
+		"an empty key policy":            {extension("private-key-policy", ""), ReasonMalformed},
+		"roles that are no JSON":         {extension("teleport-roles", "access,editor"), ReasonMalformed},
+		"no roles":                       {extension("teleport-roles", `{"version":"v1","roles":[]}`), ReasonMalformed},
+		"null roles":                     {extension("teleport-roles", `{"version":"v1","roles":null}`), ReasonMalformed},
+		"roles of another version":       {extension("teleport-roles", `{"version":"v2","roles":["access"]}`), ReasonMalformed},
+		"roles without a version":        {extension("teleport-roles", `{"roles":["access"]}`), ReasonMalformed},
+		"roles twice in the JSON":        {extension("teleport-roles", `{"version":"v1","roles":["access"],"roles":["admin"]}`), ReasonMalformed},
+		"roles in another case":          {extension("teleport-roles", `{"version":"v1","Roles":["admin"]}`), ReasonMalformed},
+		"an unknown field":               {extension("teleport-roles", `{"version":"v1","roles":["access"],"x":1}`), ReasonMalformed},
+		"something after the roles":      {extension("teleport-roles", `{"version":"v1","roles":["access"]} `), ReasonMalformed},
+		"the same role twice":            {extension("teleport-roles", `{"version":"v1","roles":["a","a"]}`), ReasonMalformed},
+		"an empty role":                  {extension("teleport-roles", `{"version":"v1","roles":[""]}`), ReasonMalformed},
+		"too many roles":                 {extension("teleport-roles", `{"version":"v1","roles":["a`+strings.Repeat(`","a`, maxJSON)+`"]}`), ReasonMalformed},
+		"an empty roles extension":       {extension("teleport-roles", ""), ReasonMalformed},
+		"traits that are a list":         {extension("teleport-traits", `["root"]`), ReasonMalformed},
+		"a trait twice":                  {extension("teleport-traits", `{"logins":["root"],"logins":["x"]}`), ReasonMalformed},
+		"a trait that is null":           {extension("teleport-traits", `{"logins":null}`), ReasonMalformed},
+		"a trait with control bytes":     {extension("teleport-traits", `{"logins":["a\u0000"]}`), ReasonMalformed},
+		"traits with nothing in them":    {extension("teleport-traits", `{}`), ReasonMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cert := encode(t, alice(), ed25519Signer(t).PublicKey())
@@ -252,7 +253,10 @@ func TestTheZeroCheckRefuses(t *testing.T) {
 		"NoLogin":       {func(c *SSHCheck) { c.Login = NoLogin }, ReasonPrincipal},
 		"no time":       {func(c *SSHCheck) { c.Now = time.Time{} }, ReasonNotConfigured},
 		"no address":    {func(c *SSHCheck) { c.Addr = netip.Addr{} }, ReasonSourceAddress},
-		"nothing":       {func(c *SSHCheck) { *c = SSHCheck{} }, ReasonPrincipal},
+		"another address, whoever checks it": {func(c *SSHCheck) {
+			c.Addr, c.ServerChecksAddr = netip.MustParseAddr("192.0.2.8"), true
+		}, ReasonSourceAddress},
+		"nothing": {func(c *SSHCheck) { *c = SSHCheck{} }, ReasonPrincipal},
 	} {
 		t.Run(name, func(t *testing.T) {
 			check := goodCheck(authority)
@@ -279,6 +283,21 @@ func TestTheZeroCheckRefuses(t *testing.T) {
 		_, err := goodCheck(authority).Check(c)
 		wantReason(t, err, ReasonSignature)
 	})
+}
+
+func TestAnAddressThatTheServerChecksIsNotAskedFor(t *testing.T) {
+	authority := ed25519Signer(t)
+	check := goodCheck(authority)
+	check.Addr, check.ServerChecksAddr = netip.Addr{}, true
+	id, err := check.Check(wire(t, encode(t, alice(), ed25519Signer(t).PublicKey()), authority))
+	if err != nil || !id.PinSourceIP {
+		t.Errorf("%v, pinned: %v", err, id.PinSourceIP)
+	}
+	// And nothing else is let pass with it.
+	cert := encode(t, alice(), ed25519Signer(t).PublicKey())
+	cert.CriticalOptions["source-address"] = "0.0.0.0/0"
+	_, err = check.Check(wire(t, cert, authority))
+	wantReason(t, err, ReasonCriticalOption)
 }
 
 func TestHalfADeviceIsNone(t *testing.T) {

@@ -24,6 +24,7 @@ const (
 	ReasonSignature       Reason = "bad-signature"
 	ReasonMalformed       Reason = "malformed"
 	ReasonCriticalOption  Reason = "critical-option"
+	ReasonNoTouch         Reason = "no-touch-required"
 	ReasonSourceAddress   Reason = "source-address"
 	ReasonNotYetValid     Reason = "not-yet-valid"
 	ReasonExpired         Reason = "expired"

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Extensions and critical options of a user certificate. The permit-* names
-// and the options are OpenSSH's (PROTOCOL.certkeys), the name with an @ is
+// Extensions and critical options of a user certificate. The permit-* names,
+// no-touch-required and the options are OpenSSH's (PROTOCOL.certkeys), the name with an @ is
 // our own in the form that it asks of such; the others are those that users of
 // Teleport's certificates know.
 const (
@@ -19,6 +19,7 @@ const (
 	extPortForwarding  = "permit-port-forwarding"
 	extAgentForwarding = "permit-agent-forwarding"
 	extX11Forwarding   = "permit-X11-forwarding"
+	extNoTouch         = "no-touch-required"
 	extLoginIP         = "login-ip"
 	extKeyPolicy       = "private-key-policy"
 	extRoles           = "teleport-roles"

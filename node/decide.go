@@ -147,11 +147,6 @@ func (s *server) judge(login string, key gossh.PublicKey, from netip.AddrPort, n
 	if !ok { // SSHCheck has refused it
 		return nil, &refusal{cause: causeOf(identity.ReasonNotACertificate), reason: "the key is not a certificate"}
 	}
-	// x/crypto takes this for a leave to sign where nobody is (its server.go,
-	// noTouchAllowed), and our CA never gives it.
-	if _, absent := cert.Extensions["no-touch-required"]; absent {
-		return nil, &refusal{identity: id, cause: causeTouch, reason: "the certificate does not want its security key to be touched"}
-	}
 	limits, no := s.decide(st, id, policy.Request{Action: policy.OpenSession, Login: login, Now: now})
 	if no != nil {
 		return nil, no
@@ -224,6 +219,8 @@ func certificateRefusal(err error, key gossh.PublicKey) *refusal {
 		r.reason = "the certificate is not for this login"
 	case identity.ReasonSourceAddress:
 		r.reason, r.hint = "the certificate is for connections from another address", again
+	case identity.ReasonNoTouch:
+		r.reason = "the certificate does not want its security key to be touched"
 	case identity.ReasonAuthority:
 		r.reason = "the certificate is not from this cluster"
 		return r

@@ -104,7 +104,6 @@ const (
 	causeLogin       rejectCause = "malformed-login"
 	causeRemoved     rejectCause = "node-removed"
 	causeNoNews      rejectCause = "no-authorities"
-	causeTouch       rejectCause = "certificate-no-touch-required"
 	causeExpired     rejectCause = "certificate-expired"
 	causeStaleLocks  rejectCause = "stale-locks"
 	causeAccount     rejectCause = "account"
