@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -87,6 +88,17 @@ func (s *State) Time() time.Time {
 		return time.Time{}
 	}
 	return s.said.GetTime().AsTime()
+}
+
+// Age is how long ago that was, at now, for who has not heard it themselves.
+// Where it is not known, because there is no state or one from the future, the
+// state is as old as can be.
+func (s *State) Age(now time.Time) time.Duration {
+	then := s.Time()
+	if then.IsZero() || then.After(now.Add(maxSkew)) {
+		return math.MaxInt64
+	}
+	return max(0, now.Sub(then))
 }
 
 // Cluster whose state it is.

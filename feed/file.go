@@ -3,7 +3,6 @@ package feed
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -61,7 +60,7 @@ func (f File) Remove() error {
 // one of authorities signed it; fs.ErrNotExist where there is none. Buckets are
 // held against their digests when they are read.
 func (f File) Load(authorities []ssh.PublicKey, cluster, nodeID string) (*State, error) {
-	data, err := readBounded(f.Path, MaxMessage)
+	data, err := durable.Read(f.Path, MaxMessage)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +71,7 @@ func (f File) Load(authorities []ssh.PublicKey, cluster, nodeID string) (*State,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	text, err := readBounded(f.newest(), 32)
+	text, err := durable.Read(f.newest(), maxNumber)
 	if err != nil {
 		return nil, err
 	}
@@ -107,17 +106,4 @@ func parse(data []byte, cluster, nodeID string) (*State, error) {
 		return nil, err
 	}
 	return s, s.read(cluster, nodeID)
-}
-
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", path, most)
-	}
-	return data, err
 }

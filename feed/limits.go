@@ -2,6 +2,7 @@ package feed
 
 import (
 	"math"
+	"time"
 
 	"devicetrust/policy"
 )
@@ -25,4 +26,11 @@ const (
 	// MaxMessage bounds an update, and the file: some 100,000 roles and locks
 	// of usual size and a million revoked serials.
 	MaxMessage = 128 << 20
+
+	// maxNumber is the highest number in decimal, with its newline.
+	maxNumber = 21
+
+	// maxSkew is by how much the control plane's clock may be ahead: as long as
+	// what a certificate is backdated by for the same reason.
+	maxSkew = 5 * time.Minute
 )

@@ -82,6 +82,20 @@ func (s *State) view(before *View, wanted func(int) bool) (*View, error) {
 	return v, v.join()
 }
 
+// Subject is id as policy knows it. Principals are never nil: that would say
+// that there is no certificate.
+func Subject(id identity.Identity) policy.Subject {
+	return policy.Subject{
+		User: id.User, Roles: id.Roles, Traits: id.Traits,
+		Principals: append([]string{}, id.Logins...),
+		DeviceID:   id.Device.ID, DeviceAssetTag: id.Device.AssetTag, DeviceCredentialID: id.Device.CredentialID,
+		DeviceEvidence: policy.Evidence{
+			Level: policy.EvidenceLevel(id.Evidence.Level), TPMManufacturer: id.Evidence.TPMManufacturer, TPMFirmware: id.Evidence.TPMFirmware,
+		},
+		Serial: id.Serial,
+	}
+}
+
 // join makes one of the parts.
 func (v *View) join() error {
 	p := &policy.State{Roles: map[string]policy.Role{}}

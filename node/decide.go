@@ -9,6 +9,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
+	"devicetrust/feed"
 	"devicetrust/identity"
 	"devicetrust/policy"
 )
@@ -60,7 +61,7 @@ type refusal struct {
 // decide says whether id may (still) do here what r asks for: its action, login,
 // target and time. The rest of r is filled in.
 func (s *server) decide(st *state, id identity.Identity, r policy.Request) (policy.Limits, *refusal) {
-	r.Subject, r.Node = subject(id), policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels}
+	r.Subject, r.Node = feed.Subject(id), policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels}
 	d := policy.Decide(st.policy, r)
 	if !d.Allowed() {
 		no := &refusal{identity: id, cause: rejectCause(d.Cause), reason: d.Reason, details: rules(d)}
@@ -95,20 +96,6 @@ const evidenceHint = "See what this device proved: dtsh status --format=json; on
 
 // forwardHint is that of a denial for want of an option in a role.
 const forwardHint = "Ask who administers the cluster for a role that allows it, then log in again: dtsh login"
-
-// subject is id as policy knows it. Principals are never nil: that would say
-// that there is no certificate.
-func subject(id identity.Identity) policy.Subject {
-	return policy.Subject{
-		User: id.User, Roles: id.Roles, Traits: id.Traits,
-		Principals: append([]string{}, id.Logins...),
-		DeviceID:   id.Device.ID, DeviceAssetTag: id.Device.AssetTag, DeviceCredentialID: id.Device.CredentialID,
-		DeviceEvidence: policy.Evidence{
-			Level: policy.EvidenceLevel(id.Evidence.Level), TPMManufacturer: id.Evidence.TPMManufacturer, TPMFirmware: id.Evidence.TPMFirmware,
-		},
-		Serial: id.Serial,
-	}
-}
 
 // rules are a decision's, one line each.
 func rules(d policy.Decision) []string {
