@@ -33,7 +33,7 @@ func confirmedState(t *testing.T) (*feed.State, []ssh.PublicKey) {
 	}
 	authorities := []ssh.PublicKey{signer.PublicKey()}
 	source, err := feed.NewSource("example.com", 7, feed.Content{
-		UserAuthorities: authorities, TLSAuthorities: [][]byte{{1}}, Preference: []byte("{}"),
+		UserAuthorities: authorities, TLSAuthorities: [][]byte{{1}}, Preference: []byte(`{"kind":"cluster_auth_preference","version":"v2","metadata":{"name":"cluster-auth-preference"},"spec":{}}`),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,5 +146,20 @@ func TestASubjectIsAllThatTheCertificateSays(t *testing.T) {
 	id.Logins, want.Principals = []string{"root"}, []string{"root"}
 	if diff := cmp.Diff(want, feed.Subject(id)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestARoleThatDoesNotExistIsToldFromOneThatWasNotLookedFor(t *testing.T) {
+	state, _ := confirmedState(t)
+	view, err := state.ViewFor([]string{"gone"}, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := policy.Decide(view.Policy, policy.Request{
+		Action: policy.OpenSession, Login: "root", Node: policy.Node{ID: "node-1"},
+		Subject: policy.Subject{User: "alice", Roles: []string{"gone"}, Serial: 9},
+	})
+	if d.Cause != policy.CauseUnknownRole {
+		t.Errorf("got %q: %s", d.Cause, d.Reason)
 	}
 }

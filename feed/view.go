@@ -61,7 +61,17 @@ func (s *State) ViewFor(roles []string, serial uint64) (*View, error) {
 	for _, name := range roles {
 		wanted[roleBucket(name)] = true
 	}
-	return s.view(nil, func(i int) bool { return i < firstRevoked || wanted[i] })
+	v, err := s.view(nil, func(i int) bool { return i < firstRevoked || wanted[i] })
+	if err != nil || v.Policy.Roles == nil {
+		return v, err
+	}
+	// A role that does not exist is not one that was not looked for.
+	for _, name := range roles {
+		if _, there := v.Policy.Roles[name]; !there {
+			v.Policy.Roles[name] = policy.Role{}
+		}
+	}
+	return v, nil
 }
 
 func (s *State) view(before *View, wanted func(int) bool) (*View, error) {
