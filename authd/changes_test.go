@@ -65,10 +65,14 @@ func TestARecordOfAChangeSaysWhatChanged(t *testing.T) {
 	if diff := cmp.Diff([]string{"ekcert_allowed_cas: others, as many"}, last(event.PreferenceUpdate)); diff != "" {
 		t.Errorf("another CA (-want +got):\n%s", diff)
 	}
+	update("cluster_auth_preference", preference+`{"mode":"off","auto_enroll":true,"ekcert_allowed_cas":[`+string(other)+`]},"locking_mode":"strict","staleness_limit":"10m"}}`)
+	if diff := cmp.Diff([]string{"locking_mode: the default → strict", "staleness_limit: the default → 10m0s"}, last(event.PreferenceUpdate)); diff != "" {
+		t.Errorf("locking (-want +got):\n%s", diff)
+	}
 	if _, err := r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "cluster_auth_preference", Name: "cluster-auth-preference"})); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"mode: off → optional", "auto_enroll: true → false", "ekcert_allowed_cas: 1 → 0"}, last(event.PreferenceUpdate)); diff != "" {
+	if diff := cmp.Diff([]string{"mode: off → optional", "auto_enroll: true → false", "ekcert_allowed_cas: 1 → 0", "locking_mode: strict → the default", "staleness_limit: 10m0s → the default"}, last(event.PreferenceUpdate)); diff != "" {
 		t.Errorf("back to the default (-want +got):\n%s", diff)
 	}
 }

@@ -351,6 +351,27 @@ func TestWithoutRootOnlyOurOwnAccountIsServed(t *testing.T) {
 	}
 }
 
+// Nothing happens on the connection, and nothing is looked at for long.
+func TestWhoIsInIsCutWhenWhatIsKnownOfLocksBecomesTooOld(t *testing.T) {
+	n := startNode(t, func(c *serverConfig) { c.limits.recheck = time.Hour })
+	strict := access(t)
+	strict.Preference = policy.Preference{LockingMode: policy.LockingStrict, StalenessLimit: policy.Duration(time.Second)}
+	n.states.heard(time.Now())
+	n.decideBy(strict)
+	s := newSession(t, n.mustDial(tester, n.cluster.certify(t, alice(), newSigner(t))))
+	var told syncBuffer
+	s.Stderr = &told
+	if err := s.Start("exec sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the person is told", func() bool {
+		return strings.Contains(told.String(), "the cluster (locking_mode: strict) wants none older than 1s")
+	})
+}
+
+// staleLocks are older than policy's limit, where the preference sets none.
+const staleLocks = 6 * time.Minute
+
 func TestStaleLocksKeepOutWhoseRoleWantsCurrentOnes(t *testing.T) {
 	n := startNode(t, func(c *serverConfig) { c.limits.recheck = 50 * time.Millisecond })
 	strict := func(s *policy.RoleSpec) { s.Options.Lock = "strict" }
@@ -358,7 +379,7 @@ func TestStaleLocksKeepOutWhoseRoleWantsCurrentOnes(t *testing.T) {
 
 	n.decideBy(access(t, strict))
 	c := n.mustDial(tester, signer)
-	n.states.heard(time.Now().Add(-strictLocks - time.Minute))
+	n.states.heard(time.Now().Add(-staleLocks))
 	var banner string
 	if _, err := n.dial(tester, signer, &banner); err == nil || !strings.Contains(banner, "has not heard of new locks") {
 		t.Errorf("%v, banner %q", err, banner)

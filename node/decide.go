@@ -62,6 +62,7 @@ type refusal struct {
 // target and time. The rest of r is filled in.
 func (s *server) decide(st *state, id identity.Identity, r policy.Request) (policy.Limits, *refusal) {
 	r.Subject, r.Node = feed.Subject(id), policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels}
+	r.StateAge = s.states.age(r.Now)
 	d := policy.Decide(st.policy, r)
 	if !d.Allowed() {
 		no := &refusal{identity: id, cause: rejectCause(d.Cause), reason: d.Reason, details: rules(d)}
@@ -75,14 +76,6 @@ func (s *server) decide(st *state, id identity.Identity, r policy.Request) (poli
 		default: // the reason says it
 		}
 		return policy.Limits{}, no
-	}
-	if age := s.states.age(r.Now); d.Limits.StrictLocks && age > strictLocks {
-		since := "since it started"
-		if age != notHeard {
-			since = "for " + age.Round(time.Second).String()
-		}
-		return policy.Limits{}, &refusal{identity: id, cause: causeStaleLocks, reason: fmt.Sprintf(
-			"the node has not heard of new locks %s, and a role (lock: strict) wants current ones", since)}
 	}
 	return d.Limits, nil
 }

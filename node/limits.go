@@ -69,7 +69,8 @@ type limits struct {
 	// answer: a laptop carried from one room to another comes back.
 	keepalive, silence time.Duration
 	// recheck is how often it is looked, without any news, whether somebody
-	// may still be in: locks become too old.
+	// may still be in. What has its time is looked at then; this is for a
+	// machine that slept, or whose clock was set.
 	recheck time.Duration
 	// connectionTime is how long a connection may last; zero is no limit: the
 	// certificate's life, and what roles say of it (disconnect_expired_cert,
@@ -298,9 +299,6 @@ const (
 	// maxSkew between the two clocks: as long as what a certificate is
 	// commonly dated back.
 	maxSkew = 5 * time.Minute
-	// strictLocks: with role option lock: strict, locks that may be older
-	// than this are as none: nobody enters by that role.
-	strictLocks = 5 * time.Minute
 )
 
 // Bounds of the port for diagnosis.

@@ -105,7 +105,6 @@ const (
 	causeRemoved     rejectCause = "node-removed"
 	causeNoNews      rejectCause = "no-authorities"
 	causeExpired     rejectCause = "certificate-expired"
-	causeStaleLocks  rejectCause = "stale-locks"
 	causeAccount     rejectCause = "account"
 	causeShutdown    rejectCause = "shutting-down"
 	causeMaxSessions rejectCause = "max-sessions"

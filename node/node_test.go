@@ -225,7 +225,7 @@ func TestAControlPlaneThatIsConnectedAndSilentIsNotHeard(t *testing.T) {
 	clock := stopped()
 	config.Now = clock.now
 	r := start(t, p, config, log)
-	clock.forward(strictLocks)
+	clock.forward(staleLocks - time.Minute)
 	if _, err := r.dial(nil); err != nil {
 		t.Errorf("not yet too old: %v", err)
 	}

@@ -65,7 +65,10 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 		Device:   identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
 		Evidence: identity.Evidence{Level: string(sub.DeviceEvidence.Level), TPMManufacturer: sub.DeviceEvidence.TPMManufacturer, TPMFirmware: sub.DeviceEvidence.TPMFirmware},
 	}
-	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: heardAt(vectors.Now)}
+	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: heardAt(vectors.Now.Add(-c.Age))}
+	if c.Age == policy.NeverHeard {
+		s.states = newHolder()
+	}
 	_, no := s.decide(st, id, policy.Request{Action: c.Action, Login: c.Login, Target: c.Target, Now: vectors.Now})
 	if (no == nil) != (c.Effect == policy.Allow) {
 		if no != nil {
@@ -75,6 +78,9 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 	}
 	if no == nil {
 		return nil
+	}
+	if no.cause != rejectCause(c.Cause) {
+		return wrong("the cause is " + string(no.cause))
 	}
 	if (c.Cause == policy.CauseTrustedDevice) != (no.reason == policy.ReasonTrustedDevice) {
 		return wrong("the reason is " + no.reason)

@@ -46,7 +46,7 @@ func (c *connection) watch(a *admission) {
 
 // overdue tells why the connection must end now, or "".
 func (c *connection) overdue(a *admission) string {
-	// Locks may have become too old without any news.
+	// What is known of locks may have become too old without any news.
 	if no := c.server.readmit(a); no != nil {
 		return no.reason
 	}
@@ -80,10 +80,18 @@ func (c *connection) idleLeft(l policy.Limits, now time.Time) time.Duration {
 	return l.IdleTimeout - now.Sub(time.Unix(0, c.lastInput.Load()))
 }
 
+// staleLeft is how long what is known of locks is new enough, and a moment.
+func (c *connection) staleLeft(l policy.Limits, now time.Time) time.Duration {
+	if l.StaleAfter <= 0 {
+		return time.Hour
+	}
+	return l.StaleAfter - c.server.states.age(now) + 1
+}
+
 // nextCheck is when something could be overdue.
 func (c *connection) nextCheck(a *admission) time.Duration {
 	limits, now := a.getLimits(), c.server.now()
-	next := min(c.server.limits.recheck, c.idleLeft(limits, now), c.timeLeft(now))
+	next := min(c.server.limits.recheck, c.idleLeft(limits, now), c.timeLeft(now), c.staleLeft(limits, now))
 	if limits.DisconnectExpiredCert {
 		next = min(next, a.identity.ValidBefore.Sub(now))
 	}

@@ -35,6 +35,12 @@ func changes(s *State, r Request, d Decision) []string {
 		repaired := *s
 		repaired.Preference.DeviceTrust.Mode = ModeRequired
 		w.try("set device_trust.mode in cluster_auth_preference to one that exists", &repaired, r)
+		repaired = *s
+		repaired.Preference.LockingMode = LockingStrict
+		w.try("set locking_mode in cluster_auth_preference to one that exists", &repaired, r)
+	case CauseStaleLocks:
+		r.StateAge = 0
+		w.try("let the node reach the control plane", s, r)
 	default: // nothing to be done about the question itself
 	}
 	return w.found

@@ -149,7 +149,7 @@ func (e *evaluation) findRoles() (unknown string, ok bool) {
 	// One allocation for two lists.
 	both := make([]*role, 2*len(names))
 	e.roles, e.here = both[:0:len(names)], both[len(names):len(names)]
-	rules := 1 // of the cluster's mode
+	rules := 2 // of the cluster's mode, and of how new locks have to be
 	for _, name := range names {
 		r := e.state.Roles[name]
 		if r.role == nil || r.name != name {

@@ -9,7 +9,7 @@ func (e *evaluation) decideForward() Decision {
 	if !d.Allowed() {
 		return d
 	}
-	// 10. One role must have the option, and the target among those it lists.
+	// 11. One role must have the option, and the target among those it lists.
 	target := &e.request.Target
 	given, permitted := false, false
 	for _, r := range e.roles {

@@ -33,6 +33,13 @@ const (
 	// maxTTL: a certificate that outlives a year is a key that nobody
 	// remembers.
 	maxTTL = 366 * 24 * time.Hour
+	// defaultStaleness, minStaleness and maxStaleness of what a server knows of
+	// locks where it has to be current. A control plane says every 15 s that it
+	// lives, and one that is silent is given up after three times of that; what
+	// may be a month old is never found too old.
+	defaultStaleness = 5 * time.Minute
+	minStaleness     = time.Minute
+	maxStaleness     = 31 * 24 * time.Hour
 	// maxChanges is how many ways out a denial names; a person tries one.
 	maxChanges = 3
 )

@@ -79,7 +79,8 @@ type Request struct {
 
 	Now time.Time
 	// StateAge is how long ago whoever is asked last knew that the State is
-	// the one in force; 0 where it is the control plane itself.
+	// the one in force; 0 where it is the control plane itself, NeverHeard where
+	// nothing is known of it.
 	StateAge time.Duration
 }
 
@@ -161,6 +162,7 @@ const (
 	CauseUnknownMode   Cause = "unknown-mode"
 	CauseEvidence      Cause = "device-evidence-required"
 	CauseForwarding    Cause = "forwarding-not-granted"
+	CauseStaleLocks    Cause = "stale-locks"
 )
 
 // ReasonTrustedDevice is the sentence that users of Teleport know.
@@ -198,7 +200,8 @@ type Limits struct {
 	X11Forwarding         bool
 	DisconnectExpiredCert bool
 	PinSourceIP           bool
-	StrictLocks           bool
+	// StaleAfter is the StateAge beyond which it would be a denial; 0: none.
+	StaleAfter time.Duration
 	// BestEffortAudit: what cannot be recorded happens all the same. It is
 	// given where every role gives it.
 	BestEffortAudit bool

@@ -19,8 +19,9 @@ type role struct {
 	allow, deny conditions
 	demands     demands
 	evidence    *evidenceDemands // nil: none
-	granted     string           // the reason of an allow
-	rules       int              // the most that it adds to Decision.Rules about a session or a call
+	locking     locking
+	granted     string // the reason of an allow
+	rules       int    // the most that it adds to Decision.Rules about a session or a call
 }
 
 // conditions is a checked allow or deny block.
@@ -70,6 +71,7 @@ func NewRole(name string, spec RoleSpec) (Role, error) {
 	}
 	r := &role{name: name, granted: "granted by role " + strconv.Quote(name)}
 	r.demands = newDemands(source(name, "options.device_trust_mode"), spec.Options.DeviceTrustMode)
+	r.locking = newLocking(source(name, "options.lock"), "role "+strconv.Quote(name)+" (lock: strict)", spec.Options.Lock)
 	var err error
 	if r.limits, err = newLimits(spec.Options); err != nil {
 		return Role{}, err
@@ -133,10 +135,8 @@ func newLimits(o RoleOptions) (Limits, error) {
 	if o.MaxSessions < 0 {
 		return Limits{}, fieldError("options.max_sessions", "%d is less than nothing", o.MaxSessions)
 	}
-	switch o.Lock {
-	case "", lockStrict, lockBestEffort:
-	default:
-		return Limits{}, fieldError("options.lock", "%.64q is neither strict nor best_effort", o.Lock)
+	if err := CheckLockingMode(o.Lock); err != nil {
+		return Limits{}, fieldError("options.lock", "%v", err)
 	}
 	switch o.Audit {
 	case "", auditStrict, auditBestEffort:
@@ -152,15 +152,11 @@ func newLimits(o RoleOptions) (Limits, error) {
 		X11Forwarding:         isTrue(o.PermitX11Forwarding),
 		DisconnectExpiredCert: isTrue(o.DisconnectExpiredCert),
 		PinSourceIP:           isTrue(o.PinSourceIP),
-		StrictLocks:           o.Lock == lockStrict,
 		BestEffortAudit:       o.Audit == auditBestEffort,
 	}, nil
 }
 
 const (
-	lockStrict     = "strict"
-	lockBestEffort = "best_effort"
-
 	auditStrict     = "strict"
 	auditBestEffort = "best_effort"
 )

@@ -174,7 +174,7 @@ func TestTheShortestTimeTheSmallestCountEveryDemand(t *testing.T) {
 	}
 	want := Limits{
 		MaxSessionTTL: time.Hour, IdleTimeout: time.Minute, MaxSessions: 2,
-		PortForwarding: true, PinSourceIP: true, DisconnectExpiredCert: true, StrictLocks: true,
+		PortForwarding: true, PinSourceIP: true, DisconnectExpiredCert: true,
 	}
 	for _, roles := range [][]string{{"long", "none", "tight"}, {"tight", "none", "long"}} {
 		if diff := cmp.Diff(want, combine(s.rolesOf(Subject{Roles: roles}))); diff != "" {

@@ -27,7 +27,14 @@ func (e *evaluation) decideSession() Decision {
 	if cause := e.checkDevice(); cause != CauseUnknown {
 		return e.deny(cause, e.deviceReason(cause))
 	}
-	return e.allow(allows.granted)
+	// 10. What is known must be new enough, where a role or the cluster says so.
+	stale, no := e.checkStaleness()
+	if no != nil {
+		return *no
+	}
+	d := e.allow(allows.granted)
+	d.Limits.StaleAfter = stale
+	return d
 }
 
 // decideSight: may the subject know of the node? Devices are not asked for,

@@ -19,8 +19,10 @@ type RoleOptions struct {
 	ClientIdleTimeout     Duration `yaml:"client_idle_timeout,omitempty" json:"client_idle_timeout,omitempty"`
 	DisconnectExpiredCert *bool    `yaml:"disconnect_expired_cert,omitempty" json:"disconnect_expired_cert,omitempty"`
 	MaxSessions           int64    `yaml:"max_sessions,omitempty" json:"max_sessions,omitempty"`
-	Lock                  string   `yaml:"lock,omitempty" json:"lock,omitempty"`
-	PinSourceIP           *bool    `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
+	// Lock: whether sessions need locks that are known to be current; strict
+	// where one role of the user says so.
+	Lock        LockingMode `yaml:"lock,omitempty" json:"lock,omitempty"`
+	PinSourceIP *bool       `yaml:"pin_source_ip,omitempty" json:"pin_source_ip,omitempty"`
 	// PermitOpen and PermitListen narrow port_forwarding: HOST:PORT, either of
 	// them "*", [IPv6]:PORT, the absolute path of a UNIX socket, or of a folder
 	// and "/*"; "none" alone is nothing. No list is everything; an empty one is
@@ -79,6 +81,12 @@ const (
 // The zero value has an unset mode, which stands for ModeOptional.
 type Preference struct {
 	DeviceTrust DeviceTrust `yaml:"device_trust,omitempty" json:"device_trust,omitzero"`
+	// LockingMode is for users none of whose roles has the option lock; an
+	// unset one stands for LockingBestEffort.
+	LockingMode LockingMode `yaml:"locking_mode,omitempty" json:"locking_mode,omitempty"`
+	// StalenessLimit is how old what a server knows of locks may be where they
+	// have to be current; 0 stands for five minutes.
+	StalenessLimit Duration `yaml:"staleness_limit,omitempty" json:"staleness_limit,omitempty"`
 }
 
 // DeviceTrust: cluster_auth_preference.spec.device_trust.

@@ -35,6 +35,12 @@ func (p *Preference) check() error {
 	if err := policy.CheckMode(s.DeviceTrust.Mode); err != nil {
 		return fieldError("spec.device_trust.mode", "%v", err)
 	}
+	if err := policy.CheckLockingMode(s.LockingMode); err != nil {
+		return fieldError("spec.locking_mode", "%v", err)
+	}
+	if err := policy.CheckStalenessLimit(s.StalenessLimit); err != nil {
+		return fieldError("spec.staleness_limit", "%v", err)
+	}
 	if err := checkPCRs(s.DeviceTrust); err != nil {
 		return err
 	}

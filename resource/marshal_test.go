@@ -51,7 +51,7 @@ func everything() []Resource {
 			Preference: policy.Preference{DeviceTrust: policy.DeviceTrust{
 				Mode: policy.ModeOff, AutoEnroll: true,
 				PCRPolicy: policy.PCRPolicyWarn, PCRs: []int64{0, 7},
-			}}}},
+			}, LockingMode: policy.LockingStrict, StalenessLimit: policy.Duration(5 * time.Minute)}}},
 		&Lock{Header: NewHeader(KindLock, "l1"), Spec: LockSpec{
 			Target:  policy.LockTarget{User: "alice", Role: "dev", Login: "root", Device: "d", Node: "n"},
 			Message: "on leave: ask bob", Expires: at, CreatedAt: at, CreatedBy: "os:root",

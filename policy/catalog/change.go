@@ -213,30 +213,41 @@ func eventsOf(kind string) eventTypes {
 }
 
 // changesOf are what an investigator asks first of a change of the preference:
-// was device trust turned down?
+// was it turned down?
 func changesOf(r, old resource.Resource) (changes []string) {
 	now, isPreference := r.(*resource.Preference)
 	was, wasPreference := old.(*resource.Preference)
 	if !isPreference || !wasPreference {
 		return nil
 	}
-	a, b := was.Spec.DeviceTrust, now.Spec.DeviceTrust
+	a, b := was.Spec, now.Spec
 	for _, field := range []struct {
 		name     string
 		old, new any
 	}{
-		{"mode", a.Mode, b.Mode},
-		{"auto_enroll", a.AutoEnroll, b.AutoEnroll},
-		{"ekcert_allowed_cas", len(a.EKCertAllowedCAs), len(b.EKCertAllowedCAs)},
+		{"mode", a.DeviceTrust.Mode, b.DeviceTrust.Mode},
+		{"auto_enroll", a.DeviceTrust.AutoEnroll, b.DeviceTrust.AutoEnroll},
+		{"ekcert_allowed_cas", len(a.DeviceTrust.EKCertAllowedCAs), len(b.DeviceTrust.EKCertAllowedCAs)},
+		{"locking_mode", orDefault(a.LockingMode), orDefault(b.LockingMode)},
+		{"staleness_limit", orDefault(a.StalenessLimit), orDefault(b.StalenessLimit)},
 	} {
 		if field.old != field.new {
 			changes = append(changes, fmt.Sprintf("%s: %v → %v", field.name, field.old, field.new))
 		}
 	}
-	if len(a.EKCertAllowedCAs) == len(b.EKCertAllowedCAs) && !slices.Equal(a.EKCertAllowedCAs, b.EKCertAllowedCAs) {
+	if cas, others := a.DeviceTrust.EKCertAllowedCAs, b.DeviceTrust.EKCertAllowedCAs; len(cas) == len(others) && !slices.Equal(cas, others) {
 		changes = append(changes, "ekcert_allowed_cas: others, as many")
 	}
 	return changes
+}
+
+// orDefault is v in a change.
+func orDefault[V comparable](v V) any {
+	var unset V
+	if v == unset {
+		return "the default"
+	}
+	return v
 }
 
 func (c *Catalog) record(tx *store.Tx, t event.Type, actor string, head *resource.Header, reasons ...string) error {

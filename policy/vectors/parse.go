@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"devicetrust/policy"
 	"devicetrust/resource"
@@ -177,6 +178,12 @@ func (k cast) readWho(c *Case, who string) (err error) {
 	for special != "" {
 		var word string
 		word, special, _ = strings.Cut(special, "+")
+		if age, ok := strings.CutPrefix(word, "age="); ok {
+			if err := c.readAge(age); err != nil {
+				return err
+			}
+			continue
+		}
 		if c.readEvidence(word) {
 			continue
 		}
@@ -189,6 +196,15 @@ func (k cast) readWho(c *Case, who string) (err error) {
 		*flag = true
 	}
 	return nil
+}
+
+func (c *Case) readAge(age string) (err error) {
+	if age == "unknown" {
+		c.Age = policy.NeverHeard
+		return nil
+	}
+	c.Age, err = time.ParseDuration(age)
+	return err
 }
 
 // readEvidence tells whether word is about what the device proved.

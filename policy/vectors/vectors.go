@@ -20,7 +20,9 @@
 // alice+device+quote and alice+device+tpm=IFX/7.85 one that has proved so much
 // (key, quote, event_log, secure_boot; +unheard-of is a level that there is
 // not) and whose TPM is known, alice+bot is a machine, alice+stale has a certificate from before its
-// logins were granted, alice+revoked one that was revoked. EFFECT is allow or
+// logins were granted, alice+revoked one that was revoked, alice+age=6m asks
+// where it was last known 6 minutes ago that the policy is the one in force, and
+// alice+age=unknown where nothing is known of that. EFFECT is allow or
 // deny, CAUSE a policy.Cause, RULE the source of a rule that must have had
 // that effect, or - for none. WHAT is open or listen, and TARGET HOST:PORT (* for
 // a host that the client does not name) or the path of a socket; or agent or x11,
@@ -60,6 +62,8 @@ type Case struct {
 	// What is special about the certificate.
 	Device, HalfDevice, Bot, Stale, Revoked bool
 	Evidence                                policy.Evidence
+	// Age of what is decided by.
+	Age time.Duration
 
 	Action policy.Action
 	Login  string         // OpenSession, Forward
@@ -127,7 +131,7 @@ func (c Case) Request(s *policy.State) policy.Request {
 	if c.Device {
 		sub.DeviceCredentialID = "credential"
 	}
-	r := policy.Request{Action: c.Action, Subject: sub, Login: c.Login, Target: c.Target, Resource: c.Kind, Verb: c.Verb, Now: Now}
+	r := policy.Request{Action: c.Action, Subject: sub, Login: c.Login, Target: c.Target, Resource: c.Kind, Verb: c.Verb, Now: Now, StateAge: c.Age}
 	if c.Node != nil {
 		r.Node = policy.Node{ID: c.Node.Metadata.Name, Name: c.Node.Spec.Hostname, Labels: c.Node.Metadata.Labels}
 	}
