@@ -29,10 +29,11 @@ func (e *evaluation) locks() []*Lock {
 }
 
 // matches tells whether r is what t keeps out: every field of t that is set
-// must match. Logins and nodes are locked for sessions; a locked node is
-// still shown, so that people can learn that it is locked.
+// must match. Logins and nodes are locked for sessions and for what is forwarded
+// in them; a locked node is still shown, so that people can learn that it is
+// locked.
 func (t *LockTarget) matches(r *Request) bool {
-	session := r.Action == OpenSession
+	session := r.Action == OpenSession || r.Action == Forward
 	return (t.User == "" || t.User == r.Subject.User) &&
 		(t.Role == "" || slices.Contains(r.Subject.Roles, t.Role)) &&
 		(t.Device == "" || t.Device == r.Subject.DeviceID) &&
