@@ -40,9 +40,15 @@ func (s *Server) kinds() map[string]kindOps {
 				return s.catalog.Get(ctx, kind, name)
 			},
 			create: func(ctx context.Context, r resource.Resource) error {
+				if err := s.aimLock(ctx, r); err != nil {
+					return err
+				}
 				return s.catalog.Create(ctx, callerOf(ctx).actor, r)
 			},
 			update: func(ctx context.Context, r resource.Resource, revision string) error {
+				if err := s.aimLock(ctx, r); err != nil {
+					return err
+				}
 				return s.catalog.Update(ctx, callerOf(ctx).actor, r, revision)
 			},
 			delete: func(ctx context.Context, name string) error {
