@@ -145,6 +145,9 @@ func (s *Server) certifyNode(ctx context.Context, id string, info *dtv1.NodeInfo
 		if err := s.nodes.put(tx, id, info, fixed); err != nil {
 			return err
 		}
+		if err := s.nodes.enforcedBy(tx, id, info); err != nil {
+			return err
+		}
 		return s.nodes.certified(tx, id, info)
 	})
 	if err != nil {
@@ -164,12 +167,16 @@ func (h nodeService) Heartbeat(ctx context.Context, req *connect.Request[dtv1.He
 	if err := checkInfo(info); err != nil {
 		return nil, err
 	}
-	err := s.db.Write(ctx, func(tx *store.Tx) error {
+	report, err := reportOf(req.Msg, s.now())
+	if err != nil {
+		return nil, err
+	}
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
 		fixed, err := s.nodes.fixedLabels(tx, id)
 		if err != nil {
 			return err
 		}
-		if same, err := s.nodes.touch(tx, id, info, fixed); same || err != nil {
+		if same, err := s.nodes.heard(tx, id, info, fixed, report); same || err != nil {
 			return err
 		}
 		if err := s.nodes.checkFree(tx, id, info); err != nil {

@@ -162,17 +162,6 @@ func document(id string, info *dtv1.NodeInfo, fixed map[string]string) (string, 
 	return string(text), nil
 }
 
-// touch notes that a node which says nothing new lives, and tells whether it
-// was one: most heartbeats are, and cost no look at the other nodes.
-func (n nodes) touch(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) (bool, error) {
-	text, err := document(id, info, fixed)
-	if err != nil {
-		return false, err
-	}
-	same, err := tx.Exec(`UPDATE nodes SET last_seen_at = $3 WHERE id = $1 AND document = $2`, id, text, store.Micros(n.now()))
-	return same > 0, err
-}
-
 // put stores a node.
 func (n nodes) put(tx *store.Tx, id string, info *dtv1.NodeInfo, fixed map[string]string) error {
 	now := n.now()
@@ -202,16 +191,11 @@ func (n nodes) lookup(tx *store.Tx, ref string) (*resource.Node, error) {
 }
 
 func (n nodes) find(tx *store.Tx, where, arg string) (*resource.Node, error) {
-	var doc string
-	var seen int64
-	err := tx.QueryRow(`SELECT document, last_seen_at FROM nodes WHERE `+where, arg).Scan(&doc, &seen)
+	node, err := scanNode(tx.QueryRow(`SELECT `+nodeColumns+` FROM nodes WHERE `+where, arg).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, noNode(arg)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("authd: %w", err)
-	}
-	return decodeNode(doc, seen)
+	return node, err
 }
 
 func noNode(ref string) error {
@@ -258,19 +242,14 @@ func (n nodes) fixedLabels(tx *store.Tx, id string) (map[string]string, error) {
 }
 
 func (n nodes) list(tx *store.Tx) ([]*resource.Node, error) {
-	rows, err := tx.Query(`SELECT document, last_seen_at FROM nodes ORDER BY name`)
+	rows, err := tx.Query(`SELECT ` + nodeColumns + ` FROM nodes ORDER BY name`)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close() //nolint:errcheck // rows.Err tells
 	var out []*resource.Node
 	for rows.Next() {
-		var doc string
-		var seen int64
-		if err := rows.Scan(&doc, &seen); err != nil {
-			return nil, fmt.Errorf("authd: %w", err)
-		}
-		node, err := decodeNode(doc, seen)
+		node, err := scanNode(rows.Scan)
 		if err != nil {
 			return nil, err
 		}
@@ -329,7 +308,7 @@ func (n nodes) checkFree(tx *store.Tx, id string, info *dtv1.NodeInfo) error {
 func checkInfo(info *dtv1.NodeInfo) error {
 	return invalid(resource.NodeClaims{
 		Name: info.GetName(), Hostname: info.GetHostname(), Addresses: info.GetAddresses(),
-		Labels: info.GetLabels(), Version: info.GetVersion(),
+		Labels: info.GetLabels(), Version: info.GetVersion(), Enforcer: info.GetEnforcer(),
 	}.Check())
 }
 

@@ -19,7 +19,15 @@ type NodeClaims struct {
 	Addresses []string
 	Labels    map[string]string
 	Version   string
+	// Enforcer is one of the words below; empty is EnforcerDaemon.
+	Enforcer string
 }
+
+// What enforces on a node: dtnoded itself, or a stock sshd with its help.
+const (
+	EnforcerDaemon = "dtnoded"
+	EnforcerSSHD   = "sshd"
+)
 
 // Check refuses what a node may not claim. The node asks it before it spends
 // its token, and the control plane before it believes anything.
@@ -47,6 +55,11 @@ func (c NodeClaims) Check() error {
 	}
 	if len(c.Version) > maxNodeLabel || !printable(c.Version) {
 		return fmt.Errorf("version %.300q must be at most %d printable characters", c.Version, maxNodeLabel)
+	}
+	switch c.Enforcer {
+	case "", EnforcerDaemon, EnforcerSSHD:
+	default:
+		return fmt.Errorf("%.64q is not known to enforce anything: %s or %s", c.Enforcer, EnforcerDaemon, EnforcerSSHD)
 	}
 	return CheckNodeLabels(c.Labels)
 }

@@ -32,6 +32,8 @@ func TestANodeClaimsOnlyWhatItMay(t *testing.T) {
 		"a label with an escape":  {func(c *NodeClaims) { c.Labels = map[string]string{"a": "\x1b[2J"} }, "label"},
 		"a key with a space":      {func(c *NodeClaims) { c.Labels = map[string]string{"a b": ""} }, "label"},
 		"an empty key":            {func(c *NodeClaims) { c.Labels = map[string]string{"": "a"} }, "label"},
+		"a stock sshd":            {func(c *NodeClaims) { c.Enforcer = EnforcerSSHD }, ""},
+		"another enforcer":        {func(c *NodeClaims) { c.Enforcer = "nobody\x1b" }, "enforce"},
 		"many labels":             {func(c *NodeClaims) { c.Labels = many }, "labels"},
 	} {
 		c := NodeClaims{Name: "server-1", Hostname: "server-1", Addresses: []string{"server-1:22"}, Labels: map[string]string{"env": "test"}}

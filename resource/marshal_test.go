@@ -31,6 +31,7 @@ func everything() []Resource {
 	token.Metadata.Expires = at
 	node := &Node{Header: NewHeader(KindNode, "9cdfc0ad-64b7-4d9c-8e2f-0123456789ab"), Spec: NodeSpec{
 		Hostname: "web-1", Addr: "192.0.2.1:3022", PublicAddrs: []string{"web.example.com:3022"}, Version: "1.0", LastHeartbeat: at,
+		Enforcer: EnforcerSSHD, State: &NodeState{Sequence: 42, Confirmed: at, Reported: at},
 	}}
 	node.Metadata.Labels = map[string]string{"env": "dev", "empty": ""}
 	role := &Role{Header: NewHeader(KindRole, "dev"), Spec: policy.RoleSpec{

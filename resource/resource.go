@@ -287,6 +287,20 @@ type NodeSpec struct {
 	PublicAddrs   []string  `yaml:"public_addrs,omitempty" json:"public_addrs,omitempty"`
 	Version       string    `yaml:"version,omitempty" json:"version,omitempty"`
 	LastHeartbeat time.Time `yaml:"last_heartbeat,omitempty" json:"last_heartbeat,omitzero"`
+	// Enforcer is what enforces there: EnforcerDaemon or EnforcerSSHD.
+	Enforcer string `yaml:"enforcer,omitempty" json:"enforcer,omitempty"`
+	// State is what it decides by, as it last said; nil where it has not.
+	State *NodeState `yaml:"state,omitempty" json:"state,omitempty"`
+}
+
+// NodeState is a state that a node decides by.
+type NodeState struct {
+	// Sequence is the number of the last change in it.
+	Sequence int64 `yaml:"sequence" json:"sequence"`
+	// Confirmed is when the control plane last said to the node that this is
+	// the state, Reported when the node said so.
+	Confirmed time.Time `yaml:"confirmed" json:"confirmed"`
+	Reported  time.Time `yaml:"reported" json:"reported"`
 }
 
 // CertAuthority is kind cert_authority, version v2: the public half.
