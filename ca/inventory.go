@@ -176,6 +176,25 @@ func (c *CA) IsRevoked(tx *store.Tx, serial uint64) (bool, error) {
 	return revokedAt != 0, nil
 }
 
+// RevocationOf gives the revocation of a certificate; is: it is revoked, known:
+// the cluster has a record of it at all. One of which it has none is refused by
+// the API (IsRevoked), and servers cannot know.
+func RevocationOf(tx *store.Tx, serial uint64) (r policy.Revocation, is, known bool, err error) {
+	if serial == 0 || serial > math.MaxInt64 {
+		return r, false, false, nil
+	}
+	var revokedAt int64
+	err = tx.QueryRow(`SELECT revoked_at, revoked_reason FROM certificates WHERE serial = $1`, int64(serial)).Scan(&revokedAt, &r.Reason)
+	if errors.Is(err, sql.ErrNoRows) {
+		return r, false, false, nil
+	}
+	if err != nil {
+		return r, false, false, fmt.Errorf("ca: serial %d: %w", serial, err)
+	}
+	r.First, r.Last = serial, serial
+	return r, revokedAt != 0, true, nil
+}
+
 // LoginOf gives the login that a user's certificate belongs to. Where it is
 // revoked, unknown or no user's, that is a refusal (CodeUnauthenticated).
 func (c *CA) LoginOf(tx *store.Tx, serial uint64) (string, error) {

@@ -12,6 +12,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/identity"
+	"devicetrust/policy"
 	"devicetrust/store"
 	"devicetrust/store/storetest"
 )
@@ -210,4 +211,32 @@ func TestRevokingTwiceKeepsTheFirstReason(t *testing.T) {
 	if n := w.count(t, `SELECT count(*) FROM certificates WHERE revoked_reason = 'logged out'`); n != 2 {
 		t.Errorf("%d have the first reason", n)
 	}
+}
+
+func TestARevocationIsFoundWithItsReason(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := manyCertificates(t, db)
+		w.write(t, func(tx *store.Tx) error {
+			_, err := w.ca.RevokeLogin(tx, "login-1", "the user has logged out")
+			return err
+		})
+		for serial, want := range map[uint64]struct {
+			r         policy.Revocation
+			is, known bool
+		}{
+			1:                 {policy.Revocation{First: 1, Last: 1, Reason: "the user has logged out"}, true, true},
+			3:                 {policy.Revocation{First: 3, Last: 3}, false, true},
+			11:                {},
+			0:                 {},
+			math.MaxInt64 + 1: {},
+		} {
+			w.read(t, func(tx *store.Tx) error {
+				r, is, known, err := RevocationOf(tx, serial)
+				if r != want.r || is != want.is || known != want.known {
+					t.Errorf("%d: %+v, revoked %t, known %t; want %+v", serial, r, is, known, want)
+				}
+				return err
+			})
+		}
+	})
 }
