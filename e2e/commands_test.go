@@ -28,6 +28,7 @@ import (
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"authd":    cmdAuthd,
 	"noded":    cmdNoded,
+	"sshd":     cmdSSHD,
 	"laptop":   cmdLaptop,
 	"tpm":      cmdTPM,
 	"maker":    cmdMaker,
@@ -121,6 +122,34 @@ func cmdNoded(ts *testscript.TestScript, neg bool, args []string) {
 		out, err := authd.DTCtl(context.Background(), "nodes", "ls")
 		return err == nil && strings.Contains(out, args[0])
 	}))
+}
+
+// sshd NAME [FILE] starts a stock sshd, with the lines of FILE at the end of its
+// configuration, in a folder of root's. $NAME_ADDR and $NAME_PORT are where it
+// listens, $NAME_DIR is its /etc/ssh, $NAME_CONFIG the file, and $NAME_DTNODED a
+// dtnoded that it may run.
+func cmdSSHD(ts *testscript.TestScript, neg bool, args []string) {
+	s := setOf(ts, neg)
+	usage(ts, args, 1, "sshd NAME [FILE]")
+	var lines string
+	if len(args) > 1 {
+		lines = ts.ReadFile(args[1])
+	}
+	d, err := s.SSHD(context.Background(), args[0], lines)
+	if d != nil {
+		ts.Defer(func() {
+			if err := d.Remove(); err != nil {
+				ts.Logf("%v", err)
+			}
+		})
+	}
+	ts.Check(err)
+	s.daemons[args[0]] = d.Daemon
+	tellAddress(ts, args[0], d.Daemon)
+	variable := strings.ToUpper(strings.ReplaceAll(args[0], "-", "_"))
+	ts.Setenv(variable+"_DIR", d.Dir)
+	ts.Setenv(variable+"_CONFIG", d.Config)
+	ts.Setenv(variable+"_DTNODED", d.Noded)
 }
 
 var diagnosing = regexp.MustCompile(`msg=serving port=diag addr=(\S+)`)

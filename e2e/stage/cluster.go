@@ -18,7 +18,7 @@ import (
 	"syscall"
 )
 
-// Daemon is a dtauthd or a dtnoded that serves.
+// Daemon is a dtauthd, a dtnoded or an sshd that serves.
 type Daemon struct {
 	*Process
 	DataDir string
@@ -27,6 +27,10 @@ type Daemon struct {
 
 	stage   *Stage
 	command Command
+	// ready is what it prints when it serves; nil: what ours do, with Addr.
+	ready *regexp.Regexp
+	// sameArgs: it starts again as it did.
+	sameArgs bool
 }
 
 var serving = regexp.MustCompile(`msg=serving (?:port=(?:https|ssh) )?addr=(\S+)`)
@@ -68,6 +72,10 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.Process = p
+	if d.ready != nil {
+		_, err := p.WaitLog(ctx, d.ready)
+		return err
+	}
 	found, err := p.WaitLog(ctx, serving)
 	if err != nil {
 		return err
@@ -80,6 +88,9 @@ func (d *Daemon) start(ctx context.Context) error {
 func (d *Daemon) Restart(ctx context.Context) error {
 	if !d.Ended() {
 		return fmt.Errorf("%s runs", d.Name)
+	}
+	if d.sameArgs {
+		return d.start(ctx)
 	}
 	const flag = "--listen="
 	d.command.Args = slices.DeleteFunc(d.command.Args, func(a string) bool { return strings.HasPrefix(a, flag) })
