@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -197,6 +198,23 @@ func TestAJoinTokenIsGoodForOneNode(t *testing.T) {
 	wg.Wait()
 	if n := joined.Load(); n != 1 {
 		t.Errorf("%d nodes joined with one token", n)
+	}
+}
+
+// A stock sshd believes those, from before its first state on.
+func TestAServerThatJoinsIsToldWhoSignsForPeople(t *testing.T) {
+	r := start(t)
+	k := newKeys(t)
+	res, err := dtv1connect.NewNodeServiceClient(r.https(nil), r.url()).Join(t.Context(), connect.NewRequest(&dtv1.JoinRequest{
+		Token: r.joinToken(nil), Node: nodeInfo("db"), SshPublicKey: k.ssh.PublicKey().Marshal(), TlsPublicKey: k.der,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addUser("alice", "access")
+	want := [][]byte{r.login("alice").sshCert.SignatureKey.Marshal()}
+	if got := res.Msg.GetCluster().GetUserAuthorities(); !reflect.DeepEqual(got, want) {
+		t.Errorf("it is told of %x, want %x", got, want)
 	}
 }
 

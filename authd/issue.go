@@ -129,11 +129,11 @@ func (s *Server) clusterInfo(ctx context.Context) (*dtv1.ClusterInfo, error) {
 	for _, c := range s.tls.anchors() {
 		info.TlsAuthorities = append(info.TlsAuthorities, c.Raw)
 	}
-	for _, k := range s.ca.UserAuthorities() {
-		info.UserAuthorities = append(info.UserAuthorities, k.Marshal())
-	}
 	for _, k := range s.ca.HostAuthorities() {
 		info.HostAuthorities = append(info.HostAuthorities, k.Marshal())
+	}
+	for _, k := range s.ca.UserAuthorities() {
+		info.UserAuthorities = append(info.UserAuthorities, k.Marshal())
 	}
 	err := s.db.Read(ctx, func(tx *store.Tx) error {
 		preference, err := s.catalog.Preference(tx)
