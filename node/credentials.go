@@ -38,8 +38,11 @@ const (
 
 // keys are the node's own. They are made once and never leave the machine.
 type keys struct {
-	host gossh.Signer      // Ed25519
-	tls  *ecdsa.PrivateKey // P-256
+	host gossh.PublicKey
+	// signer has the other half of host, Ed25519; nil where that is a stock
+	// sshd's, whose keys we do not read.
+	signer gossh.Signer
+	tls    *ecdsa.PrivateKey // P-256
 }
 
 // loadKeys reads the keys in dir, and makes those that are not there.
@@ -52,23 +55,28 @@ func loadKeys(dir string) (keys, error) {
 	if err != nil {
 		return keys{}, fmt.Errorf("%s: %w", hostKeyFile, err)
 	}
+	key, err := loadTLSKey(dir)
+	return keys{host: signer.PublicKey(), signer: signer, tls: key}, err
+}
+
+func loadTLSKey(dir string) (*ecdsa.PrivateKey, error) {
 	text, err := loadKey(filepath.Join(dir, tlsKeyFile), newTLSKey)
 	if err != nil {
-		return keys{}, err
+		return nil, err
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return keys{}, fmt.Errorf("%s holds no PEM", tlsKeyFile)
+		return nil, fmt.Errorf("%s holds no PEM", tlsKeyFile)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return keys{}, fmt.Errorf("%s: %w", tlsKeyFile, err)
+		return nil, fmt.Errorf("%s: %w", tlsKeyFile, err)
 	}
 	ec, ok := key.(*ecdsa.PrivateKey)
 	if !ok {
-		return keys{}, fmt.Errorf("%s holds a key of type %T", tlsKeyFile, key)
+		return nil, fmt.Errorf("%s holds a key of type %T", tlsKeyFile, key)
 	}
-	return keys{host: signer, tls: ec}, nil
+	return ec, nil
 }
 
 func loadKey(path string, make func() ([]byte, error)) ([]byte, error) {
@@ -163,7 +171,7 @@ func (s savedIdentity) check(k keys) (*credentials, error) {
 		return nil, fmt.Errorf("host certificate: %w", err)
 	}
 	cert, ok := key.(*gossh.Certificate)
-	if !ok || cert.CertType != gossh.HostCert || !bytes.Equal(cert.Key.Marshal(), k.host.PublicKey().Marshal()) {
+	if !ok || cert.CertType != gossh.HostCert || !bytes.Equal(cert.Key.Marshal(), k.host.Marshal()) {
 		return nil, errors.New("the host certificate is not for the node's key")
 	}
 	c.host = cert
@@ -247,11 +255,11 @@ func (c *credentials) bears(info *dtv1.NodeInfo) bool {
 // hostSigners are the certified host key and, for clients that know no host
 // certificates, the key alone.
 func (c *credentials) hostSigners(k keys) ([]gossh.Signer, error) {
-	certified, err := gossh.NewCertSigner(c.host, k.host)
+	certified, err := gossh.NewCertSigner(c.host, k.signer)
 	if err != nil {
 		return nil, err
 	}
-	return []gossh.Signer{certified, k.host}, nil
+	return []gossh.Signer{certified, k.signer}, nil
 }
 
 func (c *credentials) tlsCertificate(k keys) *tls.Certificate {

@@ -85,7 +85,7 @@ func (m *member) join(ctx context.Context, token string, pins []Pin) (*credentia
 	client, _ := m.control.current()
 	answer, err := call(ctx, client.Join, &dtv1.JoinRequest{
 		Token: token, Node: m.info,
-		SshPublicKey: m.keys.host.PublicKey().Marshal(), TlsPublicKey: public,
+		SshPublicKey: m.keys.host.Marshal(), TlsPublicKey: public,
 	})
 	if err != nil {
 		return nil, joinHint(m.control.explain(what, err))
@@ -135,7 +135,7 @@ func (m *member) renew(ctx context.Context) (*credentials, error) {
 	}
 	client, _ := m.control.current()
 	answer, err := call(ctx, client.Renew, &dtv1.RenewRequest{
-		Node: m.info, SshPublicKey: m.keys.host.PublicKey().Marshal(), TlsPublicKey: public,
+		Node: m.info, SshPublicKey: m.keys.host.Marshal(), TlsPublicKey: public,
 	})
 	if err != nil {
 		return nil, m.control.explain("cannot renew the node's certificates", err)

@@ -210,18 +210,30 @@ func (c Config) enough() error {
 // openDataDir makes the folder where there is none, and keeps a second dtnoded
 // out of it, unless that takes over from a predecessor, whose lock it has.
 func openDataDir(dir string, from *predecessor) (*os.File, error) {
+	if err := makeDataDir(dir); err != nil {
+		return nil, err
+	}
+	if from != nil {
+		return from.lock, nil
+	}
+	return lockDataDir(dir)
+}
+
+// makeDataDir makes the folder where there is none, and refuses one in which
+// somebody else put something.
+func makeDataDir(dir string) error {
 	if dir == "" {
-		return nil, api.Refuse(connect.CodeInvalidArgument, "no data directory is given")
+		return api.Refuse(connect.CodeInvalidArgument, "no data directory is given")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, dataDirRefusal(dir, err)
+		return dataDirRefusal(dir, err)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {
-		return nil, dataDirRefusal(dir, err)
+		return dataDirRefusal(dir, err)
 	}
 	if err := checkOwn(dir, info); err != nil {
-		return nil, err
+		return err
 	}
 	names := []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, stateFile + ".newest", lockFile}
 	for i := range maxProcesses {
@@ -234,18 +246,20 @@ func openDataDir(dir string, from *predecessor) (*os.File, error) {
 			continue
 		}
 		if err != nil {
-			return nil, dataDirRefusal(dir, err)
+			return dataDirRefusal(dir, err)
 		}
 		if strings.HasPrefix(name, spoolDir) != info.IsDir() || !info.IsDir() && !info.Mode().IsRegular() {
-			return nil, dataDirRefusal(dir, fmt.Errorf("%s is not what dtnoded makes there but %s", name, info.Mode()))
+			return dataDirRefusal(dir, fmt.Errorf("%s is not what dtnoded makes there but %s", name, info.Mode()))
 		}
 		if err := checkOwn(path, info); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if from != nil {
-		return from.lock, nil
-	}
+	return nil
+}
+
+// lockDataDir keeps a second dtnoded out.
+func lockDataDir(dir string) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, dataDirRefusal(dir, err)
