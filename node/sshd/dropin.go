@@ -131,8 +131,8 @@ func includeLine(config string) string {
 	return "Include " + filepath.Join(filepath.Dir(DropIn(config)), "*.conf")
 }
 
-// exists tells whether something has the name path.
-func exists(path string) bool {
+// isThere tells whether something has the name path.
+func isThere(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }

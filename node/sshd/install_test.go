@@ -12,7 +12,7 @@ import (
 )
 
 func TestAStockServerIsJoinedAndFollowsItsConfiguration(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.start()
 	if m.certified() {
 		t.Fatal("it was certified before")
@@ -51,7 +51,7 @@ func TestAStockServerIsJoinedAndFollowsItsConfiguration(t *testing.T) {
 // Every line is there for a reason, and each is looked for where sshd prints
 // what it follows.
 func TestEveryLineOfTheDropInIsInForce(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	if _, err := m.install(); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestEveryLineOfTheDropInIsInForce(t *testing.T) {
 }
 
 func TestInstallingAgainRepairs(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.start()
 	if _, err := m.install(); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestTheHostKeyThatIsCertifiedIsTheBestOne(t *testing.T) {
 		"Ed25519 where there is one": {nil, ssh.KeyAlgoED25519},
 		"ECDSA else":                 {[]string{"ssh_host_ed25519_key.pub"}, ssh.KeyAlgoECDSA256},
 	} {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		for _, file := range c.without {
 			must(t, os.Remove(m.ssh(file)))
 		}
@@ -147,7 +147,7 @@ func TestTheHostKeyThatIsCertifiedIsTheBestOne(t *testing.T) {
 }
 
 func TestWhatTheClusterGaveIsLookedAtBeforeAnythingIsDone(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	p, err := Prepare(t.Context(), m.config)
 	must(t, err)
 	before := m.tree()
@@ -170,7 +170,7 @@ func TestWhatTheClusterGaveIsLookedAtBeforeAnythingIsDone(t *testing.T) {
 }
 
 func TestAVersionIsRead(t *testing.T) {
-	major, minor, err := Server{Program: stockSSHD}.version(t.Context())
+	major, minor, err := Server{Program: installedSSHD}.version(t.Context())
 	if err != nil || major < leastMajor {
 		t.Errorf("%d.%d: %v", major, minor, err)
 	}

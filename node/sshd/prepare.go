@@ -201,7 +201,7 @@ func (p *Prepared) checkDir() error {
 			}
 		}
 	}
-	if exists(p.dir.NodeFile()) {
+	if isThere(p.dir.NodeFile()) {
 		return nil
 	}
 	entries, err := os.ReadDir(string(p.dir))
@@ -354,7 +354,7 @@ func (p *Prepared) checkInForce(ctx context.Context) error {
 		return refuse(fmt.Errorf("sshd does not take %s: %w", p.dropIn, err), "Nothing was changed.")
 	}
 	certificate := p.dir.HostCertificate(p.keyType)
-	if exists(certificate) && strings.Contains(complaints, certificate) {
+	if isThere(certificate) && strings.Contains(complaints, certificate) {
 		return refuse(fmt.Errorf("sshd does not take its host certificate: %s", complaints),
 			"Is the public half of its host key that of the key? ssh-keygen -y -f KEY >KEY.pub")
 	}

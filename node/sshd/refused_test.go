@@ -14,7 +14,7 @@ import (
 
 // wantRefused wants a refusal with words in it and in its hint, and a machine
 // that is as it was.
-func (m *machine) wantRefused(name string, words, hint string) {
+func (m *stock) wantRefused(name string, words, hint string) {
 	m.Helper()
 	before := m.tree()
 	_, err := Prepare(m.Context(), m.config)
@@ -22,7 +22,7 @@ func (m *machine) wantRefused(name string, words, hint string) {
 	m.wantWords(name, err, words, hint)
 }
 
-func (m *machine) wantWords(name string, err error, words, hint string) {
+func (m *stock) wantWords(name string, err error, words, hint string) {
 	m.Helper()
 	r, ok := errors.AsType[*api.Refusal](err)
 	if !ok || r.Code != connect.CodeFailedPrecondition {
@@ -37,7 +37,7 @@ func (m *machine) wantWords(name string, err error, words, hint string) {
 func TestAServerThatWouldNotDoIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 	for name, c := range map[string]struct {
 		lines       string
-		fault       func(m *machine)
+		fault       func(m *stock)
 		words, hint string
 	}{
 		"a configuration that sshd does not take": {
@@ -55,30 +55,30 @@ func TestAServerThatWouldNotDoIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 		"a list that is longer than ours": {
 			"AuthenticationMethods publickey password\n" + include, nil, "AuthenticationMethods is not publickey but", ""},
 		"an earlier file that wins": {
-			include, func(m *machine) { m.write("ssh/sshd_config.d/00-a.conf", "ExposeAuthInfo no\n", 0o644) }, "ExposeAuthInfo is not yes", ""},
+			include, func(m *stock) { m.write("ssh/sshd_config.d/00-a.conf", "ExposeAuthInfo no\n", 0o644) }, "ExposeAuthInfo is not yes", ""},
 		"a Match block for root": {
 			include + "Match user root\nAuthorizedKeysFile /root/.ssh/authorized_keys\nMatch all\n", nil, "for user=root", "Match block"},
 		"a Match block for everybody": {
 			include + "Match address 127.0.0.0/8\nRevokedKeys none\nMatch all\n", nil, "RevokedKeys is not", ""},
 		"no folder for the drop-in": {
-			include, func(m *machine) { must(m, os.Remove(m.ssh("sshd_config.d"))) }, "there is no folder", "install -d -m 0755"},
+			include, func(m *stock) { must(m, os.Remove(m.ssh("sshd_config.d"))) }, "there is no folder", "install -d -m 0755"},
 		"no sshd": {
-			include, func(m *machine) { m.config.Server.Program = m.path("none") }, "no such file", "openssh-server"},
+			include, func(m *stock) { m.config.Server.Program = m.path("none") }, "no such file", "openssh-server"},
 		"another program for sshd": {
-			include, func(m *machine) { m.config.Server.Program = "/bin/true" }, "version", "--sshd"},
+			include, func(m *stock) { m.config.Server.Program = "/bin/true" }, "version", "--sshd"},
 		"an old sshd": {
-			include, func(m *machine) {
+			include, func(m *stock) {
 				m.write("bin/sshd", "#!/bin/sh\necho OpenSSH_8.1p1 >&2\n", 0o755)
 				m.config.Server.Program = m.path("bin/sshd")
 			}, "is OpenSSH 8.1, and 8.2 is needed", "Upgrade"},
 		"a helper that others may change": {
-			include, func(m *machine) { must(m, os.Chmod(m.config.Noded, 0o775)) }, "others than root may write to", "/usr/local/bin/dtnoded"},
+			include, func(m *stock) { must(m, os.Chmod(m.config.Noded, 0o775)) }, "others than root may write to", "/usr/local/bin/dtnoded"},
 		"a helper of somebody else": {
-			include, func(m *machine) { must(m, os.Chown(m.config.Noded, 1, 0)) }, "belongs to uid 1", "/usr/local/bin/dtnoded"},
+			include, func(m *stock) { must(m, os.Chown(m.config.Noded, 1, 0)) }, "belongs to uid 1", "/usr/local/bin/dtnoded"},
 		"a helper in a folder of everybody": {
-			include, func(m *machine) { must(m, os.Chmod(m.path("bin"), 0o1777)) }, "others than root may write to", "/usr/local/bin/dtnoded"},
+			include, func(m *stock) { must(m, os.Chmod(m.path("bin"), 0o1777)) }, "others than root may write to", "/usr/local/bin/dtnoded"},
 		"a helper by way of a link in a folder of everybody": {
-			include, func(m *machine) {
+			include, func(m *stock) {
 				must(m, os.Mkdir(m.path("tmp"), 0o755))
 				must(m, os.Symlink(m.config.Noded, m.path("tmp/link")))
 				must(m, os.Chmod(m.path("tmp"), 0o777))
@@ -86,31 +86,31 @@ func TestAServerThatWouldNotDoIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 				m.config.Noded = m.path("bin/link")
 			}, "others than root may write to", "/usr/local/bin/dtnoded"},
 		"a helper that nobody may run": {
-			include, func(m *machine) { must(m, os.Chmod(m.config.Noded, 0o700)) }, "not everybody may use", ""},
+			include, func(m *stock) { must(m, os.Chmod(m.config.Noded, 0o700)) }, "not everybody may use", ""},
 		"a helper that nobody may come to": {
-			include, func(m *machine) { must(m, os.Chmod(m.path("bin"), 0o700)) }, "not everybody may go through", ""},
+			include, func(m *stock) { must(m, os.Chmod(m.path("bin"), 0o700)) }, "not everybody may go through", ""},
 		"a helper with a space in its path": {
-			include, func(m *machine) { m.config.Noded = "/opt/d t/dtnoded" }, "is no absolute path of letters", ""},
+			include, func(m *stock) { m.config.Noded = "/opt/d t/dtnoded" }, "is no absolute path of letters", ""},
 		"a helper with sshd's own sign in its path": {
-			include, func(m *machine) { m.config.Noded = "/opt/%u/dtnoded" }, "is no absolute path of letters", ""},
+			include, func(m *stock) { m.config.Noded = "/opt/%u/dtnoded" }, "is no absolute path of letters", ""},
 		"a data directory of two lines": {
-			include, func(m *machine) { m.config.DataDir = "/var/lib/x\nExecStart=/tmp/y" }, "is no absolute path of letters", "--data-dir"},
+			include, func(m *stock) { m.config.DataDir = "/var/lib/x\nExecStart=/tmp/y" }, "is no absolute path of letters", "--data-dir"},
 		"no public half of a host key": {
-			include, func(m *machine) {
+			include, func(m *stock) {
 				must(m, os.Remove(m.ssh("ssh_host_ed25519_key.pub")))
 				must(m, os.Remove(m.ssh("ssh_host_ecdsa_key.pub")))
 			}, "no host key that can be certified", "ssh-keygen"},
 		"public halves that others may change": {
-			include, func(m *machine) {
+			include, func(m *stock) {
 				must(m, os.Chmod(m.ssh("ssh_host_ed25519_key.pub"), 0o666))
 				must(m, os.Chown(m.ssh("ssh_host_ecdsa_key.pub"), 1, 1))
 			}, "others than root may write to", ""},
 		"a configuration that nobody may come to": {
-			include, func(m *machine) { must(m, os.Chmod(m.ssh(""), 0o700)) }, "as nobody", ""},
+			include, func(m *stock) { must(m, os.Chmod(m.ssh(""), 0o700)) }, "as nobody", ""},
 		"sshd does not run": {
-			include, func(m *machine) { m.config.NoReload = false }, "no sshd runs with this configuration", "--no-reload"},
+			include, func(m *stock) { m.config.NoReload = false }, "no sshd runs with this configuration", "--no-reload"},
 	} {
-		m := newMachine(t, c.lines)
+		m := newStock(t, c.lines)
 		if c.fault != nil {
 			c.fault(m)
 		}
@@ -120,70 +120,70 @@ func TestAServerThatWouldNotDoIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 
 func TestWhatSomebodyElsePutInOurPlaceIsRefusedAndStays(t *testing.T) {
 	for name, c := range map[string]struct {
-		fault func(m *machine)
+		fault func(m *stock)
 		words string
 	}{
-		"a link for the folder": {func(m *machine) {
+		"a link for the folder": {func(m *stock) {
 			must(m, os.Mkdir(m.path("elsewhere"), 0o755))
 			must(m, os.Symlink(m.path("elsewhere"), m.ssh("devicetrust")))
 		}, "is not what dtnoded makes there"},
-		"a file for the folder": {func(m *machine) { m.write("ssh/devicetrust", "", 0o644) }, "is not what dtnoded makes there"},
-		"a folder that a group may write to": {func(m *machine) {
+		"a file for the folder": {func(m *stock) { m.write("ssh/devicetrust", "", 0o644) }, "is not what dtnoded makes there"},
+		"a folder that a group may write to": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			must(m, os.Chmod(m.ssh("devicetrust"), 0o775))
 		}, "others than root may write to"},
-		"a folder of somebody's": {func(m *machine) {
+		"a folder of somebody's": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			must(m, os.Chown(m.ssh("devicetrust"), 1, 1))
 		}, "belongs to uid 1"},
-		"a folder with other things in it": {func(m *machine) {
+		"a folder with other things in it": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			m.write("ssh/devicetrust/notes", "", 0o644)
 		}, "dtnoded has not made it"},
-		"a link for a file in the folder": {func(m *machine) {
+		"a link for a file in the folder": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			must(m, os.Symlink("/etc/passwd", m.ssh("devicetrust/krl")))
 		}, "is not what dtnoded makes there"},
-		"a pipe for a file in the folder": {func(m *machine) {
+		"a pipe for a file in the folder": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			must(m, exec.Command("mkfifo", m.ssh("devicetrust/state")).Run())
 		}, "is not what dtnoded makes there"},
-		"a file in the folder that others may write": {func(m *machine) {
+		"a file in the folder that others may write": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			m.write("ssh/devicetrust/user_ca.pub", "", 0o666)
 		}, "others than root may write to"},
-		"a link for the drop-in": {func(m *machine) {
+		"a link for the drop-in": {func(m *stock) {
 			m.write("mine", marker, 0o644)
 			must(m, os.Symlink(m.path("mine"), DropIn(m.config.Server.Config)))
 		}, "is not what dtnoded makes there"},
-		"a drop-in of somebody's": {func(m *machine) {
+		"a drop-in of somebody's": {func(m *stock) {
 			m.write("ssh/sshd_config.d/00-devicetrust.conf", marker, 0o644)
 			must(m, os.Chown(DropIn(m.config.Server.Config), 1, 1))
 		}, "belongs to uid 1"},
-		"a drop-in that we have not written": {func(m *machine) {
+		"a drop-in that we have not written": {func(m *stock) {
 			m.write("ssh/sshd_config.d/00-devicetrust.conf", "# mine\n", 0o644)
 		}, "dtnoded has not written it"},
-		"a link where a file is set aside": {func(m *machine) {
+		"a link where a file is set aside": {func(m *stock) {
 			must(m, os.Symlink("/etc/passwd", aside(DropIn(m.config.Server.Config))))
 		}, "is not what dtnoded makes there"},
-		"a link for the folder of drop-ins": {func(m *machine) {
+		"a link for the folder of drop-ins": {func(m *stock) {
 			must(m, os.Rename(m.ssh("sshd_config.d"), m.path("confs")))
 			must(m, os.Symlink(m.path("confs"), m.ssh("sshd_config.d")))
 		}, "is not what dtnoded makes there"},
-		"a folder above that everybody may write to": {func(m *machine) { must(m, os.Chmod(m.ssh(""), 0o1777)) }, "others than root may write to"},
-		"a node's file that is none": {func(m *machine) {
+		"a folder above that everybody may write to": {func(m *stock) { must(m, os.Chmod(m.ssh(""), 0o1777)) }, "others than root may write to"},
+		"a node's file that is none": {func(m *stock) {
 			must(m, os.Mkdir(m.ssh("devicetrust"), 0o755))
 			m.write("ssh/devicetrust/node.json", "{}", 0o644)
 		}, "node.json"},
 	} {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		c.fault(m)
 		m.wantRefused(name, c.words, "")
 	}
 }
 
 func TestARunningServerIsFoundByWhatItRunsAndNotByAName(t *testing.T) {
-	s := Server{Program: stockSSHD, Config: "/etc/ssh/sshd_config"}
+	s := Server{Program: installedSSHD, Config: "/etc/ssh/sshd_config"}
 	for title, want := range map[string]bool{
 		"sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups":                         true,
 		"sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups\x00\x00\x00":             true,
@@ -200,7 +200,7 @@ func TestARunningServerIsFoundByWhatItRunsAndNotByAName(t *testing.T) {
 			t.Errorf("%q: %v", title, got)
 		}
 	}
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	end := m.start()
 	f, err := m.config.Server.settings(t.Context(), "")
 	must(t, err)

@@ -12,13 +12,13 @@ import (
 
 // failing is an sshd that does as the real one does, until the call of a number,
 // which fails.
-func (m *machine) failing(call int) {
+func (m *stock) failing(call int) {
 	m.write("bin/sshd", fmt.Sprintf(`#!/bin/sh
 n=$(($(cat %[1]s/calls 2>/dev/null || echo 0) + 1))
 echo $n >%[1]s/calls
 if [ $n -eq %[2]d ]; then echo "it fails at call $n" >&2; exit 255; fi
 exec %[3]s "$@"
-`, m.dir, call, stockSSHD), 0o755)
+`, m.dir, call, installedSSHD), 0o755)
 	m.config.Server.Program = m.path("bin/sshd")
 	_ = os.Remove(m.path("calls"))
 }
@@ -26,7 +26,7 @@ exec %[3]s "$@"
 // Installed for the first time, and once more over what is there.
 func TestWhereverSSHDRefusesTheMachineIsAsItWas(t *testing.T) {
 	for _, again := range []bool{false, true} {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		if again {
 			_, err := m.install()
 			must(t, err)
@@ -56,7 +56,7 @@ func TestWhereverSSHDRefusesTheMachineIsAsItWas(t *testing.T) {
 
 // full mounts a disk with room for so many files more, in the place of the
 // folder for the configuration and what lies beside it.
-func (m *machine) full(files int) {
+func (m *stock) full(files int) {
 	m.Helper()
 	kept := m.path("kept")
 	must(m, os.Rename(m.ssh(""), kept))
@@ -72,7 +72,7 @@ func (m *machine) full(files int) {
 func TestWhereverTheDiskIsFullTheMachineIsAsItWas(t *testing.T) {
 	var failed int
 	for files := 0; ; files++ {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
 			t.Skip("nothing can be mounted here")
 		}
@@ -96,7 +96,7 @@ func TestWhereverTheDiskIsFullTheMachineIsAsItWas(t *testing.T) {
 }
 
 func TestWhereTheServerDoesNotReloadTheMachineIsAsItWas(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	end := m.start()
 	before := m.tree()
 	p, err := Prepare(t.Context(), m.config)
@@ -108,7 +108,7 @@ func TestWhereTheServerDoesNotReloadTheMachineIsAsItWas(t *testing.T) {
 }
 
 func TestWhoeverInterruptsItFindsTheMachineAsItWas(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	before := m.tree()
 	p, err := Prepare(t.Context(), m.config)
 	must(t, err)
@@ -121,7 +121,7 @@ func TestWhoeverInterruptsItFindsTheMachineAsItWas(t *testing.T) {
 }
 
 func TestAPublicKeyThatIsNotThatOfTheHostKeyIsRefused(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.exec("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", m.path("other"))
 	m.exec("cp", m.path("other.pub"), m.ssh("ssh_host_ed25519_key.pub"))
 	before := m.tree()
@@ -146,16 +146,16 @@ func TestWhatCannotBeTakenBackIsSaid(t *testing.T) {
 	if got := strings.Join(order, " "); got != "third second first" {
 		t.Errorf("taken back in the order %s", got)
 	}
-	newMachineless(t).wantWords("stuck", err, "it failed", "Not everything could be taken back, look at it before you leave: second: it is stuck")
+	onlyChecks(t).wantWords("stuck", err, "it failed", "Not everything could be taken back, look at it before you leave: second: it is stuck")
 }
 
-// newMachineless is only for its checks.
-func newMachineless(t *testing.T) *machine { return &machine{TB: t} }
+// onlyChecks is only for its checks.
+func onlyChecks(t *testing.T) *stock { return &stock{TB: t} }
 
 // A file in the middle of being replaced has its second name already, or not
 // yet, or has been replaced.
 func TestAFileIsRestoredFromWhereverItsReplacementStopped(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.write("a", "before", 0o640)
 	must(t, os.Chown(m.path("a"), 1, 2))
 	before := m.tree()

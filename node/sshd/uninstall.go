@@ -78,7 +78,7 @@ func (r *removal) look() (there bool, err error) {
 	}
 	r.hadDropIn, errs[0] = checkDropIn(r.dropIn)
 	r.hadDir, errs[1] = checkMade(string(r.dir), true)
-	if r.hadDir && errs[1] == nil && !exists(r.dir.NodeFile()) && !r.hadDropIn {
+	if r.hadDir && errs[1] == nil && !isThere(r.dir.NodeFile()) && !r.hadDropIn {
 		r.hadDir = false // somebody else's
 	}
 	if r.systemd.runs() {

@@ -8,7 +8,7 @@ import (
 )
 
 func TestUninstallingGivesBackEveryByte(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.start()
 	before := m.tree()
 	if _, err := m.install(); err != nil {
@@ -29,7 +29,7 @@ func TestUninstallingGivesBackEveryByte(t *testing.T) {
 }
 
 func TestWhatARunThatWasKilledLeftIsTakenAwayToo(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	before := m.tree()
 	_, err := m.install()
 	must(t, err)
@@ -45,7 +45,7 @@ func TestWhatARunThatWasKilledLeftIsTakenAwayToo(t *testing.T) {
 
 // The running sshd would let nobody in without the revocation list.
 func TestTheFolderStaysUntilTheServerHasReloaded(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.start()
 	_, err := m.install()
 	must(t, err)
@@ -54,18 +54,18 @@ func TestTheFolderStaysUntilTheServerHasReloaded(t *testing.T) {
 	if err != nil || done.Kept != m.ssh("devicetrust") || done.Reloaded {
 		t.Errorf("%+v: %v", done, err)
 	}
-	if !exists(m.ssh("devicetrust/krl")) || exists(DropIn(m.config.Server.Config)) {
+	if !isThere(m.ssh("devicetrust/krl")) || isThere(DropIn(m.config.Server.Config)) {
 		t.Error("it has not done what it says")
 	}
 	m.config.NoReload = false
 	done, err = Uninstall(t.Context(), m.config)
-	if err != nil || done.Kept != "" || !done.Reloaded || exists(m.ssh("devicetrust")) {
+	if err != nil || done.Kept != "" || !done.Reloaded || isThere(m.ssh("devicetrust")) {
 		t.Errorf("once more: %+v: %v", done, err)
 	}
 }
 
 func TestWhatIsNotOursStaysWhenAllElseIsTakenAway(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	_, err := m.install()
 	must(t, err)
 	m.write("ssh/devicetrust/notes", "mine", 0o644)
@@ -86,7 +86,7 @@ func TestWhatIsNotOursStaysWhenAllElseIsTakenAway(t *testing.T) {
 
 func TestWhereUninstallingFailsAllStaysInForce(t *testing.T) {
 	t.Run("sshd does not take the rest", func(t *testing.T) {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		_, err := m.install()
 		must(t, err)
 		m.config.NoReload = false
@@ -97,7 +97,7 @@ func TestWhereUninstallingFailsAllStaysInForce(t *testing.T) {
 		m.unchanged(installed)
 	})
 	t.Run("a broken configuration is not ours to mend", func(t *testing.T) {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		_, err := m.install()
 		must(t, err)
 		m.write("ssh/sshd_config.d/99-broken.conf", "NoSuchOption yes\n", 0o644)
@@ -107,7 +107,7 @@ func TestWhereUninstallingFailsAllStaysInForce(t *testing.T) {
 		m.unchanged(installed)
 	})
 	t.Run("sshd is not told apart", func(t *testing.T) {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		m.start()
 		_, err := m.install()
 		must(t, err)
@@ -117,15 +117,15 @@ func TestWhereUninstallingFailsAllStaysInForce(t *testing.T) {
 		m.wantWords("no PidFile", err, "cannot reload sshd", "")
 		m.unchanged(installed)
 	})
-	for name, plant := range map[string]func(m *machine){
-		"a link for the drop-in": func(m *machine) {
+	for name, plant := range map[string]func(m *stock){
+		"a link for the drop-in": func(m *stock) {
 			must(t, os.Rename(DropIn(m.config.Server.Config), m.path("mine")))
 			must(t, os.Symlink(m.path("mine"), DropIn(m.config.Server.Config)))
 		},
-		"a drop-in that we have not written": func(m *machine) { m.write("ssh/sshd_config.d/00-devicetrust.conf", "# mine\n", 0o644) },
-		"a folder that a group may write to": func(m *machine) { must(t, os.Chmod(m.ssh("devicetrust"), 0o775)) },
+		"a drop-in that we have not written": func(m *stock) { m.write("ssh/sshd_config.d/00-devicetrust.conf", "# mine\n", 0o644) },
+		"a folder that a group may write to": func(m *stock) { must(t, os.Chmod(m.ssh("devicetrust"), 0o775)) },
 	} {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		_, err := m.install()
 		must(t, err)
 		plant(m)
@@ -138,7 +138,7 @@ func TestWhereUninstallingFailsAllStaysInForce(t *testing.T) {
 }
 
 // systemctl is one that writes down what it is asked, and fails at the word.
-func (m *machine) systemctl(failing string) {
+func (m *stock) systemctl(failing string) {
 	must(m, os.MkdirAll(m.path("booted"), 0o755))
 	m.write("bin/systemctl", fmt.Sprintf(`#!/bin/sh
 echo "$*" >>%s/calls
@@ -146,7 +146,7 @@ case "$*" in %s*) echo "it fails" >&2; exit 1;; esac
 `, m.dir, failing), 0o755)
 }
 
-func (m *machine) asked() string {
+func (m *stock) asked() string {
 	text, err := os.ReadFile(m.path("calls"))
 	must(m, err)
 	must(m, os.Remove(m.path("calls")))
@@ -154,7 +154,7 @@ func (m *machine) asked() string {
 }
 
 func TestTheSideCarIsAServiceWhereSystemdRuns(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.systemctl("nothing")
 	before := m.tree()
 	report, err := m.install()
@@ -185,7 +185,7 @@ func TestAServiceThatDoesNotStartTakesAllBack(t *testing.T) {
 		"enable":        "daemon-reload, enable dtnoded-sshd.service, disable --now dtnoded-sshd.service, daemon-reload",
 		"restart":       "daemon-reload, enable dtnoded-sshd.service, restart dtnoded-sshd.service, disable --now dtnoded-sshd.service, daemon-reload",
 	} {
-		m := newMachine(t, include)
+		m := newStock(t, include)
 		m.start()
 		m.systemctl(failing)
 		before := m.tree()
@@ -212,7 +212,7 @@ func TestTheServiceThatIsPackagedIsTheOneThatIsMade(t *testing.T) {
 
 // A service for another configuration than the one that is taken away.
 func TestTheServiceOfAnotherServerStays(t *testing.T) {
-	m := newMachine(t, include)
+	m := newStock(t, include)
 	m.systemctl("nothing")
 	_, err := m.install()
 	must(t, err)
@@ -223,7 +223,7 @@ func TestTheServiceOfAnotherServerStays(t *testing.T) {
 	m.wantRefused("another's", "of another sshd", "uninstall")
 	m.config.NoReload = false
 	done, err := Uninstall(t.Context(), m.config)
-	if err != nil || done.Service != "" || !exists(m.path("systemd/dtnoded-sshd.service")) {
+	if err != nil || done.Service != "" || !isThere(m.path("systemd/dtnoded-sshd.service")) {
 		t.Errorf("%+v: %v", done, err)
 	}
 }

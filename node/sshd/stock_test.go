@@ -19,9 +19,9 @@ import (
 	"devicetrust/identity/krl"
 )
 
-// machine is a stock sshd's, in a folder as sshd wants it: root's alone, all the
+// stock is a stock sshd's, in a folder as sshd wants it: root's alone, all the
 // way up.
-type machine struct {
+type stock struct {
 	testing.TB
 	dir    string
 	config Installation
@@ -29,16 +29,16 @@ type machine struct {
 	ca     ssh.Signer
 }
 
-const stockSSHD = "/usr/sbin/sshd"
+const installedSSHD = "/usr/sbin/sshd"
 
-// newMachine has sshd's configuration with the given lines, of which %s is its
+// newStock has sshd's configuration with the given lines, of which %s is its
 // folder, and nothing running.
-func newMachine(t testing.TB, lines string) *machine {
+func newStock(t testing.TB, lines string) *stock {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("what sshd runs has to be root's")
 	}
-	if _, err := os.Stat(stockSSHD); err != nil {
+	if _, err := os.Stat(installedSSHD); err != nil {
 		t.Skip("there is no sshd: make test installs it")
 	}
 	dir, err := os.MkdirTemp("/var/lib", "dt-test-")
@@ -49,7 +49,7 @@ func newMachine(t testing.TB, lines string) *machine {
 	for _, sub := range []string{"ssh", "ssh/sshd_config.d", "bin", "systemd"} {
 		must(t, os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
-	m := &machine{TB: t, dir: dir, ca: newKey(t, 1)}
+	m := &stock{TB: t, dir: dir, ca: newKey(t, 1)}
 	for _, kind := range []string{"ed25519", "ecdsa"} {
 		m.exec("ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", m.ssh("ssh_host_"+kind+"_key"))
 	}
@@ -65,7 +65,7 @@ PidFile %[1]s/sshd.pid
 `, m.ssh(""), m.addr), 0o644)
 	m.write("bin/dtnoded", "#!/bin/sh\n", 0o755)
 	m.config = Installation{
-		Server: Server{Program: stockSSHD, Config: m.ssh("sshd_config")}, Noded: m.path("bin/dtnoded"),
+		Server: Server{Program: installedSSHD, Config: m.ssh("sshd_config")}, Noded: m.path("bin/dtnoded"),
 		DataDir: m.path("data"), NoReload: true,
 		systemd: systemd{running: m.path("booted"), units: m.path("systemd"), program: m.path("bin/systemctl")},
 	}
@@ -81,16 +81,16 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func (m *machine) path(name string) string { return filepath.Join(m.dir, name) }
-func (m *machine) ssh(name string) string  { return filepath.Join(m.dir, "ssh", name) }
+func (m *stock) path(name string) string { return filepath.Join(m.dir, name) }
+func (m *stock) ssh(name string) string  { return filepath.Join(m.dir, "ssh", name) }
 
-func (m *machine) write(name, text string, mode fs.FileMode) {
+func (m *stock) write(name, text string, mode fs.FileMode) {
 	m.Helper()
 	must(m, os.WriteFile(m.path(name), []byte(text), mode))
 	must(m, os.Chmod(m.path(name), mode))
 }
 
-func (m *machine) exec(program string, args ...string) string {
+func (m *stock) exec(program string, args ...string) string {
 	m.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()
 	if err != nil {
@@ -100,10 +100,10 @@ func (m *machine) exec(program string, args ...string) string {
 }
 
 // start runs sshd, until the test ends or end is called.
-func (m *machine) start() (end func()) {
+func (m *stock) start() (end func()) {
 	m.Helper()
 	var log bytes.Buffer
-	cmd := exec.Command(stockSSHD, "-D", "-e", "-f", m.config.Server.Config)
+	cmd := exec.Command(installedSSHD, "-D", "-e", "-f", m.config.Server.Config)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = &log
 	must(m, cmd.Start())
@@ -115,12 +115,12 @@ func (m *machine) start() (end func()) {
 	}
 	m.Cleanup(end)
 	m.config.NoReload = false
-	m.eventually("sshd listens", func() bool { return m.banner() && exists(m.ssh("sshd.pid")) })
+	m.eventually("sshd listens", func() bool { return m.banner() && isThere(m.ssh("sshd.pid")) })
 	return end
 }
 
 // banner tells whether an sshd answers.
-func (m *machine) banner() bool {
+func (m *stock) banner() bool {
 	c, err := net.DialTimeout("tcp", m.addr, time.Second)
 	if err != nil {
 		return false
@@ -131,7 +131,7 @@ func (m *machine) banner() bool {
 	return err == nil && string(b) == "SSH-"
 }
 
-func (m *machine) eventually(what string, is func() bool) {
+func (m *stock) eventually(what string, is func() bool) {
 	m.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); {
 		if time.Now().After(deadline) {
@@ -143,7 +143,7 @@ func (m *machine) eventually(what string, is func() bool) {
 
 // certified tells whether the running sshd shows a
 // certificate of our authority.
-func (m *machine) certified() bool {
+func (m *stock) certified() bool {
 	checker := &ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool {
 		return bytes.Equal(k.Marshal(), m.ca.PublicKey().Marshal())
 	}}
@@ -163,7 +163,7 @@ func (m *machine) certified() bool {
 }
 
 // joined is what a cluster gives for the key.
-func (m *machine) joined(key ssh.PublicKey) Joined {
+func (m *stock) joined(key ssh.PublicKey) Joined {
 	m.Helper()
 	cert := &ssh.Certificate{Key: key, CertType: ssh.HostCert, ValidPrincipals: []string{"127.0.0.1"}, ValidBefore: ssh.CertTimeInfinity}
 	must(m, cert.SignCert(zeros{}, m.ca))
@@ -179,7 +179,7 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // install does both halves.
-func (m *machine) install() (Report, error) {
+func (m *stock) install() (Report, error) {
 	p, err := Prepare(m.Context(), m.config)
 	if err != nil {
 		return Report{}, err
@@ -199,7 +199,7 @@ type entry struct {
 // tree is all that lies on the machine but for what the running sshd makes.
 // Folders change when files in them come and go: of those only the mode is
 // looked at.
-func (m *machine) tree() map[string]entry {
+func (m *stock) tree() map[string]entry {
 	m.Helper()
 	all := map[string]entry{}
 	must(m, filepath.WalkDir(m.dir, func(path string, d fs.DirEntry, err error) error {
@@ -231,7 +231,7 @@ func (m *machine) tree() map[string]entry {
 }
 
 // unchanged fails where the machine is not as it was.
-func (m *machine) unchanged(before map[string]entry) {
+func (m *stock) unchanged(before map[string]entry) {
 	m.Helper()
 	if diff := cmp.Diff(before, m.tree()); diff != "" {
 		m.Errorf("the machine is not as it was: %s", diff)
