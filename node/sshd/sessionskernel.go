@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,9 +81,10 @@ var errNotSSHD = errors.New("it is not a file of sshd's")
 func (w *authWatch) read(fd, pid int) (written, error) {
 	f := os.NewFile(uintptr(fd), strconv.Itoa(fd))
 	defer f.Close()
-	// The kernel adds " (deleted)" where it is.
+	// It lies in the folder that is watched; how that is called depends on the
+	// mounts that are seen here. The kernel adds " (deleted)" where it is.
 	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	if err != nil || !isAuthInfo(path) {
+	if err != nil || !strings.HasPrefix(filepath.Base(path), authInfoPrefix) {
 		return written{}, errNotSSHD
 	}
 	by, ok := w.proc.one(pid)
