@@ -126,6 +126,30 @@ func asksGliderlabs(f *ast.File) []token.Pos {
 	return found
 }
 
+// Whoever says that somebody else holds a connection to the address that a
+// certificate is pinned to lets it in from anywhere. sshd does; nobody else
+// that asks us.
+func TestOnlyTheHelperOfSshdLeavesTheAddressToTheServer(t *testing.T) {
+	said := 0
+	eachFile(t, parser.SkipObjectResolution, func(name string, set *token.FileSet, f *ast.File) {
+		if !ships(name) || path.Dir(name) == "identity" {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if id, ok := n.(*ast.Ident); ok && id.Name == "ServerChecksAddr" {
+				said++
+				if path.Dir(name) != "node/sshd" {
+					t.Errorf("%s: leaves the source address of a connection unchecked", set.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+	})
+	if said != 1 {
+		t.Errorf("it is said in %d places, want 1", said)
+	}
+}
+
 // importNames maps the names under which f knows its imports to their paths.
 func importNames(f *ast.File) map[string]string {
 	names := map[string]string{}

@@ -21,6 +21,9 @@ import (
 )
 
 func main() {
+	if status, asked := answerSshd(os.Args[1:]); asked {
+		os.Exit(status)
+	}
 	if status, was := node.RunHelper(time.Now); was {
 		os.Exit(status)
 	}
@@ -29,14 +32,13 @@ func main() {
 
 func newRoot(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{
-		Use:         "dtnoded",
-		Annotations: cli.Later("sshd"),
-		Short:       "SSH server that asks for trusted devices",
-		Long:        "dtnoded joins a cluster and serves SSH. It decides by itself, by the roles, locks and\nrevocations that the cluster sends, and goes on doing so while the cluster is away.",
+		Use:   "dtnoded",
+		Short: "SSH server that asks for trusted devices",
+		Long:  "dtnoded joins a cluster and serves SSH. It decides by itself, by the roles, locks and\nrevocations that the cluster sends, and goes on doing so while the cluster is away.",
 		Example: `  dtnoded start --auth-server=auth.example.com:3080 --token=TOKEN --ca-pin=sha256:…
   dtnoded start`,
 	}
-	root.AddCommand(startCommand(env))
+	root.AddCommand(startCommand(env), sshdCommand(env))
 	return root
 }
 

@@ -199,13 +199,3 @@ func writePipe(path string, text []byte) error {
 	_, err = unix.Write(fd, text)
 	return err
 }
-
-// printable leaves out what a terminal would obey.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, text)
-}

@@ -16,9 +16,9 @@ const (
 	// maxProofs of one connection: sshd has one, and what a person adds to it
 	// does not grow without end.
 	maxProofs = 16
-	// maxLogLine is longer than what sshd writes about a login, whose key ID has
+	// maxAuthLine is longer than what sshd writes about a login, whose key ID has
 	// up to 64 KiB in theory and under 256 bytes where it is one of ours.
-	maxLogLine = 8 << 10
+	maxAuthLine = 8 << 10
 	// maxLogRead of the log is looked at when the side-car starts: the logins
 	// of some hours.
 	maxLogRead = 4 << 20

@@ -32,7 +32,7 @@ type accepted struct {
 // octal); what stands after it is taken from the end.
 func parseAccepted(message string) (a accepted, ok bool) {
 	rest, ok := strings.CutPrefix(message, "Accepted ")
-	if !ok || len(message) > maxLogLine {
+	if !ok || len(message) > maxAuthLine {
 		return a, false
 	}
 	method, rest, ok := strings.Cut(rest, " for ")
@@ -80,7 +80,7 @@ func parseAccepted(message string) (a accepted, ok bool) {
 // form without a year, which is this machine's), the host, the program with its
 // process, the message.
 func parseSyslog(line string, now time.Time) (a accepted, ok bool) {
-	if len(line) > maxLogLine {
+	if len(line) > maxAuthLine {
 		return a, false
 	}
 	at, rest, ok := syslogTime(line, now)

@@ -170,7 +170,7 @@ func (s logSource) followJournal(ctx context.Context, take func(accepted)) error
 		return err
 	}
 	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 8*maxLogLine) // each has a dozen fields
+	lines.Buffer(nil, 8*maxAuthLine) // each has a dozen fields
 	for lines.Scan() {
 		if a, ok := parseJournal(lines.Bytes()); ok {
 			take(a)

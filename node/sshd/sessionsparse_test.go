@@ -30,7 +30,7 @@ func TestWhatSSHDSaysOfPeopleWhoWereLetInIsRead(t *testing.T) {
 		"Accepted publickey for root from 127.0.0.1 port 1 ssh2", "Accepted publickey for a b from 127.0.0.1 port 1 ssh2: ED25519 SHA256:x",
 		strings.Replace(cert, "(serial 77)", "(serial x)", 1), strings.Replace(cert, "(serial 77)", "(serial 99999999999999999999)", 1),
 		strings.Replace(cert, " CA ED25519", "", 1), strings.Replace(cert, "SHA256:mF2P", "MD5:x", 1),
-		cert + strings.Repeat("x", maxLogLine),
+		cert + strings.Repeat("x", maxAuthLine),
 	} {
 		if got, ok := parseAccepted(message); ok {
 			t.Errorf("%.80q is read as %+v", message, got)

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"devicetrust/cmd/internal/cli"
+	"devicetrust/node/sshd"
+)
+
+// answerSshd answers sshd where it asks, before anything else is made ready: it
+// waits for that at each login, twice.
+func answerSshd(args []string) (status int, asked bool) {
+	if len(args) < 3 || args[0] != "sshd" || args[1] != "principals" || !strings.HasPrefix(args[2], "--dir=") {
+		return 0, false
+	}
+	return helper(time.Now, os.Stdout, os.Stderr).Run(args[2:]), true
+}
+
+func helper(now func() time.Time, stdout, stderr io.Writer) sshd.Helper {
+	return sshd.Helper{
+		Now: now, Location: time.Local, Stdout: stdout, Stderr: stderr, Log: "/dev/log", PID: os.Getpid(),
+	}
+}
+
+func principalsCommand(env *cli.Env) *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "principals --dir=DIR LOGIN TYPE CERTIFICATE CA-TYPE CA-KEY CA-FINGERPRINT FINGERPRINT KEY-ID SERIAL",
+		Short: "Tell sshd whether a certificate may log in",
+		Long: "Tell sshd whether a certificate may log in, as its AuthorizedPrincipalsCommand: the options of the\n" +
+			"session and the login, or nothing. It decides by the signed state in DIR, asks nobody, and takes\n" +
+			"a second at most. Why somebody is refused is in the system's log (authpriv) and on stderr.",
+		Example: "  # in sshd_config\n" +
+			"  AuthorizedPrincipalsCommand /usr/local/bin/dtnoded sshd principals --dir=/etc/ssh/devicetrust " + sshd.Tokens + "\n" +
+			"  AuthorizedPrincipalsCommandUser nobody",
+		Args: cobra.ExactArgs(len(strings.Fields(sshd.Tokens))),
+	}
+	c.Flags().StringVar(&dir, "dir", "", "folder with the signed state, the user CA's keys and node.json")
+	if err := c.MarkFlagRequired("dir"); err != nil {
+		c.Args = func(*cobra.Command, []string) error { return err }
+	}
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		if status := helper(env.Now, env.Stdout, env.Stderr).Run(append([]string{"--dir=" + dir}, args...)); status != 0 {
+			return &cli.ExitError{Status: status}
+		}
+		return nil
+	}
+	return c
+}
