@@ -143,7 +143,7 @@ func (p *Prepared) fillDir(c *changes, j Joined, now time.Time) error {
 		}},
 		{state.Path + ".newest", func() error { return nil }}, // Save writes both
 		{state.Path, func() error {
-			if j.State == nil {
+			if j.State == nil || p.knowsMore(state, j) {
 				return nil
 			}
 			return state.Save(j.State)
@@ -157,6 +157,12 @@ func (p *Prepared) fillDir(c *changes, j Joined, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// knowsMore: the side-car has heard of a later state meanwhile.
+func (p *Prepared) knowsMore(kept feed.File, j Joined) bool {
+	s, err := kept.Load(j.UserAuthorities, j.Cluster, j.NodeID)
+	return err == nil && s.Sequence() > j.State.Sequence()
 }
 
 // reload has the running sshd follow its configuration.
