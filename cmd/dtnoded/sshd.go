@@ -13,8 +13,9 @@ func sshdCommand(env *cli.Env) *cobra.Command {
 		Short: "The same enforcement on a stock OpenSSH server",
 		Long: "An OpenSSH server that is not ours lets in whom the cluster's roles, locks and revocations let\n" +
 			"in, and asks for trusted devices where they do.",
-		Example: "  dtnoded sshd principals --help",
+		Example: `  dtnoded sshd install --auth-server=auth.example.com:3080 --token=@FILE --ca-pin=sha256:…
+  dtnoded sshd uninstall`,
 	}
-	c.AddCommand(principalsCommand(env))
+	c.AddCommand(sshdInstallCommand(env), sshdUninstallCommand(env), principalsCommand(env))
 	return c
 }

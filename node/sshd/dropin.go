@@ -25,7 +25,7 @@ type directive struct {
 func dropInLines(dir Dir, noded, hostKeyType string) []directive {
 	return []directive{
 		{"TrustedUserCAKeys", dir.UserCA(), "Certificates of the cluster's are believed, and"},
-		{"AuthorizedPrincipalsCommand", noded + " sshd principals --dir=" + string(dir) + " %u %t %k %T %K %F %f %i %s",
+		{"AuthorizedPrincipalsCommand", noded + " sshd principals --dir=" + string(dir) + " " + Tokens,
 			"whom they let in as whom is decided here, by the cluster's policy,"},
 		{"AuthorizedPrincipalsCommandUser", "nobody", "without any rights."},
 		{"AuthorizedPrincipalsFile", "none", "No file lets in whom the policy does not."},
