@@ -58,11 +58,23 @@ type refusal struct {
 	details []string
 }
 
+// decider decides for one node, by the states that it holds.
+type decider struct {
+	states       *holder
+	nodeID, name string
+}
+
+func (s *server) decider() decider { return decider{s.states, s.nodeID, s.name} }
+
 // decide says whether id may (still) do here what r asks for: its action, login,
 // target and time. The rest of r is filled in.
 func (s *server) decide(st *state, id identity.Identity, r policy.Request) (policy.Limits, *refusal) {
-	r.Subject, r.Node = feed.Subject(id), policy.Node{ID: s.nodeID, Name: s.name, Labels: st.labels}
-	r.StateAge = s.states.age(r.Now)
+	return s.decider().decide(st, id, r)
+}
+
+func (w decider) decide(st *state, id identity.Identity, r policy.Request) (policy.Limits, *refusal) {
+	r.Subject, r.Node = feed.Subject(id), policy.Node{ID: w.nodeID, Name: w.name, Labels: st.labels}
+	r.StateAge = w.states.age(r.Now)
 	d := policy.Decide(st.policy, r)
 	if !d.Allowed() {
 		no := &refusal{identity: id, cause: rejectCause(d.Cause), reason: d.Reason, details: rules(d)}
@@ -163,18 +175,28 @@ func (s *server) readmit(a *admission) *refusal {
 
 // ask says whether somebody who was let in may now do what r asks for.
 func (s *server) ask(a *admission, r policy.Request) (policy.Limits, *refusal) {
-	st := s.states.get()
-	if st.removed {
-		return policy.Limits{}, &refusal{identity: a.identity, cause: causeRemoved, reason: removedReason}
-	}
 	r.Login, r.Now = a.login, s.now()
+	return s.decider().ask(a.identity, a.authority, r)
+}
+
+// ask says whether somebody who was let in, with a certificate that authority
+// signed, may now do what r asks for; its login and time too.
+func (w decider) ask(id identity.Identity, authority string, r policy.Request) (policy.Limits, *refusal) {
+	st := w.states.get()
+	if st.removed {
+		return policy.Limits{}, &refusal{identity: id, cause: causeRemoved, reason: removedReason}
+	}
 	for _, key := range st.authorities {
-		if string(key.Marshal()) == a.authority {
-			return s.decide(st, a.identity, r)
+		if string(key.Marshal()) == authority {
+			return w.decide(st, id, r)
 		}
 	}
-	return policy.Limits{}, &refusal{identity: a.identity, cause: causeOf(identity.ReasonAuthority), reason: "the authority of the certificate is no longer trusted"}
+	return policy.Limits{}, &refusal{identity: id, cause: causeOf(identity.ReasonAuthority), reason: distrustedReason}
 }
+
+// distrustedReason is what people are told whose certificate's authority was
+// taken out of use.
+const distrustedReason = "the authority of the certificate is no longer trusted"
 
 // noNewsReason is what people are told by a node that knows no authority.
 const noNewsReason = "the node has not heard from its control plane yet"

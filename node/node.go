@@ -4,10 +4,8 @@
 package node
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,7 +98,7 @@ type node struct {
 	listeners []net.Listener
 	diag      net.Listener // may be nil
 	serving   atomic.Bool
-	member    *member
+	link
 	creds     *credentials
 	signers   atomic.Pointer[[]gossh.Signer]
 	states    *holder
@@ -115,12 +113,6 @@ type node struct {
 	// by, or as many of them as the control plane gives.
 	named    chan struct{}
 	nowNamed func()
-
-	mu sync.Mutex
-	// authorities that the control plane is believed by, and the certificate
-	// that is shown to it.
-	authorities [][]byte
-	shown       *credentials
 }
 
 // prepare does all that can fail before the node serves. The port is opened
@@ -172,7 +164,7 @@ func prepare(ctx context.Context, config Config) (n *node, err error) {
 	if err != nil {
 		return n, err
 	}
-	n.member = &member{dir: config.DataDir, keys: k, info: info, control: control, log: config.Log, now: config.Now}
+	n.link.member = &member{dir: config.DataDir, keys: k, info: info, control: control, log: config.Log, now: config.Now}
 	if n.creds, err = n.member.credentials(ctx, saved, config.Token, config.CAPins); err != nil {
 		return n, err
 	}
@@ -340,42 +332,7 @@ func (n *node) take(c *credentials) error {
 		return err
 	}
 	n.signers.Store(&signers)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.shown = c
-	if n.authorities == nil {
-		for _, a := range c.tlsAuthorities {
-			n.authorities = append(n.authorities, a.Raw)
-		}
-	}
-	return n.reconnectLocked()
-}
-
-// believe takes the cluster's TLS authorities.
-func (n *node) believe(ders [][]byte) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if equal(n.authorities, ders) {
-		return
-	}
-	before := n.authorities
-	n.authorities = ders
-	if err := n.reconnectLocked(); err != nil {
-		n.authorities = before
-		n.config.Log.Error("the control plane's new TLS authorities cannot be used", "error", err)
-	}
-}
-
-func equal(a, b [][]byte) bool { return bytes.Equal(bytes.Join(a, nil), bytes.Join(b, nil)) }
-
-func (n *node) reconnectLocked() error {
-	var authorities []*x509.Certificate
-	authorities, err := parseAuthorities(n.authorities)
-	if err != nil {
-		return err
-	}
-	n.member.control.use(trust{authorities: authorities}, n.shown.tlsCertificate(n.member.keys))
-	return nil
+	return n.show(c)
 }
 
 // run serves until ctx ends.
@@ -472,13 +429,6 @@ func (n *node) renewed(c *credentials) {
 		return
 	}
 	n.nowNamed()
-}
-
-// send gives the control plane audit records.
-func (n *node) send(ctx context.Context, batch [][]byte) error {
-	client, _ := n.member.control.current()
-	_, err := call(ctx, client.RecordEvents, &dtv1.RecordEventsRequest{Events: batch})
-	return err
 }
 
 // flush sends what the last sessions left, once; the rest waits on the disk.

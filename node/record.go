@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -15,16 +16,27 @@ import (
 
 func (s *server) newID() string { return uuid.NewString() }
 
+// recorder writes one node's audit records.
+type recorder struct {
+	spool                 *spool
+	cluster, nodeID, name string
+	now                   func() time.Time
+}
+
+func (s *server) record(events ...event.Event) error {
+	return recorder{s.spool, s.cluster, s.nodeID, s.name, s.now}.record(events...)
+}
+
 // record writes audit records to the spool. What they are about may happen
 // only where there is no error.
-func (s *server) record(events ...event.Event) error {
-	now := s.now().UTC()
+func (r recorder) record(events ...event.Event) error {
+	now := r.now().UTC()
 	for i := range events {
 		e := &events[i]
-		e.UID, e.Time, e.Code = s.newID(), now, event.CodeOf(e.Type, e.Success)
-		e.Cluster, e.NodeID, e.NodeName = s.cluster, s.nodeID, s.name
+		e.UID, e.Time, e.Code = uuid.NewString(), now, event.CodeOf(e.Type, e.Success)
+		e.Cluster, e.NodeID, e.NodeName = r.cluster, r.nodeID, r.name
 	}
-	return s.spool.append(events...)
+	return r.spool.append(events...)
 }
 
 // about fills e's fields about who and from where.
