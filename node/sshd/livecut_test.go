@@ -49,7 +49,7 @@ func TestWhoIsCutIsToldWhy(t *testing.T) {
 			took := s.cut(w, found, words)
 			t.Logf("it took %s", took)
 			eventually(t, "the client's end", c.ended)
-			if got := one.heard(c).String(); !strings.Contains(got, "lock targeting user alice: ]0;xon leave\r") {
+			if got := one.heard(c).String(); !strings.Contains(got, "lock targeting user alice: ?]0;x?on leave\r") {
 				t.Errorf("heard %q", got)
 			}
 		})
