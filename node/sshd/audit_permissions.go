@@ -15,9 +15,9 @@ import (
 func (a *auditor) permissions() {
 	a.configPermissions()
 	a.dirPermissions()
-	if part, why := unsafe(a.SSHD); why != "" {
+	if why := unsafe(a.SSHD); why != "" {
 		a.add(Finding{
-			Code: "program-writable", Severity: SeverityOpen, Setting: "sshd", Value: part + ": " + why, Want: wantRoot, File: part,
+			Code: "program-writable", Severity: SeverityOpen, Setting: "sshd", Value: why, Want: wantRoot, File: a.SSHD,
 			Problem: "Others than root can replace sshd.", Remedy: "Install it again, and give it and its folders to root, with modes of 0755.",
 		})
 	}
@@ -32,14 +32,14 @@ const wantRoot = "root's, and for nobody else to write"
 func (a *auditor) configPermissions() {
 	seen := map[string]bool{}
 	look := func(path, setting string) {
-		part, why := unsafe(path)
-		if why == "" || seen[part] {
+		why := unsafe(path)
+		if why == "" || seen[why] {
 			return
 		}
-		seen[part] = true
+		seen[why] = true
 		a.add(Finding{
-			Code: "config-writable", Severity: SeverityOpen, Setting: setting, Value: part + ": " + why, Want: wantRoot, File: part,
-			Problem: "Others than root can change what sshd does.", Remedy: giveToRoot(part),
+			Code: "config-writable", Severity: SeverityOpen, Setting: setting, Value: why, Want: wantRoot, File: path,
+			Problem: "Others than root can change what sshd does.", Remedy: giveToRoot,
 		})
 	}
 	for _, file := range a.config.files {
@@ -75,14 +75,14 @@ func (a *auditor) dirPermissions() {
 	seen := map[string]bool{}
 	state := a.dir.State()
 	for _, path := range []string{string(a.dir), a.dir.UserCA(), a.dir.KRL(), state, state + ".newest", a.dir.NodeFile()} {
-		part, why := unsafe(path)
-		if why == "" || seen[part] {
+		why := unsafe(path)
+		if why == "" || seen[why] {
 			continue
 		}
-		seen[part] = true
+		seen[why] = true
 		a.add(Finding{
-			Code: "trust-writable", Severity: SeverityOpen, Setting: filepath.Base(path), Value: part + ": " + why, Want: wantRoot, File: part,
-			Problem: "Others than root can change whom sshd and its helper believe.", Remedy: giveToRoot(part),
+			Code: "trust-writable", Severity: SeverityOpen, Setting: filepath.Base(path), Value: why, Want: wantRoot, File: path,
+			Problem: "Others than root can change whom sshd and its helper believe.", Remedy: giveToRoot,
 		})
 	}
 	if info, err := os.Stat(state); err == nil && info.Mode()&0o007 != 0 {
@@ -102,19 +102,19 @@ func (a *auditor) hostKey(path string) {
 	if err != nil {
 		return // sshd has said so
 	}
-	part, why := unsafe(path)
+	why := unsafe(path)
 	owner, _ := info.Sys().(*syscall.Stat_t)
 	switch {
 	case why != "":
 	case info.Mode()&0o007 != 0:
-		part, why = path, "everybody can use it"
+		why = "everybody can use it"
 	case info.Mode()&0o040 != 0 && (owner == nil || groupName(owner.Gid) != keyReaders):
-		part, why = path, "its group can read it"
+		why = "its group can read it"
 	default:
 		return
 	}
 	a.add(Finding{
-		Code: "host-key-exposed", Severity: SeverityOpen, Setting: "hostkey", Value: part + ": " + why, Want: "root's, 0600", File: path,
+		Code: "host-key-exposed", Severity: SeverityOpen, Setting: "hostkey", Value: why, Want: "root's, 0600", File: path,
 		Problem: "Others than root can pose as this server.", Remedy: "Make a new key (`ssh-keygen -A`), and run `dtnoded sshd install` again.",
 	})
 }
@@ -127,8 +127,8 @@ func (a *auditor) dataDir() {
 	var why string
 	if err != nil {
 		why = err.Error()
-	} else if part, problem := unsafe(a.DataDir); problem != "" {
-		why = part + ": " + problem
+	} else if problem := unsafe(a.DataDir); problem != "" {
+		why = problem
 	} else if info.Mode()&0o077 != 0 {
 		why = info.Mode().Perm().String()
 	}
@@ -142,65 +142,13 @@ func (a *auditor) dataDir() {
 	})
 }
 
-func giveToRoot(path string) string { return "chown root " + path + "; chmod go-w " + path }
+const giveToRoot = "Give what is named to root (chown root:root), and take the right to write it from others (chmod go-w)."
 
-// unsafe follows path as the system does, and tells the first part of it that
-// somebody other than root may change, and why. What is not there is safe, where
-// its folder is. As sshd's safe_path (misc.c), it asks that each folder be root's
-// and not writable for its group and others, sticky or not.
-func unsafe(path string) (part, why string) {
-	links := 0
-	todo := strings.Split(filepath.Clean(path), "/")
-	at := "/"
-	if why = unsafeAt(at); why != "" {
-		return at, why
-	}
-	for len(todo) > 0 {
-		name := todo[0]
-		todo = todo[1:]
-		if name == "" || name == "." {
-			continue
-		}
-		next := filepath.Join(at, name)
-		info, err := os.Lstat(next)
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", ""
-		}
-		if err != nil {
-			return next, "it cannot be looked at"
-		}
-		if info.Mode()&fs.ModeSymlink == 0 {
-			if why = unsafeAt(next); why != "" {
-				return next, why
-			}
-			at = next
-			continue
-		}
-		target, err := os.Readlink(next)
-		if links++; err != nil || links > maxPathLinks {
-			return next, "it cannot be followed"
-		}
-		if filepath.IsAbs(target) {
-			at = "/"
-		}
-		todo = append(strings.Split(target, "/"), todo...)
-	}
-	return "", ""
-}
-
-func unsafeAt(path string) string {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return "it cannot be looked at"
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !ok || owner.Uid != 0:
-		return "it is not root's"
-	case info.Mode()&0o002 != 0:
-		return "everybody can write it"
-	case info.Mode()&0o020 != 0:
-		return "its group can write it"
+// unsafe tells why somebody other than root could change what path names. What
+// is not there is safe, where its folder is.
+func unsafe(path string) string {
+	if err := checkSafe(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err.Error()
 	}
 	return ""
 }

@@ -83,20 +83,20 @@ func TestAFolderAboveThatOthersCanWriteIsUnsafe(t *testing.T) {
 	m.must(os.Symlink(m.path("a"), m.path("link")))
 	m.must(os.Symlink("loop", m.path("loop")))
 	for path, want := range map[string]string{
-		"a/b/file": "", "link/b/file": "", "a/b/none": "", "a/none/none": "", "loop/x": m.path("loop"),
+		"a/b/file": "", "link/b/file": "", "a/b/none": "", "a/none/none": "", "loop/x": "more than 40 links",
 	} {
-		if part, why := unsafe(m.path(path)); part != want || (why == "") != (want == "") {
-			t.Errorf("%s: %q: %s", path, part, why)
+		if why := unsafe(m.path(path)); !strings.Contains(why, want) || (why == "") != (want == "") {
+			t.Errorf("%s: %s", path, why)
 		}
 	}
 	m.must(os.Chmod(m.path("a"), 0o775))
 	for _, path := range []string{"a/b/file", "link/b/file", "a/b/none", "a/b"} {
-		if part, why := unsafe(m.path(path)); part != m.path("a") || why != "its group can write it" {
-			t.Errorf("%s: %q: %s", path, part, why)
+		if why := unsafe(m.path(path)); !strings.Contains(why, "may write to "+m.path("a")+" ") {
+			t.Errorf("%s: %s", path, why)
 		}
 	}
 	// /tmp is everybody's, if sticky.
-	if part, why := unsafe(filepath.Join(os.TempDir(), "x")); os.TempDir() == "/tmp" && (part != "/tmp" || why == "") {
-		t.Errorf("%q: %s", part, why)
+	if why := unsafe(filepath.Join(os.TempDir(), "x")); os.TempDir() == "/tmp" && !strings.Contains(why, "may write to /tmp ") {
+		t.Errorf("%q", why)
 	}
 }

@@ -6,13 +6,17 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
-// helperArguments are those that the helper needs (dtnoded sshd principals).
-func helperArguments(dir Dir) []string {
-	return []string{"sshd", "principals", "--dir=" + string(dir), "%u", "%t", "%k", "%T", "%K", "%F", "%f", "%i", "%s"}
+// helperCommand is what is installed for the program to decide.
+func helperCommand(dir Dir, program string) string {
+	for _, d := range dropInLines(dir, program, "") {
+		if d.option == "AuthorizedPrincipalsCommand" {
+			return d.value
+		}
+	}
+	return ""
 }
 
 const installAgain = "Run `dtnoded sshd install` again, or remove the line that comes before its own."
@@ -24,7 +28,7 @@ func (a *auditor) principals(at int) {
 		return // no certificate is
 	}
 	value := w.Get("authorizedprincipalscommand")
-	want := a.Program + " " + strings.Join(helperArguments(a.dir), " ")
+	want := helperCommand(a.dir, a.Program)
 	say := func(problem string) {
 		// Until OpenSSH 9.4 it is not the first line that wins.
 		var words func([]string) bool
@@ -44,16 +48,16 @@ func (a *auditor) principals(at int) {
 	case value == "none":
 		say("sshd decides by the names in a certificate alone: devices, locks and roles are not looked at.")
 		return
-	case err != nil || len(words) == 0 || !slices.Equal(words[1:], helperArguments(a.dir)):
+	case err != nil || len(words) == 0 || strings.Join(words, " ") != helperCommand(a.dir, words[0]):
 		say("Another program than the cluster's helper decides, or it is not told all that it needs.")
 	case !a.isProgram(words[0]):
 		say("The program is not this dtnoded: it cannot be told what it lets in.")
 	}
 	a.principalsUser(at)
 	if len(words) > 0 && filepath.IsAbs(words[0]) {
-		if part, why := unsafe(words[0]); why != "" {
+		if why := unsafe(words[0]); why != "" {
 			a.holds(at, Finding{
-				Code: "program-writable", Severity: SeverityOpen, Setting: "authorizedprincipalscommand", Value: part + ": " + why,
+				Code: "program-writable", Severity: SeverityOpen, Setting: "authorizedprincipalscommand", Value: why,
 				Want: "root's, and for nobody else to write", Problem: "Others than root can replace the program that decides.",
 				Remedy: "Put it into a folder of root's, with modes of 0755, and install again.",
 			}, nil)

@@ -38,11 +38,11 @@ func TestEachWayAroundIsFoundAlone(t *testing.T) {
 			m.before("Match all", "AuthorizedPrincipalsCommand "+m.config.Program+" sshd principals --dir="+string(m.dir)+" %u")
 		}, "principals-command"},
 		{"a helper of another folder", func(m *machine) {
-			m.before("Match all", "AuthorizedPrincipalsCommand "+m.config.Program+" "+strings.Join(helperArguments("/srv/mine"), " "))
+			m.before("Match all", "AuthorizedPrincipalsCommand "+helperCommand("/srv/mine", m.config.Program))
 		}, "principals-command"},
 		{"a helper that is another program", func(m *machine) {
 			m.write("evil", "#!/bin/ls\n", 0o755)
-			m.before("Match all", "AuthorizedPrincipalsCommand "+m.path("evil")+" "+strings.Join(helperArguments(m.dir), " "))
+			m.before("Match all", "AuthorizedPrincipalsCommand "+helperCommand(m.dir, m.path("evil")))
 		}, "principals-command"},
 		{"a helper with root's rights", lines("AuthorizedPrincipalsCommandUser root"), "principals-command-user"},
 		{"a helper of another account", lines("AuthorizedPrincipalsCommandUser daemon"), "principals-command-user"},

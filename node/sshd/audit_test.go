@@ -77,19 +77,7 @@ func auditedSSHD(t *testing.T) string {
 }
 
 func (m *machine) dropIn() string {
-	return strings.Join([]string{
-		"TrustedUserCAKeys " + m.dir.UserCA(),
-		"AuthorizedPrincipalsCommand " + m.config.Program + " " + strings.Join(helperArguments(m.dir), " "),
-		"AuthorizedPrincipalsCommandUser nobody",
-		"AuthorizedPrincipalsFile none",
-		"AuthorizedKeysFile none",
-		"AuthorizedKeysCommand none",
-		"AuthenticationMethods publickey",
-		"RevokedKeys " + m.dir.KRL(),
-		"HostCertificate " + m.dir.HostCertificate("ed25519"),
-		"ExposeAuthInfo yes",
-		"AllowStreamLocalForwarding no",
-	}, "\n") + "\n"
+	return string(dropInText(dropInLines(m.dir, m.config.Program, "ed25519")))
 }
 
 func (m *machine) path(name string) string { return filepath.Join(m.folder, name) }

@@ -28,9 +28,6 @@ const (
 	maxTried = 10_000_000
 	maxAsked = 1_000
 
-	// maxPathLinks of a path that are followed (path_resolution(7)).
-	maxPathLinks = 40
-
 	// askTimeout is for one run of sshd, which takes 10 ms.
 	askTimeout = 10 * time.Second
 

@@ -67,23 +67,6 @@ func TestWhichMethodsSuffice(t *testing.T) {
 	}
 }
 
-func TestTheVersionIsFoundWhereItIsPrinted(t *testing.T) {
-	for text, want := range map[string]opensshVersion{
-		"OpenSSH_9.2, OpenSSL 3.0.19 27 Jan 2026\n":                                        {9, 2},
-		"OpenSSH_10.0p2 Debian-7, OpenSSL 3.5\n":                                           {10, 0},
-		"unknown option -- V\nOpenSSH_7.4p1, OpenSSL 1.0.2k-fips  26 Jan 2017\nusage: …\n": {7, 4},
-	} {
-		if got, err := parseVersion([]byte(text)); err != nil || got != want {
-			t.Errorf("%s: %v: %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "Dropbear v2022.83", "OpenSSH_x.y"} {
-		if got, err := parseVersion([]byte(text)); err == nil {
-			t.Errorf("%s: %v", text, got)
-		}
-	}
-}
-
 func TestAnOldOrOtherServerIsFound(t *testing.T) {
 	for text, want := range map[string]string{"OpenSSH_8.1p1": "openssh-too-old", "OpenSSH_8.2p1": "", "Dropbear v2022.83": "openssh-unknown"} {
 		m := newMachine(t)
