@@ -270,8 +270,11 @@ func (c *connection) remove(s *session) {
 
 // condemned is a connection that ends within lastWords, whatever else happens.
 type condemned struct {
+	conn     *connection
 	remote   netip.AddrPort
 	sessions []*session // to be told
+	// forwards of it that policy ends.
+	forwards []endedForward
 	// reason is "" where somebody else has condemned it.
 	reason string
 	by     ender
@@ -292,6 +295,10 @@ func (c *connection) condemn(reason string, by ender) *condemned {
 		return &condemned{}
 	}
 	c.cutting = reason
+	var forwards []endedForward
+	if by == byPolicy {
+		forwards = c.forwards.all(reason)
+	}
 	c.forwards.stop()
 	sessions := make([]*session, 0, len(c.sessions))
 	for s := range c.sessions {
@@ -302,7 +309,7 @@ func (c *connection) condemn(reason string, by ender) *condemned {
 	} else {
 		time.AfterFunc(c.server.limits.lastWords, func() { c.net.Close() })
 	}
-	return &condemned{remote: c.remote, sessions: sessions, reason: reason, by: by}
+	return &condemned{conn: c, remote: c.remote, sessions: sessions, forwards: forwards, reason: reason, by: by}
 }
 
 func (c *connection) setAdmission(a *admission) {

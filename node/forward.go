@@ -87,36 +87,45 @@ func (f *forwards) release(one *forwarded) {
 }
 
 // reconsider asks policy again about all that is open, and ends what it does
-// not allow any more.
+// not allow any more. People at terminals are told, and the record.
 func (f *forwards) reconsider() {
 	f.mu.Lock()
-	listeners := make([]*listener, 0, len(f.listeners))
+	listeners := make(map[*listener]policy.Target, len(f.listeners)) // with where they are
 	for l := range f.listeners {
-		listeners = append(listeners, l)
+		listeners[l] = l.at
 	}
 	open := make([]*forwarded, 0, len(f.open))
 	for one := range f.open {
 		open = append(open, one)
 	}
 	f.mu.Unlock()
-	for _, l := range listeners {
-		if f.refusedNow(&l.forwarded) {
+	var ended []endedForward
+	for l, at := range listeners {
+		if reason := f.refusedNow(&l.forwarded); reason != "" {
 			f.close(l)
+			ended = append(ended, endedForward{at, reason})
 		}
 	}
 	for _, one := range open {
-		if f.refusedNow(one) {
+		if reason := f.refusedNow(one); reason != "" {
 			one.end()
+			ended = append(ended, endedForward{one.target, reason})
 		}
+	}
+	if len(ended) > 0 {
+		f.conn.announce("what is forwarded is ended: " + ended[0].reason)
+		f.conn.recordEnded(f.conn.getAdmission(), ended)
 	}
 }
 
-func (f *forwards) refusedNow(one *forwarded) bool {
+// refusedNow tells why policy does not allow it any more, or "".
+func (f *forwards) refusedNow(one *forwarded) string {
 	no := f.conn.server.mayStillForward(one.admit, one.target)
-	if no != nil {
-		f.conn.server.log.Info("forwarding is ended", "remote", f.conn.remote, "addr", addressOf(one.target), "reason", no.reason)
+	if no == nil {
+		return ""
 	}
-	return no != nil
+	f.conn.server.log.Info("forwarding is ended", "remote", f.conn.remote, "addr", addressOf(one.target), "reason", no.reason)
+	return no.reason
 }
 
 var errTooMany = errors.New("too many forwarded connections at once")

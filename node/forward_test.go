@@ -572,7 +572,8 @@ func TestAnExpiredCertificateForwardsNothingMore(t *testing.T) {
 
 func TestWhatPolicyNoLongerAllowsIsEndedAtOnce(t *testing.T) {
 	n, c := enterToForward(t)
-	conn := mustDialTo(t, c, "tcp", serveEach(t, tcpListener(t), echo).Addr().String())
+	address := serveEach(t, tcpListener(t), echo).Addr().String()
+	conn := mustDialTo(t, c, "tcp", address)
 	l, err := c.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -580,6 +581,16 @@ func TestWhatPolicyNoLongerAllowsIsEndedAtOnce(t *testing.T) {
 	if _, err := conn.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
+	s := newSession(t, c)
+	var screen syncBuffer
+	s.Stdout, s.Stderr = &screen, &screen
+	if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("exec sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it runs", func() bool { return n.sessions() == 1 })
 	begin := time.Now()
 	n.decideBy(access(t)) // sessions, and no forwarding
 	if _, err := io.ReadAll(conn); err != nil {
@@ -592,7 +603,87 @@ func TestWhatPolicyNoLongerAllowsIsEndedAtOnce(t *testing.T) {
 	if _, _, status := run(t, c, "true"); status != 0 {
 		t.Errorf("a session: %d", status)
 	}
+	// The person is told, and the record.
+	reason := `no role of user "alice" has port_forwarding`
+	what := []string{"connect " + address, "listen " + l.Addr().String()}
+	eventually(t, "the person is told", func() bool {
+		return strings.Contains(screen.String(), "what is forwarded is ended: "+reason)
+	})
+	e := n.endedForward()
+	slices.Sort(e.Reasons)
+	if e.Success || e.Message != reason || e.User != "alice" || e.Addr != "" || !slices.Equal(e.Reasons, what) {
+		t.Errorf("recorded %+v, want %q", e, what)
+	}
 }
+
+// endedForward waits for the record of what was forwarded and is ended.
+func (n *testNode) endedForward() (found event.Event) {
+	n.t.Helper()
+	eventually(n.t, "it is recorded", func() bool {
+		for _, e := range n.records() {
+			if e.Type == event.Port && e.Action == "end" {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func TestTheRecordSaysWhatWasForwardedWhenSomebodyIsCut(t *testing.T) {
+	n, c := enterToForward(t)
+	address := serveEach(t, tcpListener(t), echo).Addr().String()
+	for range 3 {
+		conn := mustDialTo(t, c, "tcp", address)
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policy := access(t, forwardsAll)
+	policy.Locks = lockedOut
+	n.decideBy(policy)
+	closed(t, c)
+	e := n.endedForward()
+	if want := []string{"connect " + address + " (3)"}; e.Success || e.Message != lockedReason || e.Addr != address || !slices.Equal(e.Reasons, want) {
+		t.Errorf("recorded %+v, want %q", e, want)
+	}
+	if e.SessionID == "" || e.TrustedDevice == nil || e.Login != tester {
+		t.Errorf("recorded %+v", e)
+	}
+}
+
+// A record of what is forwarded waits for room in the spool, and no lock for it.
+func TestARecordThatWaitsHoldsUpNoLock(t *testing.T) {
+	n, c := enterToForward(t)
+	conn := mustDialTo(t, c, "tcp", serveEach(t, tcpListener(t), echo).Addr().String())
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	n.spool.waits = 0
+	if _, err := n.spool.fillWith(t, transferred("alice", "")); !errors.Is(err, errSpoolShare) {
+		t.Fatal(err)
+	}
+	for n.spool.append(transferred("alice", "")) == nil { // to the last byte
+	}
+	n.spool.mu.Lock()
+	n.spool.waits, n.spool.stalled = time.Hour, false
+	n.spool.mu.Unlock()
+	policy := access(t, forwardsAll)
+	policy.Locks = lockedOut
+	put := make(chan struct{})
+	go func() { n.decideBy(policy); close(put) }()
+	select {
+	case <-put:
+		closed(t, c)
+	case <-time.After(15 * time.Second):
+		t.Error("the lock is not in force")
+	}
+}
+
+var lockedOut = []policy.Lock{{Name: "l", Target: policy.LockTarget{User: "alice"}, Message: "away"}}
+
+const lockedReason = `lock targeting user "alice" is in force: away`
 
 func TestWhoIsCutLosesListenersWithinASecond(t *testing.T) {
 	// However long the session has to read why.

@@ -273,6 +273,7 @@ func (s *server) tell(cut []*condemned) {
 	for _, c := range cut {
 		if c.reason != "" {
 			s.log.Info("connection is ended", "remote", c.remote, "reason", c.reason)
+			c.conn.recordEnded(c.conn.getAdmission(), c.forwards)
 		}
 	}
 }

@@ -43,7 +43,8 @@ type Event struct {
 	BytesIn    *int64    `json:"bytes_in,omitempty"` // from the client
 
 	// Action is which one of a kind: "open", "rename" of SFTP; "connect",
-	// "listen", "accept" of a port; "upload", "download" of scp.
+	// "listen", "accept", "end" (by policy) of a port; "upload", "download" of
+	// scp.
 	Action string `json:"action,omitempty"`
 	// Path and TargetPath are files on the node; what is not UTF-8 is quoted.
 	Path       string `json:"path,omitempty"`
