@@ -3,11 +3,9 @@ package authd
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"devicetrust/api"
@@ -15,8 +13,6 @@ import (
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit"
 	"devicetrust/audit/event"
-	"devicetrust/devices"
-	"devicetrust/identity"
 	"devicetrust/login"
 	"devicetrust/policy"
 	"devicetrust/resource"
@@ -187,94 +183,6 @@ func (h adminService) VerifyAudit(ctx context.Context, _ *connect.Request[dtv1.V
 		return nil, err
 	}
 	return connect.NewResponse(&dtv1.VerifyAuditResponse{Intact: v.Intact, Records: v.Records, Problem: v.Problem}), nil
-}
-
-// Explain asks the same Decide that the node asks, with the same facts.
-func (h adminService) Explain(ctx context.Context, req *connect.Request[dtv1.ExplainRequest]) (*connect.Response[dtv1.ExplainResponse], error) {
-	s, m := h.s, req.Msg
-	var d policy.Decision
-	out := &dtv1.ExplainResponse{}
-	err := s.db.Read(ctx, func(tx *store.Tx) error {
-		state, err := s.policyState(tx)
-		if err != nil {
-			return err
-		}
-		node, err := s.nodes.lookup(tx, m.GetNode())
-		if err != nil {
-			return err
-		}
-		var subject policy.Subject
-		subject, out.Rules, err = s.explained(tx, state, m)
-		if err != nil {
-			return err
-		}
-		d = policy.Explain(state, policy.Request{
-			Action: policy.OpenSession, Subject: subject, Login: m.GetLogin(), Node: policyNode(node), Now: s.now(),
-		})
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	out.Allowed, out.Reason, out.Changes = d.Allowed(), d.Reason, d.Changes
-	for _, r := range d.Rules {
-		out.Rules = append(out.Rules, &dtv1.ExplainRule{Effect: string(r.Effect), Source: r.Source, Detail: r.Detail})
-	}
-	return connect.NewResponse(out), nil
-}
-
-// explained is the subject in question: what a certificate says, or what the
-// user's next login would give, with the device where one is named. The rules
-// say why a device that is named does not count.
-func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, []*dtv1.ExplainRule, error) {
-	if len(m.GetCertificate()) > 0 {
-		subject, err := s.explainedCertificate(tx, state, m)
-		return subject, nil, err
-	}
-	user, err := s.login.GetUser(tx, m.GetUser())
-	if err != nil {
-		return policy.Subject{}, nil, err
-	}
-	subject := policy.Subject{User: m.GetUser(), Roles: user.Spec.Roles, Traits: user.Spec.Traits}
-	if m.GetDevice() == "" {
-		return subject, nil, nil
-	}
-	ref, err := s.devices.Resolve(tx, m.GetDevice())
-	if err != nil {
-		return policy.Subject{}, nil, err
-	}
-	d, err := s.devices.Get(tx, ref)
-	if err != nil {
-		return policy.Subject{}, nil, err
-	}
-	device, evidence, err := devices.Counts(d, m.GetUser())
-	if err != nil {
-		return subject, []*dtv1.ExplainRule{{ //nolint:nilerr // why it does not count is the answer
-			Effect: string(policy.RuleSkip), Source: fmt.Sprintf("device %q", d.Spec.AssetTag), Detail: "it does not count: " + err.Error(),
-		}}, nil
-	}
-	return withDevice(subject, device, evidence), nil, nil
-}
-
-func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1.ExplainRequest) (policy.Subject, error) {
-	key, err := ssh.ParsePublicKey(m.GetCertificate())
-	if err != nil {
-		return policy.Subject{}, api.Refuse(connect.CodeInvalidArgument, "the certificate cannot be read")
-	}
-	id, err := identity.SSHCheck{Authorities: s.ca.UserAuthorities(), Login: m.GetLogin(), Now: s.now()}.Check(key)
-	if err != nil {
-		return policy.Subject{}, api.Refuse(connect.CodePermissionDenied, "every node refuses this certificate: %v", err)
-	}
-	revoked, err := s.ca.IsRevoked(tx, id.Serial)
-	if err != nil {
-		return policy.Subject{}, err
-	}
-	if revoked {
-		state.Revoked = policy.RevokedOnly(id.Serial, "")
-	}
-	return withDevice(policy.Subject{
-		User: id.User, Roles: id.Roles, Traits: id.Traits, Principals: id.Logins, Serial: id.Serial,
-	}, id.Device, id.Evidence), nil
 }
 
 func (h adminService) ExportAuthority(_ context.Context, req *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error) {

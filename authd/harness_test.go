@@ -67,7 +67,7 @@ func (b *syncBuffer) String() string {
 func start(t *testing.T) *running { return startAt(t, dataDir(t), "") }
 
 // dataDir is a data directory whatever the umask, which t.TempDir follows.
-func dataDir(t *testing.T) string {
+func dataDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {

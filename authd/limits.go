@@ -71,6 +71,11 @@ const (
 	// changed, so that both sides notice a dead connection.
 	followKeepalive = 15 * time.Second
 
+	// reportSpeaks is how long what a node said that it decides by is taken for
+	// what it decides by now: it says so every 30 s (node, heartbeatInterval)
+	// while it hears from us every 15 s. What it said longer ago grows old.
+	reportSpeaks = 45 * time.Second
+
 	// feedTick is how long nodes may miss a change that nothing woke us for,
 	// or that the store would not give: it is one row to read.
 	feedTick = time.Second

@@ -96,3 +96,18 @@ func scanNode(scan func(...any) error) (*resource.Node, error) {
 	}
 	return node, nil
 }
+
+// stateAge is how old what a node decides by is at now, as far as it has said.
+// A node that says so regularly hears from us in between.
+func stateAge(st *resource.NodeState, now time.Time) time.Duration {
+	if st == nil {
+		return neverHeard
+	}
+	if now.Sub(st.Reported) <= reportSpeaks {
+		now = st.Reported
+	}
+	return max(0, now.Sub(st.Confirmed))
+}
+
+// neverHeard is the age of what has none.
+const neverHeard = time.Duration(math.MaxInt64)

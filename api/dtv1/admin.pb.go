@@ -1119,8 +1119,13 @@ type ExplainRequest struct {
 	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// Device ID or asset tag: as if the login had been authenticated with it.
 	Device string `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
-	// SSH certificate in wire format, instead of device.
-	Certificate   []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// SSH certificate in wire format, instead of user and device.
+	Certificate []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Where the connection comes from; empty: from where the certificate may be
+	// used.
+	SourceAddress string `protobuf:"bytes,6,opt,name=source_address,json=sourceAddress,proto3" json:"source_address,omitempty"`
+	// What is to be forwarded; not set: a session is asked for.
+	Forward       *ExplainForward `protobuf:"bytes,7,opt,name=forward,proto3" json:"forward,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1190,6 +1195,90 @@ func (x *ExplainRequest) GetCertificate() []byte {
 	return nil
 }
 
+func (x *ExplainRequest) GetSourceAddress() string {
+	if x != nil {
+		return x.SourceAddress
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetForward() *ExplainForward {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
+// ExplainForward is host and port, or the path of a socket.
+type ExplainForward struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// On the node, to be reached there (ssh -R), rather than from it (ssh -L).
+	Listen        bool   `protobuf:"varint,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainForward) Reset() {
+	*x = ExplainForward{}
+	mi := &file_dt_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainForward) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainForward) ProtoMessage() {}
+
+func (x *ExplainForward) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainForward.ProtoReflect.Descriptor instead.
+func (*ExplainForward) Descriptor() ([]byte, []int) {
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExplainForward) GetListen() bool {
+	if x != nil {
+		return x.Listen
+	}
+	return false
+}
+
+func (x *ExplainForward) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ExplainForward) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExplainForward) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type ExplainResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
@@ -1204,7 +1293,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_dt_v1_admin_proto_msgTypes[20]
+	mi := &file_dt_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1305,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[20]
+	mi := &file_dt_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1318,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExplainResponse) GetAllowed() bool {
@@ -1286,7 +1375,7 @@ type NodeStateReport struct {
 
 func (x *NodeStateReport) Reset() {
 	*x = NodeStateReport{}
-	mi := &file_dt_v1_admin_proto_msgTypes[21]
+	mi := &file_dt_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1387,7 @@ func (x *NodeStateReport) String() string {
 func (*NodeStateReport) ProtoMessage() {}
 
 func (x *NodeStateReport) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[21]
+	mi := &file_dt_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1400,7 @@ func (x *NodeStateReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStateReport.ProtoReflect.Descriptor instead.
 func (*NodeStateReport) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeStateReport) GetEnforcer() string {
@@ -1362,7 +1451,7 @@ type ExplainRule struct {
 
 func (x *ExplainRule) Reset() {
 	*x = ExplainRule{}
-	mi := &file_dt_v1_admin_proto_msgTypes[22]
+	mi := &file_dt_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1463,7 @@ func (x *ExplainRule) String() string {
 func (*ExplainRule) ProtoMessage() {}
 
 func (x *ExplainRule) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[22]
+	mi := &file_dt_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1476,7 @@ func (x *ExplainRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRule.ProtoReflect.Descriptor instead.
 func (*ExplainRule) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainRule) GetEffect() string {
@@ -1421,7 +1510,7 @@ type ExportAuthorityRequest struct {
 
 func (x *ExportAuthorityRequest) Reset() {
 	*x = ExportAuthorityRequest{}
-	mi := &file_dt_v1_admin_proto_msgTypes[23]
+	mi := &file_dt_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1522,7 @@ func (x *ExportAuthorityRequest) String() string {
 func (*ExportAuthorityRequest) ProtoMessage() {}
 
 func (x *ExportAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[23]
+	mi := &file_dt_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1535,7 @@ func (x *ExportAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*ExportAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportAuthorityRequest) GetType() string {
@@ -1466,7 +1555,7 @@ type ExportAuthorityResponse struct {
 
 func (x *ExportAuthorityResponse) Reset() {
 	*x = ExportAuthorityResponse{}
-	mi := &file_dt_v1_admin_proto_msgTypes[24]
+	mi := &file_dt_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1567,7 @@ func (x *ExportAuthorityResponse) String() string {
 func (*ExportAuthorityResponse) ProtoMessage() {}
 
 func (x *ExportAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[24]
+	mi := &file_dt_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1580,7 @@ func (x *ExportAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*ExportAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExportAuthorityResponse) GetText() string {
@@ -1509,7 +1598,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_dt_v1_admin_proto_msgTypes[25]
+	mi := &file_dt_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1610,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[25]
+	mi := &file_dt_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1623,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 type StatusResponse struct {
@@ -1551,7 +1640,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_dt_v1_admin_proto_msgTypes[26]
+	mi := &file_dt_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1652,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[26]
+	mi := &file_dt_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1665,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -1698,13 +1787,20 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\x13VerifyAuditResponse\x12\x16\n" +
 	"\x06intact\x18\x01 \x01(\bR\x06intact\x12\x18\n" +
 	"\arecords\x18\x02 \x01(\x04R\arecords\x12\x18\n" +
-	"\aproblem\x18\x03 \x01(\tR\aproblem\"\x88\x01\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\"\xe0\x01\n" +
 	"\x0eExplainRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05login\x18\x02 \x01(\tR\x05login\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x16\n" +
 	"\x06device\x18\x04 \x01(\tR\x06device\x12 \n" +
-	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"\xb5\x01\n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12%\n" +
+	"\x0esource_address\x18\x06 \x01(\tR\rsourceAddress\x12/\n" +
+	"\aforward\x18\a \x01(\v2\x15.dt.v1.ExplainForwardR\aforward\"d\n" +
+	"\x0eExplainForward\x12\x16\n" +
+	"\x06listen\x18\x01 \x01(\bR\x06listen\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"\xb5\x01\n" +
 	"\x0fExplainResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12(\n" +
@@ -1767,7 +1863,7 @@ func file_dt_v1_admin_proto_rawDescGZIP() []byte {
 	return file_dt_v1_admin_proto_rawDescData
 }
 
-var file_dt_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_dt_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_dt_v1_admin_proto_goTypes = []any{
 	(*GetResourceRequest)(nil),      // 0: dt.v1.GetResourceRequest
 	(*GetResourceResponse)(nil),     // 1: dt.v1.GetResourceResponse
@@ -1789,64 +1885,66 @@ var file_dt_v1_admin_proto_goTypes = []any{
 	(*VerifyAuditRequest)(nil),      // 17: dt.v1.VerifyAuditRequest
 	(*VerifyAuditResponse)(nil),     // 18: dt.v1.VerifyAuditResponse
 	(*ExplainRequest)(nil),          // 19: dt.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 20: dt.v1.ExplainResponse
-	(*NodeStateReport)(nil),         // 21: dt.v1.NodeStateReport
-	(*ExplainRule)(nil),             // 22: dt.v1.ExplainRule
-	(*ExportAuthorityRequest)(nil),  // 23: dt.v1.ExportAuthorityRequest
-	(*ExportAuthorityResponse)(nil), // 24: dt.v1.ExportAuthorityResponse
-	(*StatusRequest)(nil),           // 25: dt.v1.StatusRequest
-	(*StatusResponse)(nil),          // 26: dt.v1.StatusResponse
-	nil,                             // 27: dt.v1.AddTokenRequest.LabelsEntry
-	nil,                             // 28: dt.v1.StatusResponse.CountsEntry
-	(*durationpb.Duration)(nil),     // 29: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
+	(*ExplainForward)(nil),          // 20: dt.v1.ExplainForward
+	(*ExplainResponse)(nil),         // 21: dt.v1.ExplainResponse
+	(*NodeStateReport)(nil),         // 22: dt.v1.NodeStateReport
+	(*ExplainRule)(nil),             // 23: dt.v1.ExplainRule
+	(*ExportAuthorityRequest)(nil),  // 24: dt.v1.ExportAuthorityRequest
+	(*ExportAuthorityResponse)(nil), // 25: dt.v1.ExportAuthorityResponse
+	(*StatusRequest)(nil),           // 26: dt.v1.StatusRequest
+	(*StatusResponse)(nil),          // 27: dt.v1.StatusResponse
+	nil,                             // 28: dt.v1.AddTokenRequest.LabelsEntry
+	nil,                             // 29: dt.v1.StatusResponse.CountsEntry
+	(*durationpb.Duration)(nil),     // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
 }
 var file_dt_v1_admin_proto_depIdxs = []int32{
-	29, // 0: dt.v1.AddUserRequest.ttl:type_name -> google.protobuf.Duration
-	29, // 1: dt.v1.ResetUserRequest.ttl:type_name -> google.protobuf.Duration
-	30, // 2: dt.v1.Invite.expires:type_name -> google.protobuf.Timestamp
-	29, // 3: dt.v1.AddTokenRequest.ttl:type_name -> google.protobuf.Duration
-	27, // 4: dt.v1.AddTokenRequest.labels:type_name -> dt.v1.AddTokenRequest.LabelsEntry
-	30, // 5: dt.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	30, // 6: dt.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	22, // 7: dt.v1.ExplainResponse.rules:type_name -> dt.v1.ExplainRule
-	21, // 8: dt.v1.ExplainResponse.state:type_name -> dt.v1.NodeStateReport
-	30, // 9: dt.v1.NodeStateReport.confirmed:type_name -> google.protobuf.Timestamp
-	30, // 10: dt.v1.NodeStateReport.reported:type_name -> google.protobuf.Timestamp
-	28, // 11: dt.v1.StatusResponse.counts:type_name -> dt.v1.StatusResponse.CountsEntry
-	0,  // 12: dt.v1.ResourceService.GetResource:input_type -> dt.v1.GetResourceRequest
-	2,  // 13: dt.v1.ResourceService.ListResources:input_type -> dt.v1.ListResourcesRequest
-	4,  // 14: dt.v1.ResourceService.CreateResource:input_type -> dt.v1.CreateResourceRequest
-	5,  // 15: dt.v1.ResourceService.UpdateResource:input_type -> dt.v1.UpdateResourceRequest
-	6,  // 16: dt.v1.ResourceService.DeleteResource:input_type -> dt.v1.DeleteResourceRequest
-	8,  // 17: dt.v1.AdminService.AddUser:input_type -> dt.v1.AddUserRequest
-	9,  // 18: dt.v1.AdminService.ResetUser:input_type -> dt.v1.ResetUserRequest
-	11, // 19: dt.v1.AdminService.AddToken:input_type -> dt.v1.AddTokenRequest
-	13, // 20: dt.v1.AdminService.ListNodes:input_type -> dt.v1.ListNodesRequest
-	15, // 21: dt.v1.AdminService.ListAudit:input_type -> dt.v1.ListAuditRequest
-	17, // 22: dt.v1.AdminService.VerifyAudit:input_type -> dt.v1.VerifyAuditRequest
-	19, // 23: dt.v1.AdminService.Explain:input_type -> dt.v1.ExplainRequest
-	23, // 24: dt.v1.AdminService.ExportAuthority:input_type -> dt.v1.ExportAuthorityRequest
-	25, // 25: dt.v1.AdminService.Status:input_type -> dt.v1.StatusRequest
-	1,  // 26: dt.v1.ResourceService.GetResource:output_type -> dt.v1.GetResourceResponse
-	3,  // 27: dt.v1.ResourceService.ListResources:output_type -> dt.v1.ListResourcesResponse
-	7,  // 28: dt.v1.ResourceService.CreateResource:output_type -> dt.v1.ResourceChanged
-	7,  // 29: dt.v1.ResourceService.UpdateResource:output_type -> dt.v1.ResourceChanged
-	7,  // 30: dt.v1.ResourceService.DeleteResource:output_type -> dt.v1.ResourceChanged
-	10, // 31: dt.v1.AdminService.AddUser:output_type -> dt.v1.Invite
-	10, // 32: dt.v1.AdminService.ResetUser:output_type -> dt.v1.Invite
-	12, // 33: dt.v1.AdminService.AddToken:output_type -> dt.v1.JoinToken
-	14, // 34: dt.v1.AdminService.ListNodes:output_type -> dt.v1.ListNodesResponse
-	16, // 35: dt.v1.AdminService.ListAudit:output_type -> dt.v1.ListAuditResponse
-	18, // 36: dt.v1.AdminService.VerifyAudit:output_type -> dt.v1.VerifyAuditResponse
-	20, // 37: dt.v1.AdminService.Explain:output_type -> dt.v1.ExplainResponse
-	24, // 38: dt.v1.AdminService.ExportAuthority:output_type -> dt.v1.ExportAuthorityResponse
-	26, // 39: dt.v1.AdminService.Status:output_type -> dt.v1.StatusResponse
-	26, // [26:40] is the sub-list for method output_type
-	12, // [12:26] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	30, // 0: dt.v1.AddUserRequest.ttl:type_name -> google.protobuf.Duration
+	30, // 1: dt.v1.ResetUserRequest.ttl:type_name -> google.protobuf.Duration
+	31, // 2: dt.v1.Invite.expires:type_name -> google.protobuf.Timestamp
+	30, // 3: dt.v1.AddTokenRequest.ttl:type_name -> google.protobuf.Duration
+	28, // 4: dt.v1.AddTokenRequest.labels:type_name -> dt.v1.AddTokenRequest.LabelsEntry
+	31, // 5: dt.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	31, // 6: dt.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	20, // 7: dt.v1.ExplainRequest.forward:type_name -> dt.v1.ExplainForward
+	23, // 8: dt.v1.ExplainResponse.rules:type_name -> dt.v1.ExplainRule
+	22, // 9: dt.v1.ExplainResponse.state:type_name -> dt.v1.NodeStateReport
+	31, // 10: dt.v1.NodeStateReport.confirmed:type_name -> google.protobuf.Timestamp
+	31, // 11: dt.v1.NodeStateReport.reported:type_name -> google.protobuf.Timestamp
+	29, // 12: dt.v1.StatusResponse.counts:type_name -> dt.v1.StatusResponse.CountsEntry
+	0,  // 13: dt.v1.ResourceService.GetResource:input_type -> dt.v1.GetResourceRequest
+	2,  // 14: dt.v1.ResourceService.ListResources:input_type -> dt.v1.ListResourcesRequest
+	4,  // 15: dt.v1.ResourceService.CreateResource:input_type -> dt.v1.CreateResourceRequest
+	5,  // 16: dt.v1.ResourceService.UpdateResource:input_type -> dt.v1.UpdateResourceRequest
+	6,  // 17: dt.v1.ResourceService.DeleteResource:input_type -> dt.v1.DeleteResourceRequest
+	8,  // 18: dt.v1.AdminService.AddUser:input_type -> dt.v1.AddUserRequest
+	9,  // 19: dt.v1.AdminService.ResetUser:input_type -> dt.v1.ResetUserRequest
+	11, // 20: dt.v1.AdminService.AddToken:input_type -> dt.v1.AddTokenRequest
+	13, // 21: dt.v1.AdminService.ListNodes:input_type -> dt.v1.ListNodesRequest
+	15, // 22: dt.v1.AdminService.ListAudit:input_type -> dt.v1.ListAuditRequest
+	17, // 23: dt.v1.AdminService.VerifyAudit:input_type -> dt.v1.VerifyAuditRequest
+	19, // 24: dt.v1.AdminService.Explain:input_type -> dt.v1.ExplainRequest
+	24, // 25: dt.v1.AdminService.ExportAuthority:input_type -> dt.v1.ExportAuthorityRequest
+	26, // 26: dt.v1.AdminService.Status:input_type -> dt.v1.StatusRequest
+	1,  // 27: dt.v1.ResourceService.GetResource:output_type -> dt.v1.GetResourceResponse
+	3,  // 28: dt.v1.ResourceService.ListResources:output_type -> dt.v1.ListResourcesResponse
+	7,  // 29: dt.v1.ResourceService.CreateResource:output_type -> dt.v1.ResourceChanged
+	7,  // 30: dt.v1.ResourceService.UpdateResource:output_type -> dt.v1.ResourceChanged
+	7,  // 31: dt.v1.ResourceService.DeleteResource:output_type -> dt.v1.ResourceChanged
+	10, // 32: dt.v1.AdminService.AddUser:output_type -> dt.v1.Invite
+	10, // 33: dt.v1.AdminService.ResetUser:output_type -> dt.v1.Invite
+	12, // 34: dt.v1.AdminService.AddToken:output_type -> dt.v1.JoinToken
+	14, // 35: dt.v1.AdminService.ListNodes:output_type -> dt.v1.ListNodesResponse
+	16, // 36: dt.v1.AdminService.ListAudit:output_type -> dt.v1.ListAuditResponse
+	18, // 37: dt.v1.AdminService.VerifyAudit:output_type -> dt.v1.VerifyAuditResponse
+	21, // 38: dt.v1.AdminService.Explain:output_type -> dt.v1.ExplainResponse
+	25, // 39: dt.v1.AdminService.ExportAuthority:output_type -> dt.v1.ExportAuthorityResponse
+	27, // 40: dt.v1.AdminService.Status:output_type -> dt.v1.StatusResponse
+	27, // [27:41] is the sub-list for method output_type
+	13, // [13:27] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_dt_v1_admin_proto_init() }
@@ -1862,7 +1960,7 @@ func file_dt_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_admin_proto_rawDesc), len(file_dt_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
