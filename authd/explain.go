@@ -15,6 +15,7 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/ca"
 	"devicetrust/devices"
+	"devicetrust/feed"
 	"devicetrust/identity"
 	"devicetrust/policy"
 	"devicetrust/resource"
@@ -194,7 +195,7 @@ func shown(check identity.SSHCheck, key ssh.PublicKey) (explained, identity.Iden
 	}
 	said, err := identity.UnverifiedFromSSH(cert)
 	if err == nil && !check.Addr.IsValid() {
-		check.Addr = said.LoginIP
+		check.Addr = said.LoginIP // as from where it may be used
 	}
 	id, no := check.Check(key)
 	if no != nil {
@@ -211,10 +212,7 @@ func shown(check identity.SSHCheck, key ssh.PublicKey) (explained, identity.Iden
 		}
 		id = said
 	}
-	about.subject = withDevice(policy.Subject{
-		User: id.User, Roles: id.Roles, Traits: id.Traits, Serial: id.Serial,
-		Principals: append([]string{}, id.Logins...), // never nil: there is a certificate
-	}, id.Device, id.Evidence)
+	about.subject = feed.Subject(id)
 	return about, id
 }
 

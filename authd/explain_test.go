@@ -333,7 +333,7 @@ func TestAStateGrowsOldWhenItsNodeIsSilent(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}
-	if got := stateAge(nil, now); got != neverHeard {
+	if got := stateAge(nil, now); got != policy.NeverHeard {
 		t.Errorf("one that has said nothing is %v old", got)
 	}
 }
@@ -439,4 +439,51 @@ func FuzzACertificateIsShown(f *testing.F) {
 			t.Errorf("what nobody signed passes for alice's: %x", wire)
 		}
 	})
+}
+
+func TestExplainDecidesWithTheAgeOfTheNodesState(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lock   string
+		report *report
+		later  time.Duration
+		reason string // of a denial
+	}{
+		"fresh":              {"strict", &report{3, vectors.Now.Add(-time.Second), vectors.Now}, 30 * time.Second, ""},
+		"old, and it may be": {"best_effort", &report{3, vectors.Now, vectors.Now}, time.Hour, ""},
+		"stopped":            {"strict", &report{3, vectors.Now, vectors.Now}, time.Hour, "the node has not heard of new locks for 1h0m0s"},
+		"alive, and cut off": {"strict", &report{3, vectors.Now.Add(-time.Hour), vectors.Now}, 0, "the node has not heard of new locks for 1h0m0s"},
+		"has said nothing":   {"strict", nil, 0, "the node has not heard of new locks since it started"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t)
+			role, err := resource.ParseJSON([]byte(`{"kind":"role","version":"v7","metadata":{"name":"access"},"spec":{
+				"options":{"lock":"` + tt.lock + `"},"allow":{"logins":["root"],"node_labels":{"*":"*"}}}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.catalog.Update(t.Context(), "test", role, ""); err != nil {
+				t.Fatal(err)
+			}
+			if tt.report != nil {
+				d.write(func(tx *store.Tx) error {
+					_, err := d.nodes.heard(tx, "node-id", nodeInfo("web"), nil, *tt.report)
+					return err
+				})
+			}
+			d.at = d.at.Add(tt.later)
+			cert := d.certificate(func(id *identity.Identity) { id.ValidBefore = d.at.Add(time.Hour) })
+			for what, m := range map[string]*dtv1.ExplainRequest{
+				"a certificate": {Login: "root", Certificate: cert.Marshal()},
+				"a user":        {Login: "root", User: "alice"},
+			} {
+				got := d.explain(m)
+				if got.GetAllowed() != (tt.reason == "") || !strings.HasPrefix(got.GetReason(), tt.reason) {
+					t.Errorf("%s: allowed %t: %s", what, got.GetAllowed(), got.GetReason())
+				}
+				if tt.reason != "" && !slices.Equal(got.GetChanges(), []string{"let the node reach the control plane"}) {
+					t.Errorf("%s: changes %q", what, got.GetChanges())
+				}
+			}
+		})
+	}
 }

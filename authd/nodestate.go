@@ -12,6 +12,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/policy"
 	"devicetrust/resource"
 	"devicetrust/store"
 )
@@ -101,13 +102,10 @@ func scanNode(scan func(...any) error) (*resource.Node, error) {
 // A node that says so regularly hears from us in between.
 func stateAge(st *resource.NodeState, now time.Time) time.Duration {
 	if st == nil {
-		return neverHeard
+		return policy.NeverHeard
 	}
 	if now.Sub(st.Reported) <= reportSpeaks {
 		now = st.Reported
 	}
 	return max(0, now.Sub(st.Confirmed))
 }
-
-// neverHeard is the age of what has none.
-const neverHeard = time.Duration(math.MaxInt64)

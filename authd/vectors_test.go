@@ -121,7 +121,15 @@ func explainCase(t *testing.T, s *Server, f vectors.File, c vectors.Case) error 
 				return err
 			}
 		}
-		return s.nodes.put(tx, c.Node.Metadata.Name, node, nil)
+		if err := s.nodes.put(tx, c.Node.Metadata.Name, node, nil); err != nil {
+			return err
+		}
+		said := report{} // of a state that nobody has heard of
+		if c.Age != policy.NeverHeard {
+			said = report{sequence: 1, confirmed: vectors.Now.Add(-c.Age), said: vectors.Now}
+		}
+		_, err := s.nodes.heard(tx, c.Node.Metadata.Name, node, nil, said)
+		return err
 	})
 	if err != nil {
 		return err
