@@ -38,15 +38,17 @@ func (s *Server) withBounds(next http.Handler) http.Handler {
 			length, toRead = strangersLength(r.URL.Path), strangersReadTimeout
 			leave, ok := s.admitStranger(r, length)
 			if !ok {
-				wire, _ := api.ToWire(api.Refuse(connect.CodeResourceExhausted, "too many callers from here at this moment").
-					WithHint("Try again in a minute."))
-				if err := connect.NewErrorWriter().Write(w, r, wire); err != nil {
-					s.log.Debug("a refusal was not taken", "error", err)
-				}
+				s.tooMany(w, r)
 				return
 			}
 			defer leave()
 		}
+		leave, ok := s.holdKRL(r)
+		if !ok {
+			s.tooMany(w, r)
+			return
+		}
+		defer leave()
 		if err := answer.SetReadDeadline(now.Add(toRead)); err != nil {
 			s.log.Debug("no read deadline", "error", err)
 		}
@@ -56,6 +58,15 @@ func (s *Server) withBounds(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, length)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// tooMany tells a caller that the share of where it comes from is taken.
+func (s *Server) tooMany(w http.ResponseWriter, r *http.Request) {
+	wire, _ := api.ToWire(api.Refuse(connect.CodeResourceExhausted, "too many callers from here at this moment").
+		WithHint("Try again in a minute."))
+	if err := connect.NewErrorWriter().Write(w, r, wire); err != nil {
+		s.log.Debug("a refusal was not taken", "error", err)
+	}
 }
 
 // unaryLimit is how long a call that is not a stream may take.

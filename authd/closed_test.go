@@ -75,7 +75,7 @@ func column(t *testing.T, db *sql.DB, query string) []string {
 var unrecorded = []string{
 	"SyncDevices",
 	"Heartbeat", "Follow", "GetResource", "ListResources", "ListNodes", "ListAudit", "VerifyAudit", "Explain",
-	"ExportAuthority", "Status", "ListDevices", "EnrollDevice", "AuthenticateDevice", "DiagnoseDevice", "ExplainAutoEnroll",
+	"ExportAuthority", "ExportKRL", "Status", "ListDevices", "EnrollDevice", "AuthenticateDevice", "DiagnoseDevice", "ExplainAutoEnroll",
 	"EvaluateDevices",
 }
 

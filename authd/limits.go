@@ -86,6 +86,25 @@ const (
 	// nothing: two looks that failed, and some.
 	feedStale = 15 * time.Second
 
+	// krlLife is how long a revocation list is given out without a look at what
+	// has expired meanwhile; nothing that is revoked waits for that.
+	krlLife = 10 * time.Minute
+	// krlTimeout bounds the making of one: a million certificates take three
+	// seconds.
+	krlTimeout = 15 * time.Second
+	// krlRest: after it, nobody has another made before three times as long, so
+	// that callers, who may be anybody, take a quarter of a processor at most.
+	krlRest = 3
+	// krlCopies of a list, as bytes, are what a call for it holds: the message,
+	// and that as JSON in a buffer that grew by doubling.
+	krlCopies = 4
+	// maxAnswersBytes is what strangers hold of that at once: lists are small
+	// (a thousand ranges are 20 KiB), and who wants one of megabytes has GET.
+	// The shares are those of maxStrangersBytes.
+	maxAnswersBytes         = 64 << 20
+	maxAnswersBytesPerPlace = 4 << 20
+	maxAnswersBytesPerSite  = 8 << 20
+
 	// syncSilence is how long a call that synchronizes devices may say nothing:
 	// a source has four minutes for a page, with all that is tried again.
 	syncSilence = 5 * time.Minute

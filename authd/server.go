@@ -49,12 +49,15 @@ type Server struct {
 	reported reported
 	// strangers bounds what callers who have shown nothing send at once.
 	strangers shares
+	// answers bounds what they fetch at once, where each has a copy.
+	answers shares
 	// bulk is held by the one call that registers many devices.
 	bulk sync.Mutex
 
 	tls     *serverTLS
 	public  []string
 	feed    *changeFeed
+	krl     *krlMaker
 	metrics *metrics
 	// stopping ends the streams, which a drain would wait for in vain.
 	stopping context.Context
@@ -102,6 +105,7 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 		metrics:   newMetrics(),
 		public:    cfg.publicAddresses(addr),
 		strangers: shares{total: maxStrangersBytes, place: maxStrangersBytesPerPlace, site: maxStrangersBytesPerSite},
+		answers:   shares{total: maxAnswersBytes, place: maxAnswersBytesPerPlace, site: maxAnswersBytesPerSite},
 	}
 	if err := s.nameCluster(ctx); err != nil {
 		return nil, err
@@ -145,7 +149,7 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 	if err := s.tls.reload(); err != nil {
 		return nil, err
 	}
-	s.feed = newChangeFeed(s)
+	s.feed, s.krl = newChangeFeed(s), newKRLMaker(s)
 	return s, s.feed.refresh(ctx)
 }
 
@@ -301,6 +305,8 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.Handle(dtv1connect.NewResourceServiceHandler(resourceService{s}, opts))
 	mux.Handle(dtv1connect.NewAdminServiceHandler(adminService{s}, opts))
 	mux.HandleFunc("GET /v1/webapi/find", s.find)
+	mux.HandleFunc("GET /v1/krl", s.serveKRL(false))
+	mux.HandleFunc("GET /v1/krl.sig", s.serveKRL(true))
 	mux.HandleFunc("GET /web/invite", s.invite)
 	return withPeer(s.withBounds(mux)), nil
 }

@@ -1590,6 +1590,96 @@ func (x *ExportAuthorityResponse) GetText() string {
 	return ""
 }
 
+type ExportKRLRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportKRLRequest) Reset() {
+	*x = ExportKRLRequest{}
+	mi := &file_dt_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportKRLRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportKRLRequest) ProtoMessage() {}
+
+func (x *ExportKRLRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportKRLRequest.ProtoReflect.Descriptor instead.
+func (*ExportKRLRequest) Descriptor() ([]byte, []int) {
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+type ExportKRLResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Krl   []byte                 `protobuf:"bytes,1,opt,name=krl,proto3" json:"krl,omitempty"`
+	// By the SSH user authority, for krl@devicetrust; as ssh-keygen -Y verify
+	// reads it.
+	Signature     string `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportKRLResponse) Reset() {
+	*x = ExportKRLResponse{}
+	mi := &file_dt_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportKRLResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportKRLResponse) ProtoMessage() {}
+
+func (x *ExportKRLResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportKRLResponse.ProtoReflect.Descriptor instead.
+func (*ExportKRLResponse) Descriptor() ([]byte, []int) {
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ExportKRLResponse) GetKrl() []byte {
+	if x != nil {
+		return x.Krl
+	}
+	return nil
+}
+
+func (x *ExportKRLResponse) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1598,7 +1688,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_dt_v1_admin_proto_msgTypes[26]
+	mi := &file_dt_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1700,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[26]
+	mi := &file_dt_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1713,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type StatusResponse struct {
@@ -1640,7 +1730,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_dt_v1_admin_proto_msgTypes[27]
+	mi := &file_dt_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1742,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_admin_proto_msgTypes[27]
+	mi := &file_dt_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1755,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_dt_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -1820,7 +1910,11 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\x16ExportAuthorityRequest\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\"-\n" +
 	"\x17ExportAuthorityResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\x0f\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\x12\n" +
+	"\x10ExportKRLRequest\"C\n" +
+	"\x11ExportKRLResponse\x12\x10\n" +
+	"\x03krl\x18\x01 \x01(\fR\x03krl\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\tR\tsignature\"\x0f\n" +
 	"\rStatusRequest\"\xaa\x02\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
@@ -1839,7 +1933,7 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\b\x04\x1a\x06create\x12^\n" +
 	"\x0eUpdateResource\x12\x1c.dt.v1.UpdateResourceRequest\x1a\x16.dt.v1.ResourceChanged\"\x16\xba\xc8\x18\x12\b\x04\x1a\x06create\x1a\x06update\x12V\n" +
 	"\x0eDeleteResource\x12\x1c.dt.v1.DeleteResourceRequest\x1a\x16.dt.v1.ResourceChanged\"\x0e\xba\xc8\x18\n" +
-	"\b\x04\x1a\x06delete2\xd2\x05\n" +
+	"\b\x04\x1a\x06delete2\x9a\x06\n" +
 	"\fAdminService\x12E\n" +
 	"\aAddUser\x12\x15.dt.v1.AddUserRequest\x1a\r.dt.v1.Invite\"\x14\xba\xc8\x18\x10\b\x04\x12\x04user\x1a\x06create\x12I\n" +
 	"\tResetUser\x12\x17.dt.v1.ResetUserRequest\x1a\r.dt.v1.Invite\"\x14\xba\xc8\x18\x10\b\x04\x12\x04user\x1a\x06update\x12K\n" +
@@ -1848,7 +1942,8 @@ const file_dt_v1_admin_proto_rawDesc = "" +
 	"\tListAudit\x12\x17.dt.v1.ListAuditRequest\x1a\x18.dt.v1.ListAuditResponse\"\x13\xba\xc8\x18\x0f\b\x04\x12\x05event\x1a\x04list\x12_\n" +
 	"\vVerifyAudit\x12\x19.dt.v1.VerifyAuditRequest\x1a\x1a.dt.v1.VerifyAuditResponse\"\x19\xba\xc8\x18\x15\b\x04\x12\x05event\x1a\x04list\x1a\x04read\x12L\n" +
 	"\aExplain\x12\x15.dt.v1.ExplainRequest\x1a\x16.dt.v1.ExplainResponse\"\x12\xba\xc8\x18\x0e\b\x04\x12\x04role\x1a\x04read\x12X\n" +
-	"\x0fExportAuthority\x12\x1d.dt.v1.ExportAuthorityRequest\x1a\x1e.dt.v1.ExportAuthorityResponse\"\x06\xba\xc8\x18\x02\b\x01\x12=\n" +
+	"\x0fExportAuthority\x12\x1d.dt.v1.ExportAuthorityRequest\x1a\x1e.dt.v1.ExportAuthorityResponse\"\x06\xba\xc8\x18\x02\b\x01\x12F\n" +
+	"\tExportKRL\x12\x17.dt.v1.ExportKRLRequest\x1a\x18.dt.v1.ExportKRLResponse\"\x06\xba\xc8\x18\x02\b\x01\x12=\n" +
 	"\x06Status\x12\x14.dt.v1.StatusRequest\x1a\x15.dt.v1.StatusResponse\"\x06\xba\xc8\x18\x02\b\x02B\x1bZ\x19devicetrust/api/dtv1;dtv1b\x06proto3"
 
 var (
@@ -1863,7 +1958,7 @@ func file_dt_v1_admin_proto_rawDescGZIP() []byte {
 	return file_dt_v1_admin_proto_rawDescData
 }
 
-var file_dt_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_dt_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_dt_v1_admin_proto_goTypes = []any{
 	(*GetResourceRequest)(nil),      // 0: dt.v1.GetResourceRequest
 	(*GetResourceResponse)(nil),     // 1: dt.v1.GetResourceResponse
@@ -1891,27 +1986,29 @@ var file_dt_v1_admin_proto_goTypes = []any{
 	(*ExplainRule)(nil),             // 23: dt.v1.ExplainRule
 	(*ExportAuthorityRequest)(nil),  // 24: dt.v1.ExportAuthorityRequest
 	(*ExportAuthorityResponse)(nil), // 25: dt.v1.ExportAuthorityResponse
-	(*StatusRequest)(nil),           // 26: dt.v1.StatusRequest
-	(*StatusResponse)(nil),          // 27: dt.v1.StatusResponse
-	nil,                             // 28: dt.v1.AddTokenRequest.LabelsEntry
-	nil,                             // 29: dt.v1.StatusResponse.CountsEntry
-	(*durationpb.Duration)(nil),     // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
+	(*ExportKRLRequest)(nil),        // 26: dt.v1.ExportKRLRequest
+	(*ExportKRLResponse)(nil),       // 27: dt.v1.ExportKRLResponse
+	(*StatusRequest)(nil),           // 28: dt.v1.StatusRequest
+	(*StatusResponse)(nil),          // 29: dt.v1.StatusResponse
+	nil,                             // 30: dt.v1.AddTokenRequest.LabelsEntry
+	nil,                             // 31: dt.v1.StatusResponse.CountsEntry
+	(*durationpb.Duration)(nil),     // 32: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
 }
 var file_dt_v1_admin_proto_depIdxs = []int32{
-	30, // 0: dt.v1.AddUserRequest.ttl:type_name -> google.protobuf.Duration
-	30, // 1: dt.v1.ResetUserRequest.ttl:type_name -> google.protobuf.Duration
-	31, // 2: dt.v1.Invite.expires:type_name -> google.protobuf.Timestamp
-	30, // 3: dt.v1.AddTokenRequest.ttl:type_name -> google.protobuf.Duration
-	28, // 4: dt.v1.AddTokenRequest.labels:type_name -> dt.v1.AddTokenRequest.LabelsEntry
-	31, // 5: dt.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	31, // 6: dt.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	32, // 0: dt.v1.AddUserRequest.ttl:type_name -> google.protobuf.Duration
+	32, // 1: dt.v1.ResetUserRequest.ttl:type_name -> google.protobuf.Duration
+	33, // 2: dt.v1.Invite.expires:type_name -> google.protobuf.Timestamp
+	32, // 3: dt.v1.AddTokenRequest.ttl:type_name -> google.protobuf.Duration
+	30, // 4: dt.v1.AddTokenRequest.labels:type_name -> dt.v1.AddTokenRequest.LabelsEntry
+	33, // 5: dt.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	33, // 6: dt.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
 	20, // 7: dt.v1.ExplainRequest.forward:type_name -> dt.v1.ExplainForward
 	23, // 8: dt.v1.ExplainResponse.rules:type_name -> dt.v1.ExplainRule
 	22, // 9: dt.v1.ExplainResponse.state:type_name -> dt.v1.NodeStateReport
-	31, // 10: dt.v1.NodeStateReport.confirmed:type_name -> google.protobuf.Timestamp
-	31, // 11: dt.v1.NodeStateReport.reported:type_name -> google.protobuf.Timestamp
-	29, // 12: dt.v1.StatusResponse.counts:type_name -> dt.v1.StatusResponse.CountsEntry
+	33, // 10: dt.v1.NodeStateReport.confirmed:type_name -> google.protobuf.Timestamp
+	33, // 11: dt.v1.NodeStateReport.reported:type_name -> google.protobuf.Timestamp
+	31, // 12: dt.v1.StatusResponse.counts:type_name -> dt.v1.StatusResponse.CountsEntry
 	0,  // 13: dt.v1.ResourceService.GetResource:input_type -> dt.v1.GetResourceRequest
 	2,  // 14: dt.v1.ResourceService.ListResources:input_type -> dt.v1.ListResourcesRequest
 	4,  // 15: dt.v1.ResourceService.CreateResource:input_type -> dt.v1.CreateResourceRequest
@@ -1925,23 +2022,25 @@ var file_dt_v1_admin_proto_depIdxs = []int32{
 	17, // 23: dt.v1.AdminService.VerifyAudit:input_type -> dt.v1.VerifyAuditRequest
 	19, // 24: dt.v1.AdminService.Explain:input_type -> dt.v1.ExplainRequest
 	24, // 25: dt.v1.AdminService.ExportAuthority:input_type -> dt.v1.ExportAuthorityRequest
-	26, // 26: dt.v1.AdminService.Status:input_type -> dt.v1.StatusRequest
-	1,  // 27: dt.v1.ResourceService.GetResource:output_type -> dt.v1.GetResourceResponse
-	3,  // 28: dt.v1.ResourceService.ListResources:output_type -> dt.v1.ListResourcesResponse
-	7,  // 29: dt.v1.ResourceService.CreateResource:output_type -> dt.v1.ResourceChanged
-	7,  // 30: dt.v1.ResourceService.UpdateResource:output_type -> dt.v1.ResourceChanged
-	7,  // 31: dt.v1.ResourceService.DeleteResource:output_type -> dt.v1.ResourceChanged
-	10, // 32: dt.v1.AdminService.AddUser:output_type -> dt.v1.Invite
-	10, // 33: dt.v1.AdminService.ResetUser:output_type -> dt.v1.Invite
-	12, // 34: dt.v1.AdminService.AddToken:output_type -> dt.v1.JoinToken
-	14, // 35: dt.v1.AdminService.ListNodes:output_type -> dt.v1.ListNodesResponse
-	16, // 36: dt.v1.AdminService.ListAudit:output_type -> dt.v1.ListAuditResponse
-	18, // 37: dt.v1.AdminService.VerifyAudit:output_type -> dt.v1.VerifyAuditResponse
-	21, // 38: dt.v1.AdminService.Explain:output_type -> dt.v1.ExplainResponse
-	25, // 39: dt.v1.AdminService.ExportAuthority:output_type -> dt.v1.ExportAuthorityResponse
-	27, // 40: dt.v1.AdminService.Status:output_type -> dt.v1.StatusResponse
-	27, // [27:41] is the sub-list for method output_type
-	13, // [13:27] is the sub-list for method input_type
+	26, // 26: dt.v1.AdminService.ExportKRL:input_type -> dt.v1.ExportKRLRequest
+	28, // 27: dt.v1.AdminService.Status:input_type -> dt.v1.StatusRequest
+	1,  // 28: dt.v1.ResourceService.GetResource:output_type -> dt.v1.GetResourceResponse
+	3,  // 29: dt.v1.ResourceService.ListResources:output_type -> dt.v1.ListResourcesResponse
+	7,  // 30: dt.v1.ResourceService.CreateResource:output_type -> dt.v1.ResourceChanged
+	7,  // 31: dt.v1.ResourceService.UpdateResource:output_type -> dt.v1.ResourceChanged
+	7,  // 32: dt.v1.ResourceService.DeleteResource:output_type -> dt.v1.ResourceChanged
+	10, // 33: dt.v1.AdminService.AddUser:output_type -> dt.v1.Invite
+	10, // 34: dt.v1.AdminService.ResetUser:output_type -> dt.v1.Invite
+	12, // 35: dt.v1.AdminService.AddToken:output_type -> dt.v1.JoinToken
+	14, // 36: dt.v1.AdminService.ListNodes:output_type -> dt.v1.ListNodesResponse
+	16, // 37: dt.v1.AdminService.ListAudit:output_type -> dt.v1.ListAuditResponse
+	18, // 38: dt.v1.AdminService.VerifyAudit:output_type -> dt.v1.VerifyAuditResponse
+	21, // 39: dt.v1.AdminService.Explain:output_type -> dt.v1.ExplainResponse
+	25, // 40: dt.v1.AdminService.ExportAuthority:output_type -> dt.v1.ExportAuthorityResponse
+	27, // 41: dt.v1.AdminService.ExportKRL:output_type -> dt.v1.ExportKRLResponse
+	29, // 42: dt.v1.AdminService.Status:output_type -> dt.v1.StatusResponse
+	28, // [28:43] is the sub-list for method output_type
+	13, // [13:28] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1960,7 +2059,7 @@ func file_dt_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_admin_proto_rawDesc), len(file_dt_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -68,6 +68,8 @@ const (
 	// AdminServiceExportAuthorityProcedure is the fully-qualified name of the AdminService's
 	// ExportAuthority RPC.
 	AdminServiceExportAuthorityProcedure = "/dt.v1.AdminService/ExportAuthority"
+	// AdminServiceExportKRLProcedure is the fully-qualified name of the AdminService's ExportKRL RPC.
+	AdminServiceExportKRLProcedure = "/dt.v1.AdminService/ExportKRL"
 	// AdminServiceStatusProcedure is the fully-qualified name of the AdminService's Status RPC.
 	AdminServiceStatusProcedure = "/dt.v1.AdminService/Status"
 )
@@ -263,6 +265,9 @@ type AdminServiceClient interface {
 	Explain(context.Context, *connect.Request[dtv1.ExplainRequest]) (*connect.Response[dtv1.ExplainResponse], error)
 	// ExportAuthority gives the public half.
 	ExportAuthority(context.Context, *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error)
+	// ExportKRL gives the certificates of the SSH user authority that are to be
+	// refused, as sshd's RevokedKeys wants it, and the signature over it.
+	ExportKRL(context.Context, *connect.Request[dtv1.ExportKRLRequest]) (*connect.Response[dtv1.ExportKRLResponse], error)
 	Status(context.Context, *connect.Request[dtv1.StatusRequest]) (*connect.Response[dtv1.StatusResponse], error)
 }
 
@@ -325,6 +330,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ExportAuthority")),
 			connect.WithClientOptions(opts...),
 		),
+		exportKRL: connect.NewClient[dtv1.ExportKRLRequest, dtv1.ExportKRLResponse](
+			httpClient,
+			baseURL+AdminServiceExportKRLProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ExportKRL")),
+			connect.WithClientOptions(opts...),
+		),
 		status: connect.NewClient[dtv1.StatusRequest, dtv1.StatusResponse](
 			httpClient,
 			baseURL+AdminServiceStatusProcedure,
@@ -344,6 +355,7 @@ type adminServiceClient struct {
 	verifyAudit     *connect.Client[dtv1.VerifyAuditRequest, dtv1.VerifyAuditResponse]
 	explain         *connect.Client[dtv1.ExplainRequest, dtv1.ExplainResponse]
 	exportAuthority *connect.Client[dtv1.ExportAuthorityRequest, dtv1.ExportAuthorityResponse]
+	exportKRL       *connect.Client[dtv1.ExportKRLRequest, dtv1.ExportKRLResponse]
 	status          *connect.Client[dtv1.StatusRequest, dtv1.StatusResponse]
 }
 
@@ -387,6 +399,11 @@ func (c *adminServiceClient) ExportAuthority(ctx context.Context, req *connect.R
 	return c.exportAuthority.CallUnary(ctx, req)
 }
 
+// ExportKRL calls dt.v1.AdminService.ExportKRL.
+func (c *adminServiceClient) ExportKRL(ctx context.Context, req *connect.Request[dtv1.ExportKRLRequest]) (*connect.Response[dtv1.ExportKRLResponse], error) {
+	return c.exportKRL.CallUnary(ctx, req)
+}
+
 // Status calls dt.v1.AdminService.Status.
 func (c *adminServiceClient) Status(ctx context.Context, req *connect.Request[dtv1.StatusRequest]) (*connect.Response[dtv1.StatusResponse], error) {
 	return c.status.CallUnary(ctx, req)
@@ -405,6 +422,9 @@ type AdminServiceHandler interface {
 	Explain(context.Context, *connect.Request[dtv1.ExplainRequest]) (*connect.Response[dtv1.ExplainResponse], error)
 	// ExportAuthority gives the public half.
 	ExportAuthority(context.Context, *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error)
+	// ExportKRL gives the certificates of the SSH user authority that are to be
+	// refused, as sshd's RevokedKeys wants it, and the signature over it.
+	ExportKRL(context.Context, *connect.Request[dtv1.ExportKRLRequest]) (*connect.Response[dtv1.ExportKRLResponse], error)
 	Status(context.Context, *connect.Request[dtv1.StatusRequest]) (*connect.Response[dtv1.StatusResponse], error)
 }
 
@@ -463,6 +483,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ExportAuthority")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceExportKRLHandler := connect.NewUnaryHandler(
+		AdminServiceExportKRLProcedure,
+		svc.ExportKRL,
+		connect.WithSchema(adminServiceMethods.ByName("ExportKRL")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceStatusHandler := connect.NewUnaryHandler(
 		AdminServiceStatusProcedure,
 		svc.Status,
@@ -487,6 +513,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceExplainHandler.ServeHTTP(w, r)
 		case AdminServiceExportAuthorityProcedure:
 			adminServiceExportAuthorityHandler.ServeHTTP(w, r)
+		case AdminServiceExportKRLProcedure:
+			adminServiceExportKRLHandler.ServeHTTP(w, r)
 		case AdminServiceStatusProcedure:
 			adminServiceStatusHandler.ServeHTTP(w, r)
 		default:
@@ -528,6 +556,10 @@ func (UnimplementedAdminServiceHandler) Explain(context.Context, *connect.Reques
 
 func (UnimplementedAdminServiceHandler) ExportAuthority(context.Context, *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.AdminService.ExportAuthority is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ExportKRL(context.Context, *connect.Request[dtv1.ExportKRLRequest]) (*connect.Response[dtv1.ExportKRLResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dt.v1.AdminService.ExportKRL is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) Status(context.Context, *connect.Request[dtv1.StatusRequest]) (*connect.Response[dtv1.StatusResponse], error) {
