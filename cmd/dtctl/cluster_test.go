@@ -241,6 +241,9 @@ func (a adminAPI) Explain(_ context.Context, r *connect.Request[dtv1.ExplainRequ
 func (a adminAPI) ExportAuthority(_ context.Context, r *connect.Request[dtv1.ExportAuthorityRequest]) (*connect.Response[dtv1.ExportAuthorityResponse], error) {
 	return answer[dtv1.ExportAuthorityRequest, dtv1.ExportAuthorityResponse](a.c, "ExportAuthority", r)
 }
+func (a adminAPI) ExportKRL(_ context.Context, r *connect.Request[dtv1.ExportKRLRequest]) (*connect.Response[dtv1.ExportKRLResponse], error) {
+	return answer[dtv1.ExportKRLRequest, dtv1.ExportKRLResponse](a.c, "ExportKRL", r)
+}
 func (a adminAPI) Status(_ context.Context, r *connect.Request[dtv1.StatusRequest]) (*connect.Response[dtv1.StatusResponse], error) {
 	return answer[dtv1.StatusRequest, dtv1.StatusResponse](a.c, "Status", r)
 }

@@ -43,7 +43,7 @@ func TestAWrongCommandLineIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		"tokens rm", "tokens add --labels=x", "tokens add --type=spaceship", "auth export", "auth export --type=jwt",
 		"audit ls --since=yesterday", "audit ls --limit=-1", "audit ls --format=xml",
 		"explain --user=a --login=b", "explain --login=b --node=c", "explain --user=a --login=b --node=c --device=d --certificate=e",
-		"auth rotate", "auth krl",
+		"auth rotate", "auth krl extra",
 	} {
 		r := c.run(t, strings.Fields(line)...)
 		if r.status != 2 || r.out != "" || !strings.HasPrefix(r.errors, "ERROR: ") || !strings.Contains(r.errors, "--help'.\n") {
@@ -155,6 +155,33 @@ func TestAnAuthorityIsExportedAsItIs(t *testing.T) {
 	c.answers["ExportAuthority"] = &dtv1.ExportAuthorityResponse{Text: "@cert-authority * ssh-ed25519 AAAA\n"}
 	c.prints(t, "@cert-authority * ssh-ed25519 AAAA\n", "auth", "export", "--type=host")
 	c.asked(t, &dtv1.ExportAuthorityRequest{Type: "host"})
+}
+
+func TestARevocationListIsWrittenAsItIs(t *testing.T) {
+	c := startCluster(t)
+	c.answers["ExportKRL"] = &dtv1.ExportKRLResponse{Krl: []byte("SSHKRL\n\x00\x1b"), Signature: "-----BEGIN\n"}
+	c.prints(t, "SSHKRL\n\x00\x1b", "auth", "krl")
+	file := filepath.Join(t.TempDir(), "krl.sig")
+	c.prints(t, "SSHKRL\n\x00\x1b", "auth", "krl", "--signature="+file)
+	if text, err := os.ReadFile(file); err != nil || string(text) != "-----BEGIN\n" {
+		t.Errorf("the signature: %q, %v", text, err)
+	}
+	if r := c.run(t, "auth", "krl", "--signature="+filepath.Join(file, "x")); r.status != 1 || r.out != "" {
+		t.Errorf("without a place for the signature: %+v", r)
+	}
+}
+
+// An empty file would let everybody in.
+func TestARevocationListOfNothingIsNotPrinted(t *testing.T) {
+	c := startCluster(t)
+	for name, answer := range map[string]*dtv1.ExportKRLResponse{
+		"no list": {Signature: "x"}, "no signature": {Krl: []byte("x")},
+	} {
+		c.answers["ExportKRL"] = answer
+		if r := c.run(t, "auth", "krl"); r.status != 1 || r.out != "" || !strings.HasPrefix(r.errors, "ERROR: the server gave no revocation list") {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
 }
 
 func TestAuditRecordsAreShownOldestFirst(t *testing.T) {
