@@ -113,10 +113,14 @@ func FuzzNodeFile(f *testing.F) {
 	})
 }
 
+func keyOf(seed byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+}
+
 // newKey is an authority's, made of one byte.
 func newKey(t testing.TB, seed byte) ssh.Signer {
 	t.Helper()
-	s, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize)))
+	s, err := ssh.NewSignerFromKey(keyOf(seed))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,10 +25,12 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // site is the machine of a stock sshd, and as much of a cluster as it sees.
 type site struct {
-	t    testing.TB
-	dir  Dir
-	node Node
-	ca   ssh.Signer
+	t   testing.TB
+	dir Dir
+	// group may read the state.
+	group int
+	node  Node
+	ca    ssh.Signer
 	// now is the time of the cluster and, where nobody says otherwise, of the
 	// machine.
 	now      time.Time
@@ -40,8 +42,13 @@ type site struct {
 // newSite is one in which role access allows root and alice on it.
 func newSite(t testing.TB, now time.Time) *site {
 	t.Helper()
+	return newSiteIn(t, Dir(t.TempDir()), os.Getegid(), now)
+}
+
+func newSiteIn(t testing.TB, dir Dir, group int, now time.Time) *site {
+	t.Helper()
 	s := &site{
-		t: t, dir: Dir(t.TempDir()), node: node1(), ca: newKey(t, 1), now: now,
+		t: t, dir: dir, group: group, node: node1(), ca: newKey(t, 1), now: now,
 		labels: map[string]string{"env": "prod"},
 	}
 	s.content = feed.Content{
@@ -91,7 +98,7 @@ func (s *site) publish(change func()) {
 		change()
 	}
 	s.sequence++
-	s.must(s.dir.StateFile(os.Getegid()).Save(s.state()))
+	s.must(s.dir.StateFile(s.group).Save(s.state()))
 }
 
 // state is what the cluster says at now.
