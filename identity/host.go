@@ -2,7 +2,6 @@ package identity
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,17 +20,12 @@ type Host struct {
 	ValidBefore time.Time
 }
 
-var (
-	// No "*", "?" or "!": OpenSSH takes a host certificate's principals for
-	// patterns (sshkey.c, sshkey_cert_check_host).
-	hostNamePattern = regexp.MustCompile(`^[a-z0-9_:][a-z0-9._:-]*$`)
-	nodeIDPattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
-)
-
 // CheckHostName refuses what cannot be a principal of a host certificate:
-// anything but a host name or an IP address, in lower case.
+// anything but a host name or an IP address, in lower case. There is no "*",
+// "?" or "!": OpenSSH takes those principals for patterns (sshkey.c,
+// sshkey_cert_check_host).
 func CheckHostName(name string) error {
-	if len(name) > maxHostName || !hostNamePattern.MatchString(name) {
+	if !isName(name, lower+digits+"_:", lower+digits+"._:-", maxHostName) {
 		return fmt.Errorf("host name %.160q must be a name or an address in lower case", name)
 	}
 	return nil
@@ -39,7 +33,7 @@ func CheckHostName(name string) error {
 
 // CheckNodeID refuses what cannot be a node's ID; UUIDs are accepted.
 func CheckNodeID(id string) error {
-	if !nodeIDPattern.MatchString(id) {
+	if !isName(id, lower+digits, lower+digits+"-", maxNodeID) {
 		return fmt.Errorf("node ID %.160q is not of the form [a-z0-9][a-z0-9-]{0,63}", id)
 	}
 	return nil

@@ -7,7 +7,6 @@ package identity
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"time"
 )
 
@@ -78,23 +77,19 @@ func (d Device) Trusted() bool {
 // (x/crypto/ssh CheckCert), and this one can be nobody's account.
 const NoLogin = "-dt-nologin-"
 
-var loginPattern = regexp.MustCompile(`^[a-z_][a-z0-9._-]{0,31}$`)
-
 // CheckLogin refuses what cannot be a login on a server: anything but
 // [a-z_][a-z0-9._-]{0,31}. The CA, the node and the sshd helper all ask here.
 func CheckLogin(login string) error {
-	if !loginPattern.MatchString(login) {
+	if !isName(login, lower+"_", lower+digits+"._-", maxLogin) {
 		return fmt.Errorf("login %.64q is not of the form [a-z_][a-z0-9._-]{0,31}", login)
 	}
 	return nil
 }
 
-var userPattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._@+-]{0,127}$`)
-
 // CheckUser refuses what cannot be a user's name: it must start with a letter,
 // a digit or "_", go on with those or "._@+-", and have at most 128 bytes.
 func CheckUser(name string) error {
-	if !userPattern.MatchString(name) {
+	if !isName(name, lower+upper+digits+"_", lower+upper+digits+"._@+-", maxUser) {
 		return fmt.Errorf("user name %.160q must be 1 to 128 of a-z A-Z 0-9 . _ @ + - and start with a letter, a digit or _", name)
 	}
 	return nil

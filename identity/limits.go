@@ -23,8 +23,16 @@ const (
 	maxDeviceField = 128
 	// maxCommand is a command line that people write.
 	maxCommand = 4 << 10
-	// maxHostName is the longest DNS name (RFC 1035 section 2.3.4).
-	maxHostName = 253
+	// maxLogin is what useradd(8) takes; maxUser has room for an e-mail address.
+	maxLogin = 32
+	maxUser  = 128
+	// maxNodeID is a UUID with room; maxLevel is one word.
+	maxNodeID = 64
+	maxLevel  = 32
+	// maxHostLabel and maxHostName are the longest part of a DNS name, and the
+	// longest name (RFC 1035 section 2.3.4).
+	maxHostLabel = 63
+	maxHostName  = 253
 	// minRSA: NIST SP 800-131A allows no shorter key; OpenSSH's own
 	// RequiredRSASize default is lower (1024) and not followed.
 	minRSA = 2048

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -19,15 +20,36 @@ const (
 	KeyPolicyHardware = "hardware_key"
 )
 
-var clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+// Names are looked at a byte at a time: programs that run once for each question
+// would spend more time on making regular expressions ready than on all else.
+const (
+	lower  = "abcdefghijklmnopqrstuvwxyz"
+	upper  = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits = "0123456789"
+)
+
+// isName tells whether s is one of first and then any of rest, which are ASCII,
+// and has at most most bytes.
+func isName(s, first, rest string, most int) bool {
+	return s != "" && len(s) <= most && strings.IndexByte(first, s[0]) >= 0 && strings.Trim(s[1:], rest) == ""
+}
 
 // CheckCluster refuses what cannot name a cluster. It is the host part of a
 // URI, so it has the form of a host name in lower case (RFC 1123 section 2.1).
 func CheckCluster(name string) error {
-	if len(name) > maxHostName || !clusterPattern.MatchString(name) {
+	if len(name) > maxHostName || !isHost(name) {
 		return fmt.Errorf("cluster name %.160q must be a host name in lower case: letters, digits, - and .", name)
 	}
 	return nil
+}
+
+func isHost(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if !isName(label, lower+digits, lower+digits+"-", maxHostLabel) || strings.HasSuffix(label, "-") {
+			return false
+		}
+	}
+	return true
 }
 
 // check refuses an identity that no certificate may carry: both encodings ask
@@ -150,9 +172,12 @@ func checkDevice(d Device) error {
 // firmware is 64 bits (firmwareVersion of TPMS_ATTEST, TPM 2.0 Part 2), so
 // people write it as at most four numbers.
 var (
-	levelPattern    = regexp.MustCompile(`^[a-z_]{1,32}$`)
-	vendorPattern   = regexp.MustCompile(`^([!-~]{1,4}|id:[0-9A-F]{8})?$`)
-	firmwarePattern = regexp.MustCompile(`^([0-9]{1,10}(\.[0-9]{1,10}){0,3})?$`)
+	vendorPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([!-~]{1,4}|id:[0-9A-F]{8})?$`)
+	})
+	firmwarePattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([0-9]{1,10}(\.[0-9]{1,10}){0,3})?$`)
+	})
 )
 
 // CheckEvidence refuses evidence that no certificate may carry: a level that is
@@ -161,11 +186,11 @@ var (
 // not pass.
 func CheckEvidence(e Evidence) error {
 	switch {
-	case !levelPattern.MatchString(e.Level):
+	case !isName(e.Level, lower+"_", lower+"_", maxLevel):
 		return fmt.Errorf("evidence level %.64q is not one word", e.Level)
-	case !vendorPattern.MatchString(e.TPMManufacturer):
+	case !vendorPattern().MatchString(e.TPMManufacturer):
 		return fmt.Errorf("TPM manufacturer %.64q is not a vendor ID", e.TPMManufacturer)
-	case !firmwarePattern.MatchString(e.TPMFirmware):
+	case !firmwarePattern().MatchString(e.TPMFirmware):
 		return fmt.Errorf("TPM firmware %.64q is not up to four numbers with dots", e.TPMFirmware)
 	}
 	return nil

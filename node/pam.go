@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,9 @@ type pam struct {
 
 func (p pam) on() bool { return p.service != "" }
 
-var pamService = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$`)
+var pamService = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$`)
+})
 
 // newPAM looks whether there is all that PAM needs: what is found to be missing
 // at a login would keep everybody out.
@@ -34,7 +37,7 @@ func newPAM(service, program string) (pam, error) {
 	if service == "" {
 		return pam{}, nil
 	}
-	if !pamService.MatchString(service) {
+	if !pamService().MatchString(service) {
 		return pam{}, fmt.Errorf("%.64q is not the name of a file in /etc/pam.d", service)
 	}
 	if os.Geteuid() != 0 {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // evidenceDemands is a checked EvidenceDemand with the rules that it adds to a
@@ -74,11 +75,13 @@ func (d *evidenceDemands) makeRules(source string) {
 // which those at the end may be blank and are not written. Where they are no
 // text, as of many virtual TPMs, it is written as certificates do (TCG EK
 // Credential Profile, section 3.1.2).
-var vendorPattern = regexp.MustCompile(`^([!-~]{1,4}|id:[0-9A-F]{8})$`)
+var vendorPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([!-~]{1,4}|id:[0-9A-F]{8})$`)
+})
 
 func newTPMDemand(field string, spec TPMDemand) (tpmDemand, error) {
 	m := spec.Manufacturer
-	if !vendorPattern.MatchString(m) {
+	if !vendorPattern().MatchString(m) {
 		return tpmDemand{}, fieldError(field+".manufacturer", "%.64q is not a vendor ID: 1 to 4 characters such as IFX, or eight digits such as id:00001014", m)
 	}
 	d := tpmDemand{manufacturer: m, minFirmware: spec.MinFirmware, title: m}

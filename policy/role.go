@@ -2,8 +2,8 @@ package policy
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -49,12 +49,13 @@ func fieldError(field, format string, args ...any) error {
 	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...)}
 }
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,` + strconv.Itoa(maxName) + `}$`)
+// nameLetters are those of roles and locks.
+const nameLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 // CheckName refuses what cannot name a role or a lock: anything but 1 to 64
 // of a-z A-Z 0-9 . _ -
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) {
+	if name == "" || len(name) > maxName || strings.Trim(name, nameLetters) != "" {
 		return fmt.Errorf("name %.80q must be 1 to %d of a-z A-Z 0-9 . _ -", name, maxName)
 	}
 	return nil

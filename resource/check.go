@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"devicetrust/identity"
 	"devicetrust/policy"
@@ -62,7 +63,7 @@ func checkMetadata(kind string, m *Metadata) error {
 	return checkLabels("metadata.labels", m.Labels)
 }
 
-var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+var uuidPattern = lazily(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
 // checkResourceName: locks and devices may leave it to the server.
 func checkResourceName(kind, name string) error {
@@ -81,7 +82,7 @@ func checkResourceName(kind, name string) error {
 			return fieldError(at, "%.64q: the only %s is %q", name, kind, PreferenceName)
 		}
 	case KindDevice:
-		if name != "" && !uuidPattern.MatchString(name) {
+		if name != "" && !uuidPattern().MatchString(name) {
 			return fieldError(at, "%.64q is not a device's ID; leave it out to have one made", name)
 		}
 	default:
@@ -179,4 +180,10 @@ func (r *Role) check() error {
 // policyRole is r as policy decides by it.
 func (r *Role) policyRole() (policy.Role, error) {
 	return policy.NewRole(r.Metadata.Name, r.Spec)
+}
+
+// lazily gives the regular expression when it is first asked for: some programs
+// are started for each question, and never ask.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -64,17 +63,17 @@ func (c NodeClaims) Check() error {
 	return CheckNodeLabels(c.Labels)
 }
 
-var nodeName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
+var nodeName = lazily(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
 
 // CheckNodeName refuses what a node cannot be called.
 func CheckNodeName(name string) error {
-	if !nodeName.MatchString(name) {
+	if !nodeName().MatchString(name) {
 		return fmt.Errorf("%.300q must be made of a-z A-Z 0-9 . -", name)
 	}
 	return nil
 }
 
-var nodeLabelKey = regexp.MustCompile(`^[a-zA-Z0-9/_.:-]{1,128}$`)
+var nodeLabelKey = lazily(`^[a-zA-Z0-9/_.:-]{1,128}$`)
 
 // CheckNodeLabels refuses labels that a node cannot have, by its own word or
 // by its token's.
@@ -83,7 +82,7 @@ func CheckNodeLabels(labels map[string]string) error {
 		return fmt.Errorf("at most %d labels, got %d", maxLabels, len(labels))
 	}
 	for k, v := range labels {
-		if !nodeLabelKey.MatchString(k) || len(v) > maxNodeLabel || !printable(v) {
+		if !nodeLabelKey().MatchString(k) || len(v) > maxNodeLabel || !printable(v) {
 			return fmt.Errorf("label %.200q=%.300q: keys are made of a-z A-Z 0-9 / _ . : -, values are printable and have at most %d bytes", k, v, maxNodeLabel)
 		}
 	}

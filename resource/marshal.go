@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,18 +97,18 @@ func sortNumbers(n *yaml.Node) {
 var (
 	// plain texts look like nothing else in YAML; whether they look like a
 	// number or a time is asked separately.
-	plain = regexp.MustCompile(`^[a-zA-Z0-9_./+-]+([ @][a-zA-Z0-9_./+-]+)*$`)
+	plain = lazily(`^[a-zA-Z0-9_./+-]+([ @][a-zA-Z0-9_./+-]+)*$`)
 	// oldWords are booleans to readers of YAML 1.1.
-	oldWords = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off)$`)
+	oldWords = lazily(`(?i)^(y|n|yes|no|on|off)$`)
 	// block is what people write after "|": lines that begin and end visibly.
-	block = regexp.MustCompile(`^([!-~]([ -~]*[!-~])?\n)+$`)
+	block = lazily(`^([!-~]([ -~]*[!-~])?\n)+$`)
 )
 
 func styleOf(text string) yaml.Style {
 	switch {
-	case block.MatchString(text) && strings.Count(text, "\n") > 1:
+	case block().MatchString(text) && strings.Count(text, "\n") > 1:
 		return yaml.LiteralStyle
-	case !plain.MatchString(text) || oldWords.MatchString(text):
+	case !plain().MatchString(text) || oldWords().MatchString(text):
 		return yaml.DoubleQuotedStyle
 	}
 	var read yaml.Node

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -32,10 +31,10 @@ func ReadYAML(file string, into any) error {
 
 var (
 	// unknownKey is how the YAML package names a key that a struct lacks.
-	unknownKey = regexp.MustCompile(`field (.+) not found in type .+`)
+	unknownKey = lazily(`field (.+) not found in type .+`)
 	// wrongValue is how it names a value that is not of the type wanted: line,
 	// tag, the value's beginning where it is a scalar, and the type.
-	wrongValue = regexp.MustCompile("(?s)^line ([0-9]+): cannot unmarshal (!!?[a-z]+)(?: `(.*)`)? into (.+)$")
+	wrongValue = lazily("(?s)^line ([0-9]+): cannot unmarshal (!!?[a-z]+)(?: `(.*)`)? into (.+)$")
 )
 
 // plainYAML leaves out what only a programmer knows: packages and types. Nor
@@ -47,11 +46,11 @@ func plainYAML(text []byte, err error) string {
 	}
 	plain := make([]string, 0, len(mistakes))
 	for _, m := range mistakes {
-		if said := wrongValue.FindStringSubmatch(m); said != nil {
+		if said := wrongValue().FindStringSubmatch(m); said != nil {
 			m = wanted(text, said[1], said[2], strings.TrimSuffix(said[3], "..."), said[4])
 		}
-		if said := unknownKey.FindStringSubmatch(m); said != nil {
-			m = unknownKey.ReplaceAllString(m, `unknown key "$1"`)
+		if said := unknownKey().FindStringSubmatch(m); said != nil {
+			m = unknownKey().ReplaceAllString(m, `unknown key "$1"`)
 			if strings.Contains(said[1], "-") {
 				m += ": keys have _ where flags have -"
 			}
