@@ -68,6 +68,7 @@ func InstallSSHD(ctx context.Context, c CompanionConfig) (Installed, error) {
 	if err != nil {
 		return Installed{}, err
 	}
+	defer p.Close()
 	info, err := c.info(p.Listens)
 	if err != nil {
 		return Installed{}, err

@@ -80,28 +80,27 @@ func checkDropIn(path string) (there bool, err error) {
 	return true, nil
 }
 
-// includes tells whether a configuration includes path before its first Match
-// block, which would make of ours what holds for some only.
-func includes(config, path string) (bool, error) {
-	text, err := durable.Read(config, maxIncluding)
-	if err != nil {
-		return false, err
-	}
-	for l := range strings.Lines(string(text)) {
+// includes gives the words of a configuration's Include lines, before its first
+// Match block, that take path in; in a Match block ours would hold for some only.
+func includes(config []byte, path string) []string {
+	var found []string
+	for l := range strings.Lines(string(config)) {
 		words := strings.FieldsFunc(l, func(r rune) bool { return strings.ContainsRune(" \t\r\n\f\"=", r) })
 		if len(words) == 0 {
 			continue
 		}
 		switch strings.ToLower(words[0]) {
 		case "match":
-			return false, nil
+			return found
 		case "include":
-			if slices.ContainsFunc(words[1:], func(pattern string) bool { return covers(pattern, path) }) {
-				return true, nil
+			for _, pattern := range words[1:] {
+				if covers(pattern, path) {
+					found = append(found, pattern)
+				}
 			}
 		}
 	}
-	return false, nil
+	return found
 }
 
 // covers: patterns that do not begin at the root begin at /etc/ssh, wherever the

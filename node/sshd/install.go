@@ -100,7 +100,7 @@ func (p *Prepared) install(ctx context.Context, c *changes, j Joined, now time.T
 	if err := c.write(p.dropIn, dropInText(p.lines)); err != nil {
 		return fmt.Errorf("cannot write %s: %w", p.dropIn, err)
 	}
-	if err := p.checkInForce(ctx); err != nil {
+	if err := p.checkInForce(ctx, p.Server); err != nil {
 		return err
 	}
 	if !p.NoReload {

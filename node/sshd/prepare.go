@@ -1,7 +1,6 @@
 package sshd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"devicetrust/api"
 	"devicetrust/durable"
@@ -50,6 +50,7 @@ type Prepared struct {
 	keyType string
 	lines   []directive
 	group   int
+	lock    *os.File
 }
 
 // syncCommand is the side-car's.
@@ -65,10 +66,9 @@ func refuse(err error, hint string, args ...any) error {
 	return api.Refuse(connect.CodeFailedPrecondition, "%v", err).WithHint(hint, args...)
 }
 
-// Prepare looks whether the installation would do, before anything is changed.
-// It does try the drop-in: it puts it in its place, asks sshd, and takes it away
-// again, in some hundredths of a second in which no sshd reads it unless
-// somebody starts one. Errors that a person can mend are *api.Refusal.
+// Prepare looks whether the installation would do, before anything is changed;
+// the drop-in is tried on a copy. Nobody else installs until Close. Errors that a
+// person can mend are *api.Refusal.
 func Prepare(ctx context.Context, c Installation) (*Prepared, error) {
 	if c.systemd == (systemd{}) {
 		c.systemd = theSystemd()
@@ -78,13 +78,40 @@ func Prepare(ctx context.Context, c Installation) (*Prepared, error) {
 		return nil, err
 	}
 	for _, check := range []func(context.Context) error{
-		p.checkServer, p.checkNoded, p.checkPlaces, p.checkSettings, p.rehearse,
+		p.checkServer, p.checkNoded, p.checkPlaces, p.takeLock, p.checkSettings, p.rehearse,
 	} {
 		if err := check(ctx); err != nil {
+			p.Close()
 			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// Close lets others install.
+func (p *Prepared) Close() {
+	if p.lock != nil {
+		p.lock.Close()
+	}
+}
+
+func (p *Prepared) takeLock(context.Context) (err error) {
+	p.lock, err = lockFolder(filepath.Dir(p.Server.Config))
+	return err
+}
+
+// lockFolder keeps two from changing what is beside sshd's configuration. The
+// lock is on the folder itself, and leaves nothing behind.
+func lockFolder(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, refuse(fmt.Errorf("somebody else is about to change %s: %w", dir, err), "Wait until that is done.")
+	}
+	return f, nil
 }
 
 func checkRoot() error {
@@ -314,44 +341,18 @@ func keyType(key ssh.PublicKey) string {
 	return ""
 }
 
-// rehearse puts the drop-in in its place, has sshd say what it makes of it, and
-// takes it away again.
-func (p *Prepared) rehearse(ctx context.Context) (err error) {
-	included, err := includes(p.Server.Config, p.dropIn)
-	if err != nil {
-		return err
-	}
-	if !included {
-		return refuse(fmt.Errorf("%s does not include %s before its first Match block", p.Server.Config, p.dropIn),
-			"Put this line at its top: %s", includeLine(p.Server.Config))
-	}
-	var c changes
-	defer func() {
-		if undone := c.rollBack(); undone != nil {
-			err = takenBack(cmp.Or(err, errors.New("the drop-in was tried")), undone)
-		}
-	}()
-	if err := c.mkdir(string(p.dir)); err != nil {
-		return err
-	}
-	if err := c.write(p.dropIn, dropInText(p.lines)); err != nil {
-		return err
-	}
-	return p.checkInForce(ctx)
-}
-
 // connections by which it is asked whether the drop-in is in force: sshd's
 // settings before any Match block, and what holds for root and for the account
 // that the helper runs as, who stands for everybody. `dtnoded sshd audit` asks
 // about every Match block.
 var connections = []string{"", "user=root,host=localhost,addr=127.0.0.1", "user=nobody,host=localhost,addr=127.0.0.1"}
 
-// checkInForce asks sshd whether it takes the configuration with our part, and
-// whether nothing else wins over a line of it.
-func (p *Prepared) checkInForce(ctx context.Context) error {
-	complaints, err := p.Server.test(ctx)
+// checkInForce asks sshd whether it takes the configuration of s with our part,
+// and whether nothing else wins over a line of it.
+func (p *Prepared) checkInForce(ctx context.Context, s Server) error {
+	complaints, err := s.test(ctx)
 	if err != nil {
-		return refuse(fmt.Errorf("sshd does not take %s: %w", p.dropIn, err), "Nothing was changed.")
+		return refuse(fmt.Errorf("sshd does not take its configuration with %s: %w", p.dropIn, err), "Mend what it names, and install again.")
 	}
 	certificate := p.dir.HostCertificate(p.keyType)
 	if isThere(certificate) && strings.Contains(complaints, certificate) {
@@ -359,7 +360,7 @@ func (p *Prepared) checkInForce(ctx context.Context) error {
 			"Is the public half of its host key that of the key? ssh-keygen -y -f KEY >KEY.pub")
 	}
 	for _, connection := range connections {
-		f, err := p.Server.settings(ctx, connection)
+		f, err := s.settings(ctx, connection)
 		if err != nil {
 			return err
 		}

@@ -184,6 +184,7 @@ func (m *stock) install() (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	defer p.Close()
 	return p.Install(m.Context(), m.joined(p.HostKey), node1().Installed)
 }
 

@@ -37,6 +37,14 @@ func Uninstall(ctx context.Context, i Installation) (Uninstalled, error) {
 	if err := checkPlain(i.Server.Config); err != nil {
 		return done, refuse(err, "Give the path of sshd's configuration with --sshd-config.")
 	}
+	if !isThere(filepath.Dir(i.Server.Config)) {
+		return Uninstalled{Nothing: true}, nil
+	}
+	lock, err := lockFolder(filepath.Dir(i.Server.Config))
+	if err != nil {
+		return done, err
+	}
+	defer lock.Close()
 	r := &removal{Installation: i, dir: DirOf(i.Server.Config), dropIn: DropIn(i.Server.Config)}
 	if there, err := r.look(); err != nil {
 		return done, refuse(err, "Nothing was changed.")
@@ -71,10 +79,8 @@ type removal struct {
 // look finds what is installed, and refuses what others may have put there.
 func (r *removal) look() (there bool, err error) {
 	var errs [3]error
-	if _, err := os.Lstat(filepath.Dir(r.Server.Config)); err == nil {
-		if err := checkSafe(filepath.Dir(r.Server.Config)); err != nil {
-			return false, err
-		}
+	if err := checkSafe(filepath.Dir(r.Server.Config)); err != nil {
+		return false, err
 	}
 	r.hadDropIn, errs[0] = checkDropIn(r.dropIn)
 	r.hadDir, errs[1] = checkMade(string(r.dir), true)
