@@ -24,6 +24,8 @@ func (a *auditor) holds(at int, f Finding, words func(args []string) bool) {
 	block := -1
 	if l := a.line(w, f.Setting, words); l != nil {
 		f.File, f.Line, block = l.file, l.number, l.block
+	} else if f.Remedy == removeLine {
+		f.Remedy = "Run `dtnoded sshd install`, which sets it."
 	}
 	f.Value = brief(f.Value)
 	key := findingKey{f.Code, f.Setting, f.Value, f.File, f.Line}
