@@ -82,6 +82,9 @@ func InstallSSHD(ctx context.Context, c CompanionConfig) (Installed, error) {
 		return Installed{}, errors.Join(err, forget())
 	}
 	defer m.control.close()
+	if err := saveClaims(c.DataDir, info); err != nil {
+		return Installed{}, hasJoined(err)
+	}
 	joined, err := m.joined(ctx, creds)
 	if err != nil {
 		return Installed{}, hasJoined(err)
@@ -262,7 +265,7 @@ func remember(dir string) (forget func() error, err error) {
 		at = filepath.Dir(at)
 	}
 	var files []string
-	for _, name := range []string{tlsKeyFile, identityFile, lockFile} {
+	for _, name := range []string{tlsKeyFile, identityFile, claimsFile, lockFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
 			files = append(files, filepath.Join(dir, name))
 		}

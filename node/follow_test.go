@@ -143,7 +143,7 @@ func TestNobodyWasAdmittedOnAConnectionThatDoesNotSayWho(t *testing.T) {
 
 func TestANodeThatWasRemovedLetsNobodyIn(t *testing.T) {
 	f, say, _ := told(t)
-	f.keeper.file.Path = filepath.Join(f.member.dir, stateFile)
+	f.keeper.file = feed.File{Path: filepath.Join(f.member.dir, stateFile)}
 	if err := f.keeper.file.Save(say.state(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,6 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
-	"devicetrust/feed"
 )
 
 // member is the node as one of the cluster: its keys, what they are certified
@@ -145,7 +144,7 @@ func (m *member) renew(ctx context.Context) (*credentials, error) {
 
 // keeper keeps a state in file, which is believed by the authorities in the
 // node's identity.
-func (m *member) keeper(file feed.File) *keeper {
+func (m *member) keeper(file stateStore) *keeper {
 	return &keeper{file: file, anchors: m.userAuthorities, trust: m.trustUserAuthorities}
 }
 

@@ -70,10 +70,20 @@ func (n *node) reread() error {
 	return nil
 }
 
+// stateStore is where a state is saved: a file, or one of those that a stock
+// sshd's helper reads.
+type stateStore interface {
+	Save(s *feed.State) error
+	Load(authorities []gossh.PublicKey, cluster, nodeID string) (*feed.State, error)
+	Remove() error
+}
+
+var _ stateStore = feed.File{}
+
 // keeper saves the state where this process leads. What came while it did not
 // is saved when it does again: a lock that was heard of is not to be forgotten.
 type keeper struct {
-	file feed.File
+	file stateStore
 	// anchors are the user authorities that a saved state is believed by, and
 	// trust makes others of them; nil: they are kept elsewhere.
 	anchors func() ([]gossh.PublicKey, error)

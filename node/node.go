@@ -227,7 +227,7 @@ func makeDataDir(dir string) error {
 	if err := checkOwn(dir, info); err != nil {
 		return err
 	}
-	names := []string{hostKeyFile, tlsKeyFile, identityFile, stateFile, stateFile + ".newest", lockFile}
+	names := []string{hostKeyFile, tlsKeyFile, identityFile, claimsFile, stateFile, stateFile + ".newest", lockFile}
 	for i := range maxProcesses {
 		names = append(names, spoolName(i))
 	}

@@ -16,6 +16,6 @@ func sshdCommand(env *cli.Env) *cobra.Command {
 		Example: `  dtnoded sshd install --auth-server=auth.example.com:3080 --token=@FILE --ca-pin=sha256:…
   dtnoded sshd uninstall`,
 	}
-	c.AddCommand(sshdInstallCommand(env), sshdUninstallCommand(env), auditCommand(env), principalsCommand(env))
+	c.AddCommand(sshdInstallCommand(env), sshdUninstallCommand(env), auditCommand(env), syncCommand(env), principalsCommand(env))
 	return c
 }

@@ -17,9 +17,6 @@ func isSSHD(program string) bool {
 	}
 }
 
-// stockConfig is what sshd reads where it is not told what to.
-const stockConfig = "/etc/ssh/sshd_config"
-
 // sshdRole is what a process of sshd's does.
 type sshdRole int
 
@@ -73,7 +70,7 @@ func configOf(arguments string) string {
 			return word[2:]
 		}
 	}
-	return stockConfig
+	return defaultConfig
 }
 
 func samePath(a, b string) bool {
@@ -189,3 +186,6 @@ func (k *programs) forget(all processes) {
 		}
 	}
 }
+
+// IsDefault tells whether an sshd that is not told reads the configuration.
+func IsDefault(config string) bool { return samePath(config, defaultConfig) }

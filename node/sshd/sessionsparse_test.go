@@ -98,7 +98,7 @@ func TestProcessesOfSSHDAreKnownByTheirTitles(t *testing.T) {
 		}
 	}
 	for arguments, want := range map[string]string{
-		"/usr/sbin/sshd -D": stockConfig, "sshd -f /x": "/x", "sshd -D -f/y -e": "/y", "sshd -f": stockConfig,
+		"/usr/sbin/sshd -D": defaultConfig, "sshd -f /x": "/x", "sshd -D -f/y -e": "/y", "sshd -f": defaultConfig,
 	} {
 		if got := configOf(arguments); arguments != "sshd -f" && got != want {
 			t.Errorf("%q: %q", arguments, got)
