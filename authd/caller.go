@@ -13,6 +13,7 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/audit"
 	"devicetrust/audit/event"
+	"devicetrust/ca"
 	"devicetrust/devices"
 	"devicetrust/identity"
 	"devicetrust/login"
@@ -211,10 +212,18 @@ func (s *Server) identify(tx *store.Tx, p peer, anyone bool) (caller, error) {
 
 func (s *Server) notRevoked(tx *store.Tx, v identity.Caller, hint string) error {
 	revoked, err := s.ca.IsRevoked(tx, v.Serial())
-	if err == nil && revoked {
-		err = api.Refuse(connect.CodeUnauthenticated, "the certificate has been revoked").WithHint("%s", hint)
+	if err != nil || !revoked {
+		return err
 	}
-	return err
+	why, _, _, err := ca.RevocationOf(tx, v.Serial())
+	if err != nil {
+		return err
+	}
+	text := "the certificate has been revoked"
+	if why.Reason != "" { // else the cluster knows of no such certificate
+		text += ": " + why.Reason
+	}
+	return api.Refuse(connect.CodeUnauthenticated, "%s", text).WithHint("%s", hint)
 }
 
 const hintLogin = "Log in again: dtsh login"

@@ -74,3 +74,30 @@ func TestALockOnAnAssetTagHoldsTheDevice(t *testing.T) {
 		}
 	}
 }
+
+// People learn why they have to log in again.
+func TestTheControlPlaneSaysWhyACertificateIsRevoked(t *testing.T) {
+	r := start(t)
+	for want, end := range map[string]func() error{
+		"the certificate has been revoked: the user was removed": func() error {
+			return fails(r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "user", Name: "alice"})))
+		},
+		"the certificate has been revoked: the user was reset": func() error {
+			return fails(r.adminService().ResetUser(t.Context(), connect.NewRequest(&dtv1.ResetUserRequest{Name: "alice"})))
+		},
+	} {
+		_, _ = r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "user", Name: "alice"}))
+		r.addUser("alice", "access")
+		c := dtv1connect.NewAdminServiceClient(r.https(r.login("alice")), r.url())
+		if err := fails(c.ListNodes(t.Context(), connect.NewRequest(&dtv1.ListNodesRequest{}))); err != nil {
+			t.Fatal(err)
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		err := fails(c.ListNodes(t.Context(), connect.NewRequest(&dtv1.ListNodesRequest{})))
+		if connect.CodeOf(err) != connect.CodeUnauthenticated || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}

@@ -136,7 +136,7 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 	}
 	s.mdm, err = mdm.New(cfg.MDM, mdm.Deps{
 		DB: db, Inventory: s.devices, Clock: mdm.Clock{Now: cfg.Now}, Log: cfg.Log,
-		Ended: s.endDevice("the device is no longer in its source"),
+		Ended: s.endDevice("device management does not list the device any more"),
 	})
 	if err != nil {
 		return nil, err
