@@ -46,6 +46,10 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"getjson":  cmdGetJSON,
 	"json":     cmdJSON,
 	"converse": cmdConverse,
+	"live":     cmdLive,
+	"cut":      cmdCut,
+	"closed":   cmdClosed,
+	"goes-on":  cmdGoesOn,
 	"garbage":  cmdGarbage,
 	"sql":      cmdSQL,
 	"jamf":     cmdJamf,
@@ -58,6 +62,7 @@ type set struct {
 	tpms    map[string]*stage.TPM
 	stalls  map[string]*stage.Stall
 	makers  map[string]*tpmtest.CA
+	alive   map[string]*alive
 }
 
 type setKey struct{}

@@ -173,6 +173,7 @@ func setUp(env *testscript.Env) error {
 		daemons: map[string]*stage.Daemon{},
 		tpms:    map[string]*stage.TPM{},
 		makers:  map[string]*tpmtest.CA{},
+		alive:   map[string]*alive{},
 		stalls:  map[string]*stage.Stall{},
 	}
 	env.Values[setKey{}] = s
