@@ -3,6 +3,7 @@ package authd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"connectrpc.com/connect"
@@ -125,7 +126,7 @@ func (h adminService) ListNodes(ctx context.Context, _ *connect.Request[dtv1.Lis
 			return err
 		}
 		all, err := s.nodes.list(tx)
-		if err != nil {
+		if err := errors.Join(err, s.markBehind(tx, all...)); err != nil {
 			return err
 		}
 		full := policy.Decide(state, policy.Request{

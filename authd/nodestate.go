@@ -109,3 +109,18 @@ func stateAge(st *resource.NodeState, now time.Time) time.Duration {
 	}
 	return max(0, now.Sub(st.Confirmed))
 }
+
+// markBehind marks the nodes that decide by what is too old where current locks
+// are wanted.
+func (s *Server) markBehind(tx *store.Tx, all ...*resource.Node) error {
+	preference, err := s.catalog.Preference(tx)
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		if st := n.Spec.State; st != nil {
+			st.Behind = preference.Stale(stateAge(st, s.now()))
+		}
+	}
+	return nil
+}

@@ -200,3 +200,44 @@ func TestOnlyWhoMayListNodesLearnsWhatTheyDecideBy(t *testing.T) {
 		}
 	}
 }
+
+func TestANodeThatHearsNothingFallsBehind(t *testing.T) {
+	r, c := startWithClock(t)
+	k := r.join("n")
+	if r.nodeSpec("n").State != nil {
+		t.Fatal("it has said something")
+	}
+	if err := r.heartbeat(k, &dtv1.HeartbeatRequest{Node: nodeInfo("n"), StateSequence: 3, StateTime: timestamppb.New(c.now())}); err != nil {
+		t.Fatal(err)
+	}
+	listed := func() bool {
+		res, err := r.adminService().ListNodes(t.Context(), connect.NewRequest(&dtv1.ListNodesRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := r.resources().ListResources(t.Context(), connect.NewRequest(&dtv1.ListResourcesRequest{Kind: "node"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		behind := r.nodeSpec("n").State.Behind
+		for _, doc := range [][]byte{res.Msg.GetNodes()[0], all.Msg.GetResources()[0]} {
+			n, err := resource.ParseJSON(doc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n.(*resource.Node).Spec.State.Behind != behind {
+				t.Errorf("behind: %t, and %s", behind, doc)
+			}
+		}
+		return behind
+	}
+	for _, step := range []struct {
+		later time.Duration
+		want  bool
+	}{{0, false}, {4 * time.Minute, false}, {2 * time.Minute, true}} {
+		c.forward(step.later)
+		if listed() != step.want {
+			t.Errorf("after %v more it is behind: %t", step.later, !step.want)
+		}
+	}
+}

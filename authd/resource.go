@@ -378,15 +378,19 @@ func (s *Server) listNodes(ctx context.Context) (out []resource.Resource, err er
 		for _, n := range all {
 			out = append(out, n)
 		}
-		return err
+		return errors.Join(err, s.markBehind(tx, all...))
 	})
 	return out, err
 }
 
 func (s *Server) getNode(ctx context.Context, name string) (r resource.Resource, err error) {
 	err = s.db.Read(ctx, func(tx *store.Tx) error {
-		r, err = s.nodes.lookup(tx, name)
-		return err
+		n, err := s.nodes.lookup(tx, name)
+		r = n
+		if err != nil {
+			return err
+		}
+		return s.markBehind(tx, n)
 	})
 	return r, err
 }

@@ -50,6 +50,10 @@ func (p *Preference) stalenessLimit() time.Duration {
 	return time.Duration(p.StalenessLimit)
 }
 
+// Stale tells whether a State of that age is too old where current locks are
+// wanted.
+func (p *Preference) Stale(age time.Duration) bool { return age > p.stalenessLimit() }
+
 // locking is a mode with the rules that it adds to a decision, and who says so
 // in a sentence.
 type locking struct {
@@ -103,7 +107,7 @@ func (e *evaluation) checkStaleness() (limit time.Duration, no *Decision) {
 		return 0, &d
 	}
 	limit = e.state.Preference.stalenessLimit()
-	if age := e.request.StateAge; age > limit {
+	if age := e.request.StateAge; e.state.Preference.Stale(age) {
 		e.tookPart(l.old)
 		d := e.deny(CauseStaleLocks, fmt.Sprintf("the node has not heard of new locks %s, and %s wants none older than %s",
 			sinceWhen(age), l.who, limit))

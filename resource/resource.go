@@ -301,6 +301,8 @@ type NodeState struct {
 	// the state, Reported when the node said so.
 	Confirmed time.Time `yaml:"confirmed" json:"confirmed"`
 	Reported  time.Time `yaml:"reported" json:"reported"`
+	// Behind: it is older than cluster_auth_preference's staleness limit.
+	Behind bool `yaml:"behind,omitempty" json:"behind,omitempty"`
 }
 
 // CertAuthority is kind cert_authority, version v2: the public half.

@@ -135,7 +135,7 @@ type printer struct {
 	*app
 	format cli.Format
 	kind   string
-	// wide adds what devices ls -v shows.
+	// wide adds what devices ls -v and nodes ls -v show.
 	wide  bool
 	count int
 	rows  [][]string
@@ -213,16 +213,26 @@ func (p *printer) end() error {
 	}
 	titles := headers(p.kind)
 	if p.wide {
-		titles = append(titles, "Source", "Owner", "Attestation", "Last Seen")
+		titles = append(titles, wideHeaders(p.kind)...)
 	}
 	return cli.Table(p.Stdout, titles, p.rows)
 }
 
+func wideHeaders(kind string) []string {
+	if kind == resource.KindNode {
+		return []string{"Enforcer", "Change", "Confirmed"}
+	}
+	return []string{"Source", "Owner", "Attestation", "Last Seen"}
+}
+
 // wideRow of a device that is frozen says so where it says that it is enrolled.
 func (p *printer) wideRow(r resource.Resource) ([]string, error) {
+	if n, ok := r.(*resource.Node); ok && p.kind == resource.KindNode {
+		return p.wideNode(n), nil
+	}
 	d, ok := r.(*resource.Device)
-	if !ok {
-		return nil, fmt.Errorf("the server sent a %s among the devices", r.Head().Kind)
+	if !ok || p.kind != resource.KindDevice {
+		return nil, fmt.Errorf("the server sent a %s among the %s", r.Head().Kind, plural(p.kind))
 	}
 	var source, attestation string
 	if s := d.Spec.Source; s != nil {

@@ -144,6 +144,17 @@ func TestNodesAreListed(t *testing.T) {
 --------- ------------- -------- ------- --------- -------
 web-1     10.0.0.1:3022 env=prod 0.1.0             id1
 `, "nodes", "ls")
+	c.answers["ListNodes"] = &dtv1.ListNodesResponse{Nodes: [][]byte{[]byte(
+		`{"kind":"node","version":"v2","metadata":{"name":"id1"},"spec":{"hostname":"web-1","addr":"10.0.0.1:3022","last_heartbeat":"2026-03-01T12:00:00Z",` +
+			`"enforcer":"sshd","state":{"sequence":42,"confirmed":"2026-03-01T11:50:00Z","reported":"2026-03-01T12:00:00Z","behind":true}}}`)}}
+	c.prints(t, `Node Name Address       Labels Version Last Seen                   Node ID
+--------- ------------- ------ ------- --------------------------- -------
+web-1     10.0.0.1:3022                2026-03-01 13:00:00, behind id1
+`, "nodes", "ls")
+	c.prints(t, `Node Name Address       Labels Version Last Seen                   Node ID Enforcer Change Confirmed
+--------- ------------- ------ ------- --------------------------- ------- -------- ------ -------------------
+web-1     10.0.0.1:3022                2026-03-01 13:00:00, behind id1     sshd     42     2026-03-01 12:50:00
+`, "nodes", "ls", "-v")
 	var all []struct{ Spec struct{ Hostname string } }
 	if err := json.Unmarshal([]byte(c.good(t, "nodes", "ls", "--format=json")), &all); err != nil || len(all) != 1 || all[0].Spec.Hostname != "web-1" {
 		t.Errorf("%v, %+v", err, all)
@@ -284,6 +295,65 @@ What would change it:
   "changes": []
 }
 `, "explain", "--user=alice", "--login=root", "--node=web-1", "--format=json")
+}
+
+func TestExplainSaysWhatTheNodeDecidesBy(t *testing.T) {
+	c := startCluster(t)
+	args := []string{"explain", "--user=alice", "--login=root", "--node=web-1"}
+	for want, st := range map[string]*dtv1.NodeStateReport{
+		"Node web-1 (dtnoded) has not told what it decides by\n": {Enforcer: "dtnoded", CurrentSequence: 45},
+		"Node web-1 (sshd) decides by change 45 of 45, confirmed 3s ago (reported 12s ago)\n": {
+			Enforcer: "sshd", Sequence: 45, CurrentSequence: 45, Confirmed: timestamppb.New(now.Add(-3 * time.Second)), Reported: timestamppb.New(now.Add(-12 * time.Second)),
+		},
+		"Node web-1 (sshd) decides by change 42 of 45, confirmed 1h0m0s ago (reported 0s ago)\n" +
+			"It has not told yet that it heard of the rest: the above is what it decides once it has\n": {
+			Enforcer: "sshd", Sequence: 42, CurrentSequence: 45, Confirmed: timestamppb.New(now.Add(-time.Hour)), Reported: timestamppb.New(now.Add(time.Hour)),
+		},
+		"Node web-1 (sshd) decides by change 46 of 45, confirmed never (reported never)\n" +
+			"The cluster does not have that change: was a backup put in its place?\n": {Enforcer: "sshd", Sequence: 46, CurrentSequence: 45},
+	} {
+		c.answers["Explain"] = &dtv1.ExplainResponse{Allowed: true, Reason: "granted", State: st}
+		c.prints(t, "ALLOW alice as root on web-1: granted\n\n"+want, args...)
+	}
+	c.answers["Explain"] = &dtv1.ExplainResponse{Reason: "no", State: &dtv1.NodeStateReport{
+		Enforcer: "sshd", Sequence: 42, CurrentSequence: 45, Confirmed: timestamppb.New(now), Reported: nil,
+	}}
+	c.prints(t, `{
+  "allowed": false,
+  "reason": "no",
+  "rules": [],
+  "changes": [],
+  "state": {
+    "enforcer": "sshd",
+    "sequence": 42,
+    "confirmed": "2026-03-01T12:00:00Z",
+    "reported": null,
+    "current_sequence": 45
+  }
+}
+`, append(args, "--format=json")...)
+}
+
+func TestExplainAsksAboutForwarding(t *testing.T) {
+	c := startCluster(t)
+	args := []string{"explain", "--user=alice", "--login=root", "--node=web-1"}
+	for flag, want := range map[string]*dtv1.ExplainForward{
+		"--forward=db1:5432":     {Host: "db1", Port: 5432},
+		"--forward=[::1]:22":     {Host: "::1", Port: 22},
+		"--forward=/run/s":       {Path: "/run/s"},
+		"--listen=8080":          {Listen: true, Port: 8080},
+		"--listen=0":             {Listen: true},
+		"--listen=localhost:80":  {Listen: true, Host: "localhost", Port: 80},
+		"--listen=/run/listen.s": {Listen: true, Path: "/run/listen.s"},
+	} {
+		c.good(t, append(args, flag)...)
+		c.asked(t, &dtv1.ExplainRequest{User: "alice", Login: "root", Node: "web-1", Forward: want})
+	}
+	for _, flag := range []string{"--forward=db1", "--forward=:22", "--forward=db1:0", "--forward=db1:65536", "--forward=a:b:c", "--listen=x", "--listen=70000", "--from=192.0.2.7"} {
+		if r := c.run(t, append(args, flag)...); r.status != 2 {
+			t.Errorf("%s: %+v", flag, r)
+		}
+	}
 }
 
 func TestExplainTakesACertificateFile(t *testing.T) {

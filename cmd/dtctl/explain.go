@@ -22,11 +22,19 @@ func (a *app) explain() *cobra.Command {
 that took part and what would change the answer.
 
 Without --device, as for a login on no trusted device; with it, as for one on
-that device, which proves what it last proved. With --certificate, what a node makes of exactly that certificate.
+that device, which proves what it last proved. With --certificate, what the node
+makes of exactly that certificate: one that it refuses is denied, and why; --from
+is where the connection comes from. --forward and --listen ask about a forwarding
+(ssh -L, ssh -R) instead of a session.
+
+The last lines say by which state of the cluster the node decides, as it last
+told: while it has not heard of a change, it decides without it.
 The exit status is 0 whether access is allowed or denied.`,
 		Example: `  dtctl explain --user=alice --login=root --node=web-1
   dtctl explain --user=alice --login=root --node=web-1 --device=C00AA0AAAA0A
-  dtctl explain --login=root --node=web-1 --certificate=alice-cert.pub`,
+  dtctl explain --login=root --node=web-1 --certificate=alice-cert.pub
+  dtctl explain --login=root --node=web-1 --certificate=alice-cert.pub --from=192.0.2.7
+  dtctl explain --user=alice --login=root --node=web-1 --forward=db1:5432`,
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVar(&req.User, "user", "", "name of the user")
@@ -34,15 +42,24 @@ The exit status is 0 whether access is allowed or denied.`,
 	c.Flags().StringVar(&req.Node, "node", "", "name or ID of the node")
 	c.Flags().StringVar(&req.Device, "device", "", "ID or asset tag of the device that the login is on")
 	certificate := c.Flags().String("certificate", "", "file with an SSH certificate, as dtsh status shows it")
+	c.Flags().StringVar(&req.SourceAddress, "from", "", "IP address that the connection with the certificate comes from")
+	forward := c.Flags().String("forward", "", "HOST:PORT or socket path to be reached from the node")
+	listen := c.Flags().String("listen", "", "[HOST:]PORT or socket path to be listened at on the node")
 	require(c, "login", "node")
 	c.MarkFlagsOneRequired("user", "certificate")
 	c.MarkFlagsMutuallyExclusive("device", "certificate")
+	c.MarkFlagsMutuallyExclusive("from", "user")
+	c.MarkFlagsMutuallyExclusive("forward", "listen")
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *certificate != "" {
 			if err := a.takeCertificate(req, *certificate); err != nil {
 				return err
 			}
+		}
+		var err error
+		if req.Forward, err = parseForward(*forward, *listen); err != nil {
+			return err
 		}
 		services, err := a.services()
 		if err != nil {
@@ -102,12 +119,18 @@ func (a *app) printExplanation(format cli.Format, req *dtv1.ExplainRequest, e *d
 			return err
 		}
 	}
-	if len(e.GetChanges()) == 0 {
-		return nil
+	var lines []string
+	if len(e.GetChanges()) > 0 {
+		lines = append(lines, "", "What would change it:")
 	}
-	lines := []string{"", "What would change it:"}
 	for _, change := range e.GetChanges() {
 		lines = append(lines, "  "+cli.Safe(change))
+	}
+	if e.GetState() != nil {
+		lines = append(append(lines, ""), a.stateLines(req.GetNode(), e.GetState())...)
+	}
+	if len(lines) == 0 {
+		return nil
 	}
 	return a.say("%s", strings.Join(lines, "\n"))
 }
@@ -125,7 +148,8 @@ func explanation(e *dtv1.ExplainResponse) any {
 		Reason  string            `json:"reason"`
 		Rules   []explanationRule `json:"rules"`
 		Changes []string          `json:"changes"`
-	}{e.GetAllowed(), e.GetReason(), []explanationRule{}, append([]string{}, e.GetChanges()...)}
+		State   *explanationState `json:"state,omitempty"`
+	}{e.GetAllowed(), e.GetReason(), []explanationRule{}, append([]string{}, e.GetChanges()...), explainedState(e.GetState())}
 	for _, r := range e.GetRules() {
 		out.Rules = append(out.Rules, explanationRule{r.GetEffect(), r.GetSource(), r.GetDetail()})
 	}

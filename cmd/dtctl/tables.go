@@ -59,7 +59,7 @@ func (a *app) row(r resource.Resource) []string {
 	case *resource.Token:
 		return []string{name, list(r.Spec.Roles), labels(r.Spec.Labels), a.expiry(r.Metadata.Expires)}
 	case *resource.Node:
-		return []string{r.Spec.Hostname, r.Spec.Addr, labels(r.Metadata.Labels), r.Spec.Version, a.Time(r.Spec.LastHeartbeat), name}
+		return []string{r.Spec.Hostname, r.Spec.Addr, labels(r.Metadata.Labels), r.Spec.Version, a.lastSeen(r), name}
 	case *resource.CertAuthority:
 		return []string{r.Spec.Type, r.Spec.ClusterName, a.Time(r.Spec.CreateTime)}
 	}
