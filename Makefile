@@ -10,7 +10,7 @@ PREFIX     ?= /usr/local
 FUZZTIME   ?= 30s
 BENCHCOUNT ?= 3
 # Benchmarks that take long to set up, or long; they run once.
-LARGE      := Million|Sync100k|ManyIdle|SFTP
+LARGE      := Million|Sync100k|ManyIdle|SFTP|FleetLock
 # A release sets VERSION; otherwise it is the one in cmd/internal/cli.
 VERSION    ?=
 REVISION   ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)
@@ -91,7 +91,7 @@ fuzz:
 
 bench: packages-test build
 	@set -o pipefail; { DT_E2E_BIN=$(CURDIR)/bin CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -skip '$(LARGE)' -count=$(BENCHCOUNT) -timeout=30m \
-	  ./ca ./devices ./policy ./node ./e2e && DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench '$(LARGE)' -timeout=30m ./devices ./devices/mdm ./e2e; } | \
+	  ./ca ./devices ./policy ./node ./e2e && DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench '$(LARGE)' -timeout=30m ./devices ./devices/mdm ./node ./e2e; } | \
 	  $(GO) run ./e2e/benchtable
 
 install: build

@@ -62,6 +62,8 @@ var limits = []limit{
 	{what: "dtnoded: sftp get 10,000 small files, over stock sshd", unit: "×", bound: 1, least: true, figure: median("SFTP/getsmall", "x_sshd")},
 	{what: "dtnoded: memory of an idle connection, times less than stock sshd", unit: "×", bound: 20, least: true, figure: median("Idle", "times_less")},
 	{what: "dtnoded: login with 5,000 idle connections, over an empty server", unit: "×", bound: 2, figure: median("ManyIdle", "x_empty")},
+	{what: "lock: refused and cut by 99 of 100 servers, 1,000 follow", unit: "ms", bound: 250, figure: median("FleetLock/SQLite", "p99-ms")},
+	{what: "the same with PostgreSQL and two dtauthd", unit: "ms", bound: 1000, figure: median("FleetLock/PostgreSQL", "p99-ms")},
 }
 
 func median(name, unit string) func(figures) (float64, bool) {
