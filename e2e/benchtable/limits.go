@@ -43,6 +43,8 @@ var limits = []limit{
 		figure: median("Million/Login", "x_thousand")},
 	{what: "devices/mdm: memory of a full sync of 100,000 devices", unit: "MB", bound: 200, figure: median("Sync100k", "peak-MB")},
 	{what: "policy: decide, 20 roles", unit: "µs", bound: 5, figure: slowest("Decide/", "ns/op", 1e3)},
+	{what: "policy: decide with 100,000 serials revoked, over none", unit: "×", bound: 1.1, figure: median("DecideRevoked", "x_none")},
+	{what: "identity/krl: a list of 100,000 scattered serials", unit: "MB", bound: 2, figure: slowest("KRL/", "bytes", 1e6)},
 	{what: "dtsh login with the device ceremony, over one without", unit: "ms", bound: 60,
 		figure: median("LoginWithDevice", "extra-ms")},
 	{what: "dtnoded: connect, certificate, exec true as another user, over stock sshd", unit: "×", bound: 12, least: true,
@@ -81,7 +83,8 @@ func most(name, unit string) func(figures) (float64, bool) {
 	}
 }
 
-// slowest of the benchmarks whose name has the prefix, each at its best.
+// slowest, or largest, of the benchmarks whose name has the prefix, each at its
+// best.
 func slowest(prefix, unit string, divisor float64) func(figures) (float64, bool) {
 	return func(f figures) (most float64, found bool) {
 		for name := range f {
