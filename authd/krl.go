@@ -46,9 +46,16 @@ type krlMaker struct {
 	// rest, which it guards.
 	turn chan struct{}
 	rest time.Time
+
+	// make is next; tests stand in for it to count.
+	make func(ctx context.Context, now time.Time) (*signedKRL, error)
 }
 
-func newKRLMaker(s *Server) *krlMaker { return &krlMaker{s: s, turn: make(chan struct{}, 1)} }
+func newKRLMaker(s *Server) *krlMaker {
+	m := &krlMaker{s: s, turn: make(chan struct{}, 1)}
+	m.make = m.next
+	return m
+}
 
 // current gives the list of what the store has now.
 func (m *krlMaker) current(ctx context.Context) (*signedKRL, error) {
@@ -76,7 +83,7 @@ func (m *krlMaker) current(ctx context.Context) (*signedKRL, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), krlTimeout)
 	defer cancel()
 	began := m.s.now()
-	k, err := m.next(ctx, began)
+	k, err := m.make(ctx, began)
 	m.rest = m.s.now().Add(krlRest * m.s.now().Sub(began))
 	if err != nil {
 		return nil, err

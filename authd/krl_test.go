@@ -1,13 +1,16 @@
 package authd
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +22,8 @@ import (
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/identity"
 	"devicetrust/identity/krl"
+	"devicetrust/store"
+	"devicetrust/store/storetest"
 )
 
 // fetched is an answer over HTTPS, as nobody in particular.
@@ -319,6 +324,59 @@ func TestTheRevocationListIsMadeOnceForEachChange(t *testing.T) {
 	}
 	r.execute(`ALTER TABLE elsewhere RENAME TO certificates`)
 	r.krl()
+}
+
+// Callers come in crowds and leave again: what they have made is one list for
+// all of them, which goes on without who asked first, and no other at once.
+func TestACrowdHasOneRevocationListMade(t *testing.T) {
+	db := storetest.Open(t)
+	var made, at atomic.Int64
+	began, goOn := make(chan struct{}, 10), make(chan struct{})
+	m := newKRLMaker(&Server{db: db, now: func() time.Time { return time.Unix(at.Load(), 0) }})
+	m.make = func(ctx context.Context, now time.Time) (*signedKRL, error) {
+		began <- struct{}{}
+		<-goOn
+		at.Add(1) // it took a second
+		return &signedKRL{sequence: uint64(made.Add(1)), until: now.Add(time.Hour)}, ctx.Err()
+	}
+	first, leave := context.WithCancel(t.Context())
+	answers := make(chan *signedKRL, 20)
+	ask := func(ctx context.Context) {
+		k, err := m.current(ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		answers <- k
+	}
+	go ask(first)
+	<-began
+	leave()
+	for range cap(answers) - 1 {
+		go ask(t.Context())
+	}
+	close(goOn)
+	one := <-answers
+	for range cap(answers) - 1 {
+		if k := <-answers; k != one {
+			t.Error("another list")
+		}
+	}
+	change := func() {
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { tx.Changed(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change()
+	change() // number 2, and the list is of number 1
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := m.current(short); !errors.Is(err, context.DeadlineExceeded) || made.Load() != 1 {
+		t.Errorf("without a rest: %v, %d made", err, made.Load())
+	}
+	at.Add(krlRest)
+	if k, err := m.current(t.Context()); err != nil || k == one || made.Load() != 2 {
+		t.Errorf("after it: %v, %d made", err, made.Load())
+	}
 }
 
 func TestStrangersHoldNoMoreCopiesOfTheRevocationListThanTheirShare(t *testing.T) {
