@@ -91,7 +91,7 @@ fuzz:
 
 bench: packages-test build
 	@set -o pipefail; { DT_E2E_BIN=$(CURDIR)/bin CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -skip '$(LARGE)' -count=$(BENCHCOUNT) -timeout=30m \
-	  ./ca ./devices ./identity/krl ./policy ./node ./e2e && DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench '$(LARGE)' -timeout=30m ./devices ./devices/mdm ./node ./e2e; } | \
+	  ./ca ./devices ./identity/krl ./policy ./node ./node/sshd ./e2e && DT_E2E_BIN=$(CURDIR)/bin $(GO) test -run '^$$' -bench '$(LARGE)' -timeout=30m ./devices ./devices/mdm ./node ./e2e; } | \
 	  $(GO) run ./e2e/benchtable
 
 install: build

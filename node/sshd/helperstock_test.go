@@ -39,7 +39,6 @@ func TestMain(m *testing.M) {
 type helped struct {
 	*site
 	folder  string // all of it
-	config  string
 	address string
 	keyFile string // of alice
 	key     ssh.Signer
@@ -80,14 +79,14 @@ func helperRootOwned(t testing.TB) string {
 	return folder
 }
 
-func startHelped(t *testing.T) *helped {
+func startHelped(t testing.TB) *helped {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a stock sshd that changes the user needs root")
 	}
 	folder := helperRootOwned(t)
-	s := &helped{folder: folder, config: filepath.Join(folder, "sshd_config"), keyFile: filepath.Join(folder, "alice"), key: newKey(t, 9)}
-	dir := DirOf(s.config)
+	s := &helped{folder: folder, keyFile: filepath.Join(folder, "alice"), key: newKey(t, 9)}
+	dir := DirOf(filepath.Join(folder, "sshd_config"))
 	if err := os.Mkdir(string(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -103,12 +102,24 @@ func startHelped(t *testing.T) *helped {
 	s.listen()
 	s.writeKey(s.keyFile, 9)
 	s.writeKey(filepath.Join(folder, "host"), 8)
-	program := filepath.Join(folder, "dtnoded")
 	self, err := os.Executable()
 	s.must(err)
-	s.must(exec.Command("cp", self, program).Run())
-	s.serve(program)
+	s.address = s.serve("sshd_config", s.asks(s.program(self)))
 	return s
+}
+
+// program is a copy that sshd may start.
+func (s *helped) program(of string) (path string) {
+	s.t.Helper()
+	path = filepath.Join(s.folder, "dtnoded")
+	s.must(exec.Command("cp", of, path).Run())
+	return path
+}
+
+// asks has sshd ask the helper.
+func (s *helped) asks(program string) string {
+	return "AuthorizedPrincipalsCommand " + program + " sshd principals --dir=" + string(s.dir) + " " + Tokens +
+		"\nAuthorizedPrincipalsCommandUser nobody\nAuthorizedPrincipalsFile none"
 }
 
 // listen is the system's log to the helper.
@@ -139,27 +150,27 @@ func (s *helped) writeKey(path string, seed byte) {
 	s.must(os.WriteFile(path, pem.EncodeToMemory(block), 0o600))
 }
 
-func (s *helped) serve(program string) {
+// serve starts an sshd that knows by principals who may log in as whom.
+func (s *helped) serve(name, principals string) (address string) {
 	s.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	s.must(err)
-	s.address = l.Addr().String()
+	address = l.Addr().String()
 	l.Close()
-	_, port, err := net.SplitHostPort(s.address)
+	_, port, err := net.SplitHostPort(address)
 	s.must(err)
-	s.must(os.WriteFile(s.config, []byte(strings.Join([]string{
+	config := filepath.Join(s.folder, name)
+	s.must(os.WriteFile(config, []byte(strings.Join([]string{
 		"ListenAddress 127.0.0.1:" + port,
 		"HostKey " + filepath.Join(s.folder, "host"),
 		"TrustedUserCAKeys " + s.dir.UserCA(),
-		"AuthorizedPrincipalsCommand " + program + " sshd principals --dir=" + string(s.dir) + " " + Tokens,
-		"AuthorizedPrincipalsCommandUser nobody",
-		"AuthorizedPrincipalsFile none", "AuthorizedKeysFile none", "AuthorizedKeysCommand none",
+		principals, "AuthorizedKeysFile none", "AuthorizedKeysCommand none",
 		"AuthenticationMethods publickey", "AllowStreamLocalForwarding no",
 		"Subsystem sftp internal-sftp", "UsePAM no", "UseDNS no", "PidFile none", "LogLevel DEBUG1", "MaxStartups 100", "",
 	}, "\n")), 0o600))
 	// Its privilege separation directory is compiled in.
 	s.must(os.MkdirAll("/run/sshd", 0o755))
-	cmd := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", s.config)
+	cmd := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", config)
 	cmd.Stderr = &s.sshdLog
 	s.must(cmd.Start())
 	s.t.Cleanup(func() {
@@ -170,9 +181,10 @@ func (s *helped) serve(program string) {
 		}
 	})
 	s.poll("sshd to listen", func() bool {
-		c, err := net.Dial("tcp", s.address)
+		c, err := net.Dial("tcp", address)
 		return err == nil && c.Close() == nil
 	})
+	return address
 }
 
 func (s *helped) poll(what string, is func() bool) {
