@@ -3,6 +3,7 @@ package feed_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -24,6 +25,11 @@ var confirmed = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // confirmedState is one that was in force then, and whose signature it has.
 func confirmedState(t *testing.T) (*feed.State, []ssh.PublicKey) {
 	t.Helper()
+	return confirmedRoles(t, nil)
+}
+
+func confirmedRoles(t *testing.T, roles map[string][]byte) (*feed.State, []ssh.PublicKey) {
+	t.Helper()
 	signer, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)))
 	if err != nil {
 		t.Fatal(err)
@@ -34,6 +40,7 @@ func confirmedState(t *testing.T) (*feed.State, []ssh.PublicKey) {
 	authorities := []ssh.PublicKey{signer.PublicKey()}
 	source, err := feed.NewSource("example.com", 7, feed.Content{
 		UserAuthorities: authorities, TLSAuthorities: [][]byte{{1}}, Preference: []byte(`{"kind":"cluster_auth_preference","version":"v2","metadata":{"name":"cluster-auth-preference"},"spec":{}}`),
+		Roles: roles,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -161,5 +168,31 @@ func TestARoleThatDoesNotExistIsToldFromOneThatWasNotLookedFor(t *testing.T) {
 	})
 	if d.Cause != policy.CauseUnknownRole {
 		t.Errorf("got %q: %s", d.Cause, d.Reason)
+	}
+}
+
+func TestOfTheRolesNoMoreAreReadThanTheCertificateHas(t *testing.T) {
+	roles := map[string][]byte{}
+	for i := range 1000 {
+		name := fmt.Sprint("role-", i)
+		roles[name] = []byte(`{"kind":"role","version":"v7","metadata":{"name":"` + name + `"},"spec":{}}`)
+	}
+	roles["role-7"] = []byte(`{"kind":"role","version":"v7","metadata":{"name":"role-7"},"spec":{"x":1}}`)
+	state, _ := confirmedRoles(t, roles)
+	view, err := state.ViewFor([]string{"role-7", "role-8", "role-9", "role-x"}, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for name, role := range view.Policy.Roles {
+		got[name] = role.Name()
+	}
+	want := map[string]string{"role-7": "", "role-8": "role-8", "role-9": "role-9", "role-x": ""}
+	if diff := cmp.Diff(want, got); diff != "" || len(view.Problems) != 1 || !strings.Contains(view.Problems[0].Error(), "x") {
+		t.Error(diff, view.Problems)
+	}
+	all, err := state.View(nil)
+	if err != nil || len(all.Policy.Roles) != 999 || len(all.Problems) != 1 {
+		t.Errorf("of all, %d roles are read, problems %v: %v", len(all.Policy.Roles), all.Problems, err)
 	}
 }
