@@ -42,8 +42,9 @@ func principalsCommand(env *cli.Env) *cobra.Command {
 		Use:   "principals --dir=DIR LOGIN TYPE CERTIFICATE CA-TYPE CA-KEY CA-FINGERPRINT FINGERPRINT KEY-ID SERIAL",
 		Short: "Tell sshd whether a certificate may log in",
 		Long: "Tell sshd whether a certificate may log in, as its AuthorizedPrincipalsCommand: the options of the\n" +
-			"session and the login, or nothing. It decides by the signed state in DIR, asks nobody, and takes\n" +
-			"a second at most. Why somebody is refused is in the system's log (authpriv) and on stderr.",
+			"session and the login, or nothing where it may not. It decides by the signed state in DIR, asks\n" +
+			"nobody, and takes a second at most. Why somebody is refused is in the system's log (authpriv) and\n" +
+			"on stderr; the status is 0 then too, and 1 where the state cannot be read.",
 		Example: "  # in sshd_config\n" +
 			"  AuthorizedPrincipalsCommand /usr/local/bin/dtnoded sshd principals --dir=/etc/ssh/devicetrust " + sshd.Tokens + "\n" +
 			"  AuthorizedPrincipalsCommandUser nobody",

@@ -19,11 +19,13 @@ type Helper struct {
 	PID int
 }
 
-// Exit statuses. sshd lets nobody in whose helper did not leave with 0, whatever
-// it has said by then (auth2-pubkey.c, match_principals_command).
+// Exit statuses. sshd lets nobody in for whom nothing was said, nor whose helper
+// left with another than answered (auth2-pubkey.c, match_principals_command). Of
+// those it logs an error with the whole command line, certificate and all: that
+// is for a helper that does not work, and not for each person who is refused.
 const (
-	admitted = 0
-	refused  = 1
+	answered = 0
+	failed   = 1
 	misused  = 2
 )
 
@@ -34,23 +36,32 @@ type outcome struct {
 }
 
 // Run answers one question of sshd: args are --dir=DIR and the Tokens. It gives
-// the exit status, after maxAnswerTime at the latest.
+// the exit status, after maxAnswerTime at the latest; that somebody is refused
+// is an answer too, of which nothing is on Stdout.
 func (h Helper) Run(args []string) int {
 	o := within(time.After(maxAnswerTime), func() outcome { return h.answer(args) })
 	if o.no != nil {
 		h.say(o.no.String())
-		if o.no.cause == causeArguments {
-			return misused
-		}
-		return refused
+		return o.no.status()
 	}
 	if o.note != "" {
 		h.say(o.note)
 	}
 	if _, err := io.WriteString(h.Stdout, o.line); err != nil {
-		return refused
+		return failed
 	}
-	return admitted
+	return answered
+}
+
+func (no *refusal) status() int {
+	switch no.cause {
+	case causeArguments:
+		return misused
+	case causeState, causeTime, causeFault:
+		return failed
+	default:
+		return answered
+	}
 }
 
 func (h Helper) say(text string) {

@@ -3,6 +3,7 @@ package sshd
 import (
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ func TestSshdIsToldByTheStatusAndTheLogWhy(t *testing.T) {
 	s.publish(func() { s.content.Locks = []policy.Lock{lock(policy.LockTarget{User: "alice"}, "under investigation")} })
 	status, out, said := run(s, path, s.good())
 	const why = "refused: user=alice serial=42 login=root cause=locked state_age=0s: "
-	if status != 1 || out != "" || !strings.HasPrefix(said, why) || !strings.HasSuffix(said, "under investigation\n") {
+	if status != 0 || out != "" || !strings.HasPrefix(said, why) || !strings.HasSuffix(said, "under investigation\n") {
 		t.Errorf("refused: status %d, %q, %q", status, out, said)
 	}
 	// The first that was logged is the refusal: an admission is sshd's to log.
@@ -51,8 +52,19 @@ func TestSshdIsToldByTheStatusAndTheLogWhy(t *testing.T) {
 	if got := string(line[:n]); err != nil || got != "<85>Mar  1 12:00:00 dtnoded[7]: "+strings.TrimSuffix(said, "\n") {
 		t.Errorf("logged %q: %v", got, err)
 	}
+	// sshd logs that the helper failed where it did, and only there.
 	if status, out, _ := run(s, path, []string{"--dir=/x"}); status != 2 || out != "" {
 		t.Errorf("misused: status %d, %q", status, out)
+	}
+	good := s.good()
+	s.must(os.Remove(s.dir.State()))
+	if status, out, _ := run(s, path, good); status != 1 || out != "" {
+		t.Errorf("without a state: status %d, %q", status, out)
+	}
+	for _, cause := range []string{causeTime, causeFault} {
+		if status := (&refusal{cause: cause}).status(); status != 1 {
+			t.Errorf("%s: status %d", cause, status)
+		}
 	}
 }
 
@@ -65,7 +77,7 @@ func TestALogThatIsNotReadKeepsNobodyWaiting(t *testing.T) {
 		authLog(path).write(noon, 7, strings.Repeat("x", 2*maxLogLine))
 	}
 	for _, log := range []string{path, "", filepath.Join(t.TempDir(), "none"), "/dev/null", strings.Repeat("x", 200)} {
-		if status, out, said := run(s, log, bad); status != 1 || out != "" || said == "" {
+		if status, out, said := run(s, log, bad); status != 0 || out != "" || said == "" {
 			t.Errorf("log %q: status %d, %q, %q", log, status, out, said)
 		}
 	}

@@ -267,6 +267,9 @@ func TestAStockSshdAdmitsWhomPolicyAdmits(t *testing.T) {
 	}), "root", true, "")
 	s.publish(func() { s.setRole("access", nil, nil) })
 	s.must(os.Rename(s.dir.State(), s.dir.State()+".away"))
+	if text := s.sshdLog.String(); strings.Contains(text, "failed, status") || !strings.Contains(text, "does not contain an authorized principal") {
+		t.Error("sshd takes a refusal for a fault of the helper, or logs none")
+	}
 	enter("without a state", good, "root", false, "cause=state state_age=unknown: open "+s.dir.State())
 	s.must(os.Rename(s.dir.State()+".away", s.dir.State()))
 	enter("with a state again", good, "root", true, "")
