@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"devicetrust/policy"
 )
 
@@ -111,4 +113,34 @@ func TestALineThatCannotBeToldAdmitsNobody(t *testing.T) {
 	if status := h.Run(s.good()); status != 1 {
 		t.Errorf("status %d", status)
 	}
+}
+
+func TestAskingChangesNothing(t *testing.T) {
+	s := newSite(t, noon)
+	s.must(os.WriteFile(s.dir.KRL(), []byte("krl"), 0o600))
+	good, bad := s.good(), s.arguments("bob", s.certify(newKey(t, 9).PublicKey(), nil))
+	before := s.listing()
+	for _, args := range [][]string{good, bad, good[:1], good} {
+		run(s, "", args)
+	}
+	s.must(os.Remove(s.dir.UserCA()))
+	run(s, "", good)
+	s.must(s.dir.WriteUserCA(s.content.UserAuthorities))
+	if diff := cmp.Diff(before, s.listing()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// listing is all that lies in the folder.
+func (s *site) listing() map[string]string {
+	s.t.Helper()
+	files, err := os.ReadDir(string(s.dir))
+	s.must(err)
+	all := map[string]string{}
+	for _, f := range files {
+		text, err := os.ReadFile(filepath.Join(string(s.dir), f.Name()))
+		s.must(err)
+		all[f.Name()] = string(text)
+	}
+	return all
 }

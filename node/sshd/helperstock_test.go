@@ -272,6 +272,9 @@ func TestAStockSshdAdmitsWhomPolicyAdmits(t *testing.T) {
 	}
 	enter("without a state", good, "root", false, "cause=state state_age=unknown: open "+s.dir.State())
 	s.must(os.Rename(s.dir.State()+".away", s.dir.State()))
+	s.must(os.Chmod(s.dir.State(), 0o600))
+	enter("with a state that the helper may not read", good, "root", false, "cause=state state_age=unknown: open "+s.dir.State()+": permission denied")
+	s.must(os.Chmod(s.dir.State(), 0o640))
 	enter("with a state again", good, "root", true, "")
 }
 
