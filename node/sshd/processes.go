@@ -168,7 +168,8 @@ func (a *auditor) isOurs(p server) bool {
 	if given := p.option("f"); len(given) > 0 {
 		config = given[len(given)-1]
 	}
-	return filepath.Clean(config) == a.SSHDConfig || isSameFile(config, a.SSHDConfig)
+	// In which folder sshd was started is not known any more.
+	return filepath.IsAbs(config) && isSameFile(config, a.SSHDConfig)
 }
 
 // started looks what a server was started with, and when.

@@ -47,6 +47,7 @@ func TestWhatRunsIsHeldAgainstTheConfiguration(t *testing.T) {
 		{"a client", func(m *machine) { m.running(10, "/usr/bin/ssh", "ssh\x00host\x00", later) }, ""},
 		{"sshd with its default configuration", func(m *machine) { m.running(10, m.config.SSHD, listener("/usr/sbin/sshd -D"), later) }, "other-server"},
 		{"sshd with another configuration", func(m *machine) { m.running(10, m.config.SSHD, listener("/usr/sbin/sshd -p 2222 -f /root/x"), later) }, "other-server"},
+		{"sshd with a configuration of which the folder is not known", func(m *machine) { m.running(10, m.config.SSHD, listener("/usr/sbin/sshd -f sshd_config"), later) }, "other-server"},
 		{"sshd under another name", func(m *machine) { m.running(10, "/root/httpd", listener("/root/httpd -f "+m.config.SSHDConfig), later) }, "other-server"},
 		{"another sshd with the configuration", func(m *machine) {
 			m.write("sshd", "", 0o755)
