@@ -367,3 +367,25 @@ func TestAConnectionIsKnownAfterItsSSHDHasEnded(t *testing.T) {
 	s.cut(w, before, "over")
 	eventually(t, "the client's end", c.ended)
 }
+
+// The side-car may see somebody before it has heard of the cluster.
+func TestACertificateCountsOnceItsAuthorityIsKnown(t *testing.T) {
+	needRoot(t)
+	s := startStock(t, newAccount(t), "ExposeAuthInfo yes")
+	known := false
+	w := s.watch(func(settings *Settings) {
+		ours := settings.Authorities
+		settings.Authorities = func() []ssh.PublicKey {
+			if known {
+				return ours()
+			}
+			return nil
+		}
+	})
+	serial, key := s.certify("alice", s.login)
+	c := s.connect(key, s.login+"@127.0.0.1", "rm -f $SSH_USER_AUTH; echo A=$$; exec env -i sleep 100")
+	c.number("A")
+	s.look(w, 1, func(c *Connection) bool { return len(c.Proofs) == 0 && len(c.sightings) == 1 })
+	known = true
+	s.look(w, 1, of("alice", serial))
+}

@@ -34,8 +34,9 @@ type Connection struct {
 	Orphan bool
 
 	served
-	sure    bool // there is a Proof that no user can have made
-	visited map[Process]bool
+	sure      bool // there is a Proof that no user can have made
+	sightings []sighting
+	visited   map[Process]bool
 }
 
 // Proof is a certificate of the cluster.

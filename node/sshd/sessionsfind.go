@@ -133,6 +133,9 @@ func findServed(p proc, all processes, config string, known *programs) (found []
 			c.worker = c.top
 		} else {
 			c.worker, c.uid = workerOf(p, children[pid], known)
+			// It may have been on its way when its title was read: who it is for
+			// stands there before anybody is in.
+			_, c.login = titled(p.title(pid))
 		}
 		if c.worker != (Process{}) {
 			found = append(found, c)

@@ -23,8 +23,10 @@ func (w *Watch) learn(c *Connection, all processes, clock bootClock) {
 			w.believeLine(c, a)
 		}
 	}
+	w.settle(c)
 	if !c.sure {
 		w.visit(c, all, clock)
+		w.settle(c)
 	}
 }
 
@@ -68,19 +70,48 @@ func (w *Watch) visit(c *Connection, all processes, clock bootClock) {
 	}
 }
 
-// believe adds the certificates that the cluster has signed. Somebody else's,
-// and those that are for another login, are none.
+// believe takes what is shown. sure: the person cannot have made it.
 func (w *Watch) believe(c *Connection, s shown, sure bool) {
 	if sure && s.other {
 		c.Otherwise = true
 	}
 	for _, cert := range s.certificates {
-		p, err := w.verify(c, cert)
-		if err != nil {
-			w.settings.Log.Warn("a certificate of a connection does not count", "sid", c.ID, "login", c.Login, "error", err)
+		one := sighting{certificate: cert, wire: string(cert.Marshal()), sure: sure}
+		if len(c.sightings) < maxProofs && !slices.ContainsFunc(c.sightings, one.same) {
+			c.sightings = append(c.sightings, one)
+		}
+	}
+}
+
+// sighting is a certificate that a connection may have.
+type sighting struct {
+	certificate    *ssh.Certificate
+	wire           string
+	sure           bool
+	verified, told bool
+}
+
+func (s sighting) same(o sighting) bool { return s.wire == o.wire && s.sure == o.sure }
+
+// settle adds the certificates that the cluster has signed. Somebody else's, and
+// those that are for another login, are none; but the authorities may be heard
+// of later than the certificate is seen.
+func (w *Watch) settle(c *Connection) {
+	for i := range c.sightings {
+		s := &c.sightings[i]
+		if s.verified {
 			continue
 		}
-		if sure && !c.sure {
+		p, err := w.verify(c, s.certificate)
+		if err != nil {
+			if !s.told {
+				w.settings.Log.Warn("a certificate of a connection does not count", "sid", c.ID, "login", c.Login, "error", err)
+			}
+			s.told = true
+			continue
+		}
+		s.verified = true
+		if s.sure && !c.sure {
 			// What was learned before may be what somebody wrote.
 			c.sure, c.Proofs = true, nil
 		}
