@@ -34,7 +34,7 @@ const (
 // session.c: setproctitle), which is after "sshd: " or "sshd-session: ":
 //
 //	/usr/sbin/sshd -D -f FILE [listener] 0 of 10-100 startups
-//	[accepted] · unknown [priv] · LOGIN [priv] · LOGIN [net]
+//	[accepted] · [rexeced] · [net] · unknown [priv] · LOGIN [priv] · LOGIN [net]
 //	LOGIN · LOGIN@notty · LOGIN@pts/0,pts/1
 //
 // detail is the arguments of one that listens, else the login.
@@ -46,7 +46,7 @@ func titled(title string) (r sshdRole, detail string) {
 	if arguments, _, is := strings.Cut(rest, " [listener] "); is {
 		return listens, arguments
 	}
-	if rest == "[accepted]" {
+	if strings.HasPrefix(rest, "[") {
 		return prepares, ""
 	}
 	if login, state, bracket := strings.Cut(rest, " ["); bracket && strings.HasSuffix(state, "]") {
@@ -137,7 +137,7 @@ func findServed(p proc, all processes, config string, known *programs) (found []
 			// stands there before anybody is in.
 			_, c.login = titled(p.title(pid))
 		}
-		if c.worker != (Process{}) {
+		if c.worker != (Process{}) && c.login != "" {
 			found = append(found, c)
 		}
 	}

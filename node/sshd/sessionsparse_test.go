@@ -86,6 +86,8 @@ func TestProcessesOfSSHDAreKnownByTheirTitles(t *testing.T) {
 		"sshd: /usr/sbin/sshd -D -f /x [listener] 0 of 10-100 startups": {listens, "/usr/sbin/sshd -D -f /x"},
 		"/usr/sbin/sshd -D":              {listens, "/usr/sbin/sshd -D"},
 		"sshd: [accepted]":               {prepares, ""},
+		"sshd: [rexeced]":                {prepares, ""},
+		"sshd: [net]":                    {prepares, ""},
 		"sshd: unknown [priv]":           {prepares, "unknown"},
 		"sshd: bob [net]":                {prepares, "bob"},
 		"sshd-session: bob [priv]":       {prepares, "bob"},
