@@ -74,12 +74,13 @@ func (c *CA) insert(tx *store.Tx, p prepared, serials []uint64) error {
 }
 
 // revoke marks what matches the condition on $3, and on $5 and further for
-// more, and can still be used; nodes hear of it.
+// more, and can still be used, or may have opened a session that goes on; nodes
+// hear of it.
 func (c *CA) revoke(tx *store.Tx, where string, value any, reason string, more ...any) (int64, error) {
 	now := c.now()
 	n, err := tx.Exec(`UPDATE certificates SET revoked_at = $1, revoked_reason = $2
 		WHERE revoked_at = 0 AND valid_before > $4 AND `+where,
-		append([]any{store.Micros(now), reason, value, store.Micros(now.Add(-expiryGrace))}, more...)...)
+		append([]any{store.Micros(now), reason, value, store.Micros(now.Add(-remembered))}, more...)...)
 	if err != nil {
 		return 0, fmt.Errorf("ca: revoke: %w", err)
 	}
@@ -131,11 +132,11 @@ func (c *CA) RevokeSubject(tx *store.Tx, subject Subject, name, reason string) (
 	return 0, fmt.Errorf("ca: revoke: unknown subject %q", subject)
 }
 
-// Revoked gives what is revoked and not expired for longer than a late clock
-// may hide, ascending. Serials of one reason that follow each other are one.
+// Revoked gives what is revoked and may have opened a session that goes on,
+// ascending. Serials of one reason that follow each other are one.
 func Revoked(tx *store.Tx, now time.Time) ([]policy.Revocation, error) {
 	rows, err := tx.Query(`SELECT serial, revoked_reason FROM certificates WHERE revoked_at <> 0 AND valid_before > $1 ORDER BY serial`,
-		store.Micros(now.Add(-expiryGrace)))
+		store.Micros(now.Add(-remembered)))
 	if err != nil {
 		return nil, fmt.Errorf("ca: revoked: %w", err)
 	}
@@ -216,11 +217,11 @@ func (c *CA) LoginOf(tx *store.Tx, serial uint64) (string, error) {
 	return loginID, nil
 }
 
-// Prune forgets certificates that expired longer ago than a late clock may
-// hide. Their issuing stays in the audit record.
+// Prune forgets certificates that expired longer ago than sessions go on. Their
+// issuing stays in the audit record.
 func (c *CA) Prune(ctx context.Context) error {
 	return c.db.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`DELETE FROM certificates WHERE valid_before <= $1`, store.Micros(c.now().Add(-expiryGrace)))
+		_, err := tx.Exec(`DELETE FROM certificates WHERE valid_before <= $1`, store.Micros(c.now().Add(-remembered)))
 		return err
 	})
 }

@@ -168,7 +168,22 @@ func TestRevokingBetweenRecordAndSignatureCounts(t *testing.T) {
 	})
 }
 
-func TestRevokedSerialsAreKeptUntilNoClockCanBeThatLate(t *testing.T) {
+// A session goes on when its certificate ends, and its user may be removed then.
+func TestACertificateThatEndedIsRevokedForWhatItOpened(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, db *store.DB) {
+		w := manyCertificates(t, db)
+		w.clock.move(time.Hour + remembered - time.Second)
+		w.write(t, func(tx *store.Tx) error {
+			_, err := w.ca.RevokeLogin(tx, "login-1", "x")
+			return err
+		})
+		if d := cmp.Diff([]uint64{1, 2}, w.revoked(t)); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+func TestRevokedSerialsAreKeptUntilNoSessionCanBeThatOld(t *testing.T) {
 	storetest.Run(t, func(t *testing.T, db *store.DB) {
 		w := manyCertificates(t, db)
 		w.write(t, func(tx *store.Tx) error {
@@ -181,7 +196,7 @@ func TestRevokedSerialsAreKeptUntilNoClockCanBeThatLate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.clock.move(time.Hour + expiryGrace - time.Second)
+		w.clock.move(time.Hour + remembered - time.Second)
 		prune()
 		if d := cmp.Diff([]uint64{1, 2}, w.revoked(t)); d != "" {
 			t.Errorf("within the grace: %s", d)

@@ -1,6 +1,10 @@
 package ca
 
-import "time"
+import (
+	"time"
+
+	"devicetrust/identity"
+)
 
 const (
 	// skew is how far certificates begin before now: clocks of servers and
@@ -28,6 +32,9 @@ const (
 	// that must be known as revoked: a node whose clock is late by less than
 	// this would accept it otherwise.
 	expiryGrace = 10 * time.Minute
+	// remembered is how long after its end a certificate can be revoked, and is
+	// told of to nodes: for as long as a session may go on that it opened.
+	remembered = identity.OutliveMost + expiryGrace
 
 	// aftermath bounds the withdrawal of what was recorded and could not be
 	// signed; it does not end with the request. It is the time that the store

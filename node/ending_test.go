@@ -20,6 +20,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"devicetrust/audit/event"
+	"devicetrust/identity"
 	"devicetrust/policy"
 )
 
@@ -340,6 +341,26 @@ func TestTheCertificatesEndEndsTheSessionWherePolicySaysSo(t *testing.T) {
 		t.Error("it ended by itself")
 	}
 	if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, "expired") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// Whatever policy says: revocations are not told of for longer.
+func TestASessionOutlivesItsCertificateByAWeekAtMost(t *testing.T) {
+	n, c, clock := enterAt(t)
+	s := newSession(t, c)
+	if err := s.Start("sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	clock.forward(time.Hour + identity.OutliveMost - time.Second)
+	n.decideBy(access(t, idleFor(1000*time.Hour))) // it looks at its clock
+	if _, _, err := c.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	clock.forward(time.Second)
+	n.decideBy(access(t, idleFor(1001*time.Hour)))
+	closed(t, c)
+	if e := n.recorded(event.SessionEnd); !strings.Contains(e.Message, "expired a week ago") {
 		t.Errorf("%+v", e)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	glider "github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
 
+	"devicetrust/identity"
 	"devicetrust/policy"
 )
 
@@ -54,6 +55,9 @@ func (c *connection) overdue(a *admission) string {
 	if limits.DisconnectExpiredCert && c.server.expired(a) {
 		return expiredReason
 	}
+	if c.outliveLeft(a, now) <= 0 {
+		return outlivedReason
+	}
 	if c.idleLeft(limits, now) <= 0 {
 		return "the session was idle for " + limits.IdleTimeout.String()
 	}
@@ -61,6 +65,16 @@ func (c *connection) overdue(a *admission) string {
 		return "this node ends connections after " + c.server.limits.connectionTime.String()
 	}
 	return ""
+}
+
+// outlivedReason is what people are told whose certificate nobody could revoke
+// any more.
+const outlivedReason = "the certificate expired a week ago; log in again with: dtsh login"
+
+// outliveLeft is how long the connection may go on by its certificate, which has
+// ended.
+func (c *connection) outliveLeft(a *admission, now time.Time) time.Duration {
+	return a.identity.ValidBefore.Add(identity.OutliveMost).Sub(now)
 }
 
 // timeLeft is how long the connection may still last.
@@ -91,7 +105,7 @@ func (c *connection) staleLeft(l policy.Limits, now time.Time) time.Duration {
 // nextCheck is when something could be overdue.
 func (c *connection) nextCheck(a *admission) time.Duration {
 	limits, now := a.getLimits(), c.server.now()
-	next := min(c.server.limits.recheck, c.idleLeft(limits, now), c.timeLeft(now), c.staleLeft(limits, now))
+	next := min(c.server.limits.recheck, c.idleLeft(limits, now), c.timeLeft(now), c.staleLeft(limits, now), c.outliveLeft(a, now))
 	if limits.DisconnectExpiredCert {
 		next = min(next, a.identity.ValidBefore.Sub(now))
 	}
