@@ -6,12 +6,10 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"connectrpc.com/connect"
 
-	"devicetrust/api/dtv1"
 	"devicetrust/feed"
 )
 
@@ -58,6 +56,7 @@ func (f *follower) restore() {
 	}
 	f.last = saved
 	f.states.current.Store(s)
+	f.member.reports.note(saved)
 	// A time that is to come says nothing about how old it is.
 	if at := saved.Time(); !at.After(f.now().Add(maxSkew)) {
 		f.states.heard(at)
@@ -150,6 +149,7 @@ func (f *follower) take(said *feed.State) error {
 		f.last, f.olderSince = said, time.Time{}
 		f.states.renumber(said.Sequence())
 		f.states.heard(f.now())
+		f.member.reports.note(said)
 		if f.now().Sub(f.kept) >= keepInterval {
 			f.keep(said)
 		}
@@ -165,6 +165,7 @@ func (f *follower) take(said *feed.State) error {
 	f.last = said
 	f.states.heard(f.now())
 	f.states.set(s)
+	f.member.reports.note(said)
 	f.log.Debug("policy", "sequence", s.sequence, "roles", len(s.policy.Roles), "locks", len(s.policy.Locks))
 	f.keep(said)
 	f.onAuthorities(s.view.TLSAuthorities)
@@ -207,12 +208,13 @@ func (f *follower) checkClock(s *feed.State) {
 	f.skewTold = err != nil
 }
 
-// heartbeat tells the control plane about the node until ctx ends.
+// heartbeat tells the control plane about the node, and what it decides by, until
+// ctx ends.
 func (m *member) heartbeat(ctx context.Context) {
 	failing := false
 	for {
 		client, _ := m.control.current()
-		_, err := call(ctx, client.Heartbeat, &dtv1.HeartbeatRequest{Node: m.info})
+		_, err := call(ctx, client.Heartbeat, m.reports.heartbeat(m.info))
 		if ctx.Err() != nil {
 			return
 		}
@@ -220,8 +222,7 @@ func (m *member) heartbeat(ctx context.Context) {
 			m.log.Warn("heartbeat", "error", m.control.explain("heartbeat", err))
 		}
 		failing = err != nil
-		// Spread, so that a thousand nodes do not come at the same moment.
-		if !sleep(ctx, heartbeatInterval-rand.N(heartbeatInterval/10)) {
+		if !m.reports.wait(ctx) {
 			return
 		}
 	}

@@ -26,6 +26,8 @@ type member struct {
 	control *control
 	log     *slog.Logger
 	now     func() time.Time
+	// reports is what heartbeats tell of the state in force.
+	reports reports
 
 	// saving is held while the saved identity is replaced.
 	saving sync.Mutex

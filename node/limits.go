@@ -268,6 +268,11 @@ const (
 // Bounds of the conversation with the control plane.
 const (
 	heartbeatInterval = 30 * time.Second
+	// reportSoonest and reportLatest after a change of the state are when the
+	// control plane is told that it is in force here. A thousand nodes hear of a
+	// change in the same moment, and are some 250 heartbeats a second by this.
+	reportSoonest = time.Second
+	reportLatest  = 5 * time.Second
 	// callTimeout of one unary call.
 	callTimeout = 20 * time.Second
 	// pingInterval: an HTTP/2 connection that is silent for so long is asked,
