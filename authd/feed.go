@@ -32,6 +32,16 @@ func newChangeFeed(s *Server) *changeFeed {
 	return &changeFeed{s: s, changed: make(chan struct{})}
 }
 
+// sequence of the state that nodes are told; 0 is that there is none.
+func (f *changeFeed) sequence() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.source == nil {
+		return 0
+	}
+	return f.source.Sequence()
+}
+
 // run keeps the state current until ctx ends. Wakes make it quick; the ticks
 // make it certain, for a wake can be lost.
 func (f *changeFeed) run(ctx context.Context, wakes <-chan struct{}) {

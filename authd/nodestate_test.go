@@ -241,3 +241,24 @@ func TestANodeThatHearsNothingFallsBehind(t *testing.T) {
 		}
 	}
 }
+
+func TestMetricsHaveTheNumberOfTheState(t *testing.T) {
+	s := opened(t)
+	var sequence uint64
+	if err := s.db.Read(t.Context(), func(tx *store.Tx) (err error) { sequence, err = tx.Sequence(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range all {
+		if one.GetName() == "dtauthd_state_sequence" {
+			if got := one.GetMetric()[0].GetGauge().GetValue(); got != float64(sequence) || got == 0 {
+				t.Errorf("it is %v, want %d", got, sequence)
+			}
+			return
+		}
+	}
+	t.Error("there is no such metric")
+}

@@ -150,6 +150,7 @@ func open(ctx context.Context, cfg Config, db *store.DB, addr net.Addr) (*Server
 		return nil, err
 	}
 	s.feed, s.krl = newChangeFeed(s), newKRLMaker(s)
+	s.metrics.watch(s.feed)
 	return s, s.feed.refresh(ctx)
 }
 

@@ -119,6 +119,13 @@ func newMetrics() *metrics {
 	return m
 }
 
+// watch adds what is read off the feed when somebody asks.
+func (m *metrics) watch(f *changeFeed) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "dtauthd_state_sequence", Help: "Number of the state that this process tells nodes; 0: none.",
+	}, func() float64 { return float64(f.sequence()) }))
+}
+
 func (m *metrics) observe(procedure string, err error, took time.Duration) {
 	code := "ok"
 	if err != nil {
