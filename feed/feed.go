@@ -39,6 +39,9 @@ type State struct {
 	known     *dtv1.NodeFacts // what is in facts
 	contents  [buckets][]byte
 	digests   digests
+	// users are the user authorities in it, and those by which facts were
+	// verified; nil where nobody has looked.
+	users []ssh.PublicKey
 }
 
 // signed is a message with the signature over it.
@@ -147,7 +150,7 @@ func (s *State) Apply(u *dtv1.StateUpdate, cluster, nodeID string) (*State, erro
 	}
 	next.statement = signed{u.GetStatement(), u.GetStatementSignature()}
 	if len(u.GetFacts()) > 0 {
-		next.facts = signed{u.GetFacts(), u.GetFactsSignature()}
+		next.facts, next.users = signed{u.GetFacts(), u.GetFactsSignature()}, nil
 	}
 	for _, b := range u.GetBuckets() {
 		if b.GetIndex() >= buckets {
@@ -155,16 +158,30 @@ func (s *State) Apply(u *dtv1.StateUpdate, cluster, nodeID string) (*State, erro
 		}
 		next.contents[b.GetIndex()] = b.GetContent()
 		next.digests[b.GetIndex()] = digest(b.GetContent())
+		if b.GetIndex() == clusterBucket {
+			next.users = nil
+		}
 	}
 	// Authorities of a state that has gaps are not those of the signature.
 	if err := next.read(cluster, nodeID); err != nil {
 		return nil, err
 	}
-	authorities, err := next.userAuthorities()
-	if err != nil {
+	if err := next.verifyNew(); err != nil {
 		return nil, err
 	}
-	return next, next.verify(authorities)
+	return next, nil
+}
+
+// verifyNew leaves out the facts where they and the authorities are those that
+// were verified: most changes are of neither.
+func (s *State) verifyNew() (err error) {
+	if s.users != nil {
+		return s.verifyStatement(s.users)
+	}
+	if s.users, err = s.userAuthorities(); err != nil {
+		return err
+	}
+	return s.verify(s.users)
 }
 
 // read takes apart what is signed, and tells whether it is about the contents
@@ -201,11 +218,18 @@ func (s *State) read(cluster, nodeID string) error {
 
 // verify tells whether one of authorities signed all that is signed.
 func (s *State) verify(authorities []ssh.PublicKey) error {
-	if err := identity.VerifyMessage(authorities, identity.NamespaceState, s.statement.message, s.statement.signature); err != nil {
-		return fmt.Errorf("feed: the statement: %w", err)
+	if err := s.verifyStatement(authorities); err != nil {
+		return err
 	}
 	if err := identity.VerifyMessage(authorities, identity.NamespaceNode, s.facts.message, s.facts.signature); err != nil {
 		return fmt.Errorf("feed: the node's facts: %w", err)
+	}
+	return nil
+}
+
+func (s *State) verifyStatement(authorities []ssh.PublicKey) error {
+	if err := identity.VerifyMessage(authorities, identity.NamespaceState, s.statement.message, s.statement.signature); err != nil {
+		return fmt.Errorf("feed: the statement: %w", err)
 	}
 	return nil
 }

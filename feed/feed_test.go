@@ -255,6 +255,79 @@ func TestWhatIsNotSaidByTheClusterOfTheNodeIsNotBelieved(t *testing.T) {
 	}
 }
 
+// What of an update is as it was is not verified again; what is not, is.
+func TestALaterUpdateIsBelievedAsLittle(t *testing.T) {
+	other := newPlane(t)
+	rotated := func(p *plane) {
+		p.user = other.user
+		p.content.UserAuthorities = p.authorities()
+	}
+	for name, tt := range map[string]struct {
+		change func(p *plane)
+		spoil  func(p *plane, u *dtv1.StateUpdate)
+		ok     bool
+	}{
+		"nothing but the time": {ok: true},
+		"other authorities":    {change: rotated, ok: true},
+		"other authorities, and facts signed by those before": {
+			change: rotated, spoil: func(_ *plane, u *dtv1.StateUpdate) { u.Facts, u.FactsSignature = nil, nil },
+		},
+		"other authorities, which have signed nothing": {
+			change: func(p *plane) { p.content.UserAuthorities = other.authorities() },
+			spoil:  func(_ *plane, u *dtv1.StateUpdate) { u.Facts, u.FactsSignature = nil, nil },
+		},
+		"a statement signed by another authority": {spoil: func(_ *plane, u *dtv1.StateUpdate) {
+			u.StatementSignature, _ = other.sign(identity.NamespaceState, u.GetStatement())
+		}},
+		"facts signed by another authority": {spoil: func(_ *plane, u *dtv1.StateUpdate) {
+			u.FactsSignature, _ = other.sign(identity.NamespaceNode, u.GetFacts())
+		}},
+		"the same facts without a signature": {spoil: func(_ *plane, u *dtv1.StateUpdate) { u.FactsSignature = nil }},
+	} {
+		p := newPlane(t)
+		s := p.tell(nil)
+		if tt.change != nil {
+			tt.change(p)
+		}
+		has, err := ParseHas(s.Request())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := p.statement().Update(&has, p.facts())
+		if tt.spoil != nil {
+			tt.spoil(p, u)
+		}
+		if next, err := s.Apply(u, "test", "n-1"); (err == nil) != tt.ok || (next == nil) == tt.ok {
+			t.Errorf("%s: got one of change %d, %v", name, next.Sequence(), err)
+		}
+	}
+}
+
+// What was joined before is not taken for another, nor what could not be.
+func TestRolesAreThoseOfTheStateThatIsThere(t *testing.T) {
+	p := newPlane(t)
+	s := p.tell(nil)
+	first := view(t, s, nil)
+	p.sequence++
+	delete(p.content.Roles, "role-3")
+	s = p.tell(s)
+	second := view(t, s, first)
+	if _, there := second.Policy.Roles["role-3"]; there || len(first.Policy.Roles) != 20 || len(second.Policy.Roles) != 19 {
+		t.Errorf("got %d roles, then %d", len(first.Policy.Roles), len(second.Policy.Roles))
+	}
+	p.sequence++
+	p.content.Roles["role-4 again"] = p.content.Roles["role-4"]
+	var v *View
+	for range 2 { // again, though nothing of the roles has changed
+		s = p.tell(s)
+		if v = view(t, s, v); v.Policy.Roles != nil || len(v.Problems) == 0 {
+			t.Errorf("a role that is there twice: %d roles, %v", len(v.Policy.Roles), v.Problems)
+		}
+		p.sequence++
+		p.content.Locks = nil
+	}
+}
+
 // resaid changes the statement, and signs it as it ought to be.
 func resaid(p *plane, u *dtv1.StateUpdate, change func(*dtv1.StateStatement)) {
 	p.t.Helper()

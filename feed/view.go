@@ -31,6 +31,10 @@ type View struct {
 	Problems []error
 
 	parts [buckets]*part
+	// roles are those in Policy, joined of rolesOf; nil where that could not be
+	// done.
+	roles   map[string]policy.Role
+	rolesOf []*part
 }
 
 // part is one bucket, read.
@@ -111,7 +115,7 @@ func (s *State) view(before *View, wanted func(int) bool, role func(doc []byte) 
 			return nil, err
 		}
 	}
-	return v, v.join()
+	return v, v.join(before)
 }
 
 // Subject is id as policy knows it. Principals are never nil: that would say
@@ -129,9 +133,9 @@ func Subject(id identity.Identity) policy.Subject {
 }
 
 // join makes one of the parts.
-func (v *View) join() error {
-	p := &policy.State{Roles: map[string]policy.Role{}}
-	var blind error
+func (v *View) join(before *View) error {
+	blind := v.joinRoles(before)
+	p := &policy.State{Roles: v.roles}
 	var preferences int
 	for _, part := range v.parts {
 		if part == nil {
@@ -144,12 +148,6 @@ func (v *View) join() error {
 		if part.preference != nil {
 			p.Preference = *part.preference
 			preferences++
-		}
-		for _, r := range part.roles {
-			if _, twice := p.Roles[r.Name()]; twice {
-				blind = errors.Join(blind, fmt.Errorf("role %q is there twice", r.Name()))
-			}
-			p.Roles[r.Name()] = r
 		}
 		p.Locks = append(p.Locks, part.locks...)
 		for _, page := range part.revoked {
@@ -168,6 +166,33 @@ func (v *View) join() error {
 		v.Problems = append(v.Problems, blind)
 	}
 	return nil
+}
+
+// joinRoles does not do again what before has done: there are thousands, and
+// most changes are of none.
+func (v *View) joinRoles(before *View) (err error) {
+	for _, p := range v.parts {
+		if p != nil && len(p.roles) > 0 {
+			v.rolesOf = append(v.rolesOf, p)
+		}
+	}
+	if before != nil && before.roles != nil && slices.Equal(v.rolesOf, before.rolesOf) {
+		v.roles = before.roles
+		return nil
+	}
+	roles := map[string]policy.Role{}
+	for _, part := range v.rolesOf {
+		for _, r := range part.roles {
+			if _, twice := roles[r.Name()]; twice {
+				err = errors.Join(err, fmt.Errorf("role %q is there twice", r.Name()))
+			}
+			roles[r.Name()] = r
+		}
+	}
+	if err == nil {
+		v.roles = roles
+	}
+	return err
 }
 
 // userAuthorities are those in the state, which is not believed yet.
