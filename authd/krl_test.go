@@ -330,10 +330,14 @@ func TestTheRevocationListIsMadeOnceForEachChange(t *testing.T) {
 // all of them, which goes on without who asked first, and no other at once.
 func TestACrowdHasOneRevocationListMade(t *testing.T) {
 	db := storetest.Open(t)
-	var made, at atomic.Int64
+	var made, at, inside atomic.Int64
 	began, goOn := make(chan struct{}, 10), make(chan struct{})
 	m := newKRLMaker(&Server{db: db, now: func() time.Time { return time.Unix(at.Load(), 0) }})
 	m.make = func(ctx context.Context, now time.Time) (*signedKRL, error) {
+		defer inside.Add(-1)
+		if inside.Add(1) > 1 {
+			return nil, errors.New("two at once")
+		}
 		began <- struct{}{}
 		<-goOn
 		at.Add(1) // it took a second
@@ -351,6 +355,15 @@ func TestACrowdHasOneRevocationListMade(t *testing.T) {
 	go ask(first)
 	<-began
 	leave()
+	wait := func() error {
+		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := m.current(short)
+		return err
+	}
+	if err := wait(); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("another one while one is made: %v", err)
+	}
 	for range cap(answers) - 1 {
 		go ask(t.Context())
 	}
@@ -368,9 +381,7 @@ func TestACrowdHasOneRevocationListMade(t *testing.T) {
 	}
 	change()
 	change() // number 2, and the list is of number 1
-	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := m.current(short); !errors.Is(err, context.DeadlineExceeded) || made.Load() != 1 {
+	if err := wait(); !errors.Is(err, context.DeadlineExceeded) || made.Load() != 1 {
 		t.Errorf("without a rest: %v, %d made", err, made.Load())
 	}
 	at.Add(krlRest)
