@@ -89,8 +89,8 @@ const (
 	// krlLife is how long a revocation list is given out without a look at what
 	// has expired meanwhile; nothing that is revoked waits for that.
 	krlLife = 10 * time.Minute
-	// krlTimeout bounds the making of one: a million certificates take three
-	// seconds.
+	// krlTimeout bounds the making of one: 200,000 certificates that can be used
+	// were read in 0.7 s on a busy machine, of which 0.2 were ours.
 	krlTimeout = 15 * time.Second
 	// krlRest: after it, nobody has another made before three times as long, so
 	// that callers, who may be anybody, take a quarter of a processor at most.

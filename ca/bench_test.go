@@ -3,7 +3,9 @@ package ca
 import (
 	"crypto/rand"
 	"testing"
+	"time"
 
+	"devicetrust/store"
 	"devicetrust/store/storetest"
 )
 
@@ -58,5 +60,30 @@ func BenchmarkIssueUser(b *testing.B) {
 		if _, err := w.ca.IssueUser(b.Context(), req, allow); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkRevokedForSSHD reads 200,000 certificates that can be used, of which
+// every other one is revoked, with as many X.509 ones between them.
+func BenchmarkRevokedForSSHD(b *testing.B) {
+	w := newWorld(b, storetest.Open(b))
+	var rows [][]any
+	until := store.Micros(w.clock.now().Add(time.Hour))
+	for serial := int64(1); serial <= 400_000; serial += 2 {
+		rows = append(rows,
+			[]any{serial, certUserSSH, "alice", "login-1", "", []byte{}, until, until, serial / 2 % 2},
+			[]any{serial + 1, certUserTLS, "alice", "login-1", "", []byte{}, until, until, serial / 2 % 2})
+	}
+	w.write(b, func(tx *store.Tx) error {
+		return tx.InsertAll(`certificates (serial, kind, subject, login_id, device_id, key_digest, issued_at, valid_before, revoked_at)`, rows, "")
+	})
+	for b.Loop() {
+		w.read(b, func(tx *store.Tx) error {
+			ranges, err := RevokedForSSHD(tx, w.clock.now(), nobody)
+			if len(ranges) != 100_000 {
+				b.Fatalf("%d ranges", len(ranges))
+			}
+			return err
+		})
 	}
 }
