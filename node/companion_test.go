@@ -189,6 +189,26 @@ func TestInstallingAgainDoesNotAskTheSideCarToStop(t *testing.T) {
 	}
 }
 
+// A replica may be a moment behind what the side-car has heard.
+func TestInstallingAgainForgetsNothingThatTheSideCarHeard(t *testing.T) {
+	p := startPlane(t)
+	c := companion(t, p)
+	p.lock(policy.LockTarget{User: "mallory"})
+	got, err := InstallSSHD(t.Context(), c)
+	check(t, err)
+	p.change(func() { p.sequence, p.locks = 0, nil })
+	_, err = InstallSSHD(t.Context(), c)
+	check(t, err)
+	authorities, err := got.Dir.ReadUserCA()
+	check(t, err)
+	state, err := got.Dir.StateFile(0).Load(authorities, "test", "node-1")
+	check(t, err)
+	view, err := state.View(nil)
+	if err != nil || len(view.Policy.Locks) != 1 {
+		t.Errorf("the state of change %d has locks %v: %v", state.Sequence(), view.Policy.Locks, err)
+	}
+}
+
 func TestTheFolderOfANodeIsNotForASideCar(t *testing.T) {
 	p := startPlane(t)
 	c := companion(t, p)

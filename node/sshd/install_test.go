@@ -151,21 +151,39 @@ func TestWhatTheClusterGaveIsLookedAtBeforeAnythingIsDone(t *testing.T) {
 	p, err := Prepare(t.Context(), m.config)
 	must(t, err)
 	before := m.tree()
-	for name, fault := range map[string]func(*Joined){
-		"no authority":                    func(j *Joined) { j.UserAuthorities = nil },
-		"an empty revocation list":        func(j *Joined) { j.KRL = []byte{} },
-		"no certificate":                  func(j *Joined) { j.HostCertificate = nil },
-		"a certificate for another key":   func(j *Joined) { *j = m.joined(newKey(t, 9).PublicKey()) },
-		"a certificate of a person's":     func(j *Joined) { j.HostCertificate.CertType = ssh.UserCert },
-		"a node of no cluster":            func(j *Joined) { j.Cluster = "" },
-		"an ID that leads somewhere else": func(j *Joined) { j.NodeID = "../x" },
+	for name, c := range map[string]struct {
+		fault func(*Joined)
+		words string
+	}{
+		"no authority":                    {func(j *Joined) { j.UserAuthorities = nil }, "named no user authority"},
+		"an empty revocation list":        {func(j *Joined) { j.KRL = []byte{} }, "krl"},
+		"no certificate":                  {func(j *Joined) { j.HostCertificate = nil }, "is not for sshd's key"},
+		"a certificate for another key":   {func(j *Joined) { *j = m.joined(newKey(t, 9).PublicKey()) }, "is not for sshd's key"},
+		"a certificate of a person's":     {func(j *Joined) { j.HostCertificate.CertType = ssh.UserCert }, "is not for sshd's key"},
+		"a node of no cluster":            {func(j *Joined) { j.Cluster = "" }, "cannot fill"},
+		"an ID that leads somewhere else": {func(j *Joined) { j.NodeID = "../x" }, "cannot fill"},
 	} {
 		j := m.joined(p.HostKey)
-		fault(&j)
-		if _, err := p.Install(t.Context(), j, node1().Installed); err == nil {
-			t.Errorf("%s: was installed", name)
+		c.fault(&j)
+		if _, err := p.Install(t.Context(), j, node1().Installed); err == nil || !strings.Contains(err.Error(), c.words) {
+			t.Errorf("%s: %v, want %q", name, err, c.words)
 		}
 		m.unchanged(before)
+	}
+}
+
+func TestASettingWithASecondValueIsNotInForce(t *testing.T) {
+	lines := []directive{{option: "AuthorizedKeysFile", value: "none"}}
+	for printed, in := range map[string]bool{
+		"authorizedkeysfile none\n":                           true,
+		"authorizedkeysfile none\nauthorizedkeysfile other\n": false,
+		"authorizedkeysfile other\n":                          false,
+		"authorizedkeysfile\n":                                false,
+		"":                                                    false,
+	} {
+		if got := overruled(lines, parseInForce(printed)) == ""; got != in {
+			t.Errorf("%q: %v", printed, got)
+		}
 	}
 }
 

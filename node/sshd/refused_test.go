@@ -71,6 +71,11 @@ func TestAServerThatWouldNotDoIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 				m.write("bin/sshd", "#!/bin/sh\necho OpenSSH_8.1p1 >&2\n", 0o755)
 				m.config.Server.Program = m.path("bin/sshd")
 			}, "is OpenSSH 8.1, and 8.2 is needed", "Upgrade"},
+		"a much older sshd": {
+			include, func(m *stock) {
+				m.write("bin/sshd", "#!/bin/sh\necho OpenSSH_7.9p1 >&2\n", 0o755)
+				m.config.Server.Program = m.path("bin/sshd")
+			}, "is OpenSSH 7.9, and 8.2 is needed", "Upgrade"},
 		"a helper that others may change": {
 			include, func(m *stock) { must(m, os.Chmod(m.config.Noded, 0o775)) }, "others than root may write to", "/usr/local/bin/dtnoded"},
 		"a helper of somebody else": {
