@@ -186,3 +186,12 @@ func TestKeysOfAProgramAreFound(t *testing.T) {
 		t.Errorf("%+v", found)
 	}
 }
+
+func TestWhatHoldsForAllButSomeIsSaidOfEverybody(t *testing.T) {
+	m := newMachine(t)
+	m.before("AuthorizedKeysFile .ssh/authorized_keys", "Match User root", "AuthorizedKeysFile none")
+	found := m.audit()
+	if len(found) != 1 || len(found[0].For) != 0 || found[0].Line != 1 {
+		t.Errorf("%+v", found)
+	}
+}
