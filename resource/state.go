@@ -13,12 +13,29 @@ import (
 // denies, and whoever keeps deciding by an older one lets in whom the newer
 // one may have shut out.
 func PolicyState(roles [][]byte, preference []byte, locks [][]byte) (*policy.State, error) {
-	state := &policy.State{Roles: make(map[string]policy.Role, len(roles))}
+	var readRoles []policy.Role
 	for _, doc := range roles {
 		role, err := PolicyRole(doc)
 		if err != nil {
 			return nil, err
 		}
+		readRoles = append(readRoles, role)
+	}
+	var readLocks []policy.Lock
+	for _, doc := range locks {
+		lock, err := PolicyLock(doc)
+		if err != nil {
+			return nil, err
+		}
+		readLocks = append(readLocks, lock)
+	}
+	return JoinPolicy(readRoles, preference, readLocks)
+}
+
+// JoinPolicy is PolicyState of roles and locks that are read already.
+func JoinPolicy(roles []policy.Role, preference []byte, locks []policy.Lock) (*policy.State, error) {
+	state := &policy.State{Roles: make(map[string]policy.Role, len(roles)), Locks: locks}
+	for _, role := range roles {
 		if _, twice := state.Roles[role.Name()]; twice {
 			return nil, fmt.Errorf("resource: role %q is there twice", role.Name())
 		}
@@ -27,13 +44,6 @@ func PolicyState(roles [][]byte, preference []byte, locks [][]byte) (*policy.Sta
 	var err error
 	if state.Preference, err = PolicyPreference(preference); err != nil {
 		return nil, err
-	}
-	for _, doc := range locks {
-		lock, err := PolicyLock(doc)
-		if err != nil {
-			return nil, err
-		}
-		state.Locks = append(state.Locks, lock)
 	}
 	return state, nil
 }

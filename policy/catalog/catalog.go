@@ -27,7 +27,8 @@ type Catalog struct {
 	db    *store.DB
 	log   *audit.Log
 	now   func() time.Time
-	locks readLocks
+	roles alreadyRead[policy.Role]
+	locks alreadyRead[policy.Lock]
 }
 
 // Open returns the catalog kept in db. Init must have run once on db.

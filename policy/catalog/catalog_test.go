@@ -380,15 +380,39 @@ func TestNothingChangesWithoutItsRecord(t *testing.T) {
 
 func TestTheNumberOfRolesIsBounded(t *testing.T) {
 	c := newCluster(t, storetest.Open(t))
-	must(t, c.db.Write(t.Context(), func(tx *store.Tx) error {
-		for range maxRoles - len(presets) {
-			if _, err := tx.Exec(`INSERT INTO policy_objects (kind, name, document, revision) SELECT 'role', 'r' || count(*), '', 1 FROM policy_objects`); err != nil {
-				return err
+	must(t, c.fill(t, maxRoles-len(presets), 0))
+	wantCode(t, c.Create(t.Context(), "a", role("one-more", "dev")), connect.CodeFailedPrecondition)
+}
+
+// fill puts so many roles there, each of so many bytes.
+func (c *cluster) fill(t *testing.T, roles, size int) error {
+	return c.db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+			INSERT INTO policy_objects (kind, name, document, revision) SELECT 'role', 'r' || i, $2, 1 FROM n`, roles, strings.Repeat("x", size))
+		return err
+	})
+}
+
+func TestTheSizeOfAllIsBounded(t *testing.T) {
+	run(t, func(t *testing.T, c *cluster) {
+		must(t, c.Create(t.Context(), "a", role("dev", "dev")))
+		must(t, c.fill(t, maxAll/maxDocument, maxDocument))
+		for name, err := range map[string]error{
+			"one more":  c.Create(t.Context(), "a", role("one-more", "dev")),
+			"a change":  c.Update(t.Context(), "a", role("dev", "prod"), ""),
+			"the reset": c.Delete(t.Context(), "a", resource.KindPreference, "", nil),
+		} {
+			var refusal *api.Refusal
+			if !errors.As(err, &refusal) || refusal.Code != connect.CodeFailedPrecondition {
+				t.Errorf("%s: got %v", name, err)
 			}
 		}
-		return nil
-	}))
-	wantCode(t, c.Create(t.Context(), "a", role("one-more", "dev")), connect.CodeFailedPrecondition)
+		must(t, c.db.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.Exec(`DELETE FROM policy_objects WHERE name = 'r1'`)
+			return err
+		}))
+		must(t, c.Create(t.Context(), "a", role("one-more", "dev")))
+	})
 }
 
 // Of many who change the same revision, one does.

@@ -51,7 +51,10 @@ func (c *Catalog) create(tx *store.Tx, actor string, r resource.Resource) error 
 	}
 	_, err = tx.Exec(`INSERT INTO policy_objects (kind, name, document, revision, expires_at) VALUES ($1, $2, $3, $4, $5)`,
 		r.Head().Kind, r.Head().Metadata.Name, document, revision, expires(r))
-	return err
+	if err != nil {
+		return err
+	}
+	return checkSize(tx)
 }
 
 // Update replaces what has r's kind and name. Where revision, or else the one
@@ -89,7 +92,10 @@ func (c *Catalog) update(tx *store.Tx, actor string, r, old resource.Resource) e
 	}
 	_, err = tx.Exec(`UPDATE policy_objects SET document = $3, revision = $4, expires_at = $5 WHERE kind = $1 AND name = $2`,
 		r.Head().Kind, r.Head().Metadata.Name, document, revision, expires(r))
-	return err
+	if err != nil {
+		return err
+	}
+	return checkSize(tx)
 }
 
 // Delete removes one; CodeNotFound where there is none. The preference goes
@@ -184,6 +190,18 @@ func (c *Catalog) checkRoom(tx *store.Tx, kind string) error {
 	}
 	if n >= most {
 		return api.Refuse(connect.CodeFailedPrecondition, "there are %d of kind %s already, and there can be no more", n, kind)
+	}
+	return nil
+}
+
+// checkSize refuses what was just written where all of it is too much.
+func checkSize(tx *store.Tx) error {
+	var size int64
+	if err := tx.QueryRow(`SELECT sum(octet_length(document)) FROM policy_objects`).Scan(&size); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	if size > maxAll {
+		return api.Refuse(connect.CodeFailedPrecondition, "all roles and locks together would take %d bytes, and can have no more than %d", size, maxAll)
 	}
 	return nil
 }

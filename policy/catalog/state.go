@@ -13,11 +13,19 @@ import (
 // State is the policy in force at now, as tx sees it. Revoked is empty: the
 // CA knows it. A State comes only without an error; nil denies.
 func (c *Catalog) State(tx *store.Tx, now time.Time) (*policy.State, error) {
-	roles, preference, locks, err := documents(tx, now)
+	roleDocs, preference, lockDocs, err := documents(tx, now)
 	if err != nil {
 		return nil, err
 	}
-	state, err := resource.PolicyState(texts(roles), preference, texts(locks))
+	roles, err := c.roles.read(roleDocs, resource.PolicyRole)
+	if err != nil {
+		return nil, err
+	}
+	locks, err := c.locks.read(lockDocs, resource.PolicyLock)
+	if err != nil {
+		return nil, err
+	}
+	state, err := resource.JoinPolicy(roles, preference, locks)
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
@@ -53,35 +61,41 @@ func (c *Catalog) Content(tx *store.Tx) (roles map[string][]byte, preference []b
 	for _, o := range docs {
 		roles[o.name] = []byte(o.document)
 	}
-	locks, err = c.locks.read(lockDocs)
+	locks, err = c.locks.read(lockDocs, resource.PolicyLock)
 	return roles, preference, locks, err
 }
 
-// readLocks has the locks that were read last: reading them is slow, and one
-// change is one lock among thousands. The zero value has none.
-type readLocks struct {
+// alreadyRead has what documents say that were read last: reading them is slow,
+// every call is decided by all of them, and one change is one among thousands.
+// It goes by their text, so what is stored is what counts. The zero value has
+// none.
+type alreadyRead[T any] struct {
 	mu sync.Mutex
-	by map[string]policy.Lock // by document
+	by map[string]T // by document; not changed once it is here
 }
 
-func (r *readLocks) read(docs []object) ([]policy.Lock, error) {
+// read gives what each of docs says.
+func (r *alreadyRead[T]) read(docs []object, parse func([]byte) (T, error)) ([]T, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	by := make(map[string]policy.Lock, len(docs))
-	locks := make([]policy.Lock, 0, len(docs))
+	before := r.by
+	r.mu.Unlock()
+	by := make(map[string]T, len(docs))
+	all := make([]T, 0, len(docs))
 	for _, o := range docs {
-		lock, known := r.by[o.document]
+		one, known := before[o.document]
 		if !known {
 			var err error
-			if lock, err = resource.PolicyLock([]byte(o.document)); err != nil {
-				return nil, fmt.Errorf("catalog: lock %q: %w", o.name, err)
+			if one, err = parse([]byte(o.document)); err != nil {
+				return nil, fmt.Errorf("catalog: %s %q: %w", o.kind, o.name, err)
 			}
 		}
-		by[o.document] = lock
-		locks = append(locks, lock)
+		by[o.document] = one
+		all = append(all, one)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.by = by
-	return locks, nil
+	return all, nil
 }
 
 func documents(tx *store.Tx, now time.Time) (roles []object, preference []byte, locks []object, err error) {
@@ -99,12 +113,4 @@ func documents(tx *store.Tx, now time.Time) (roles []object, preference []byte, 
 		return nil
 	})
 	return roles, preference, locks, err
-}
-
-func texts(objects []object) [][]byte {
-	all := make([][]byte, 0, len(objects))
-	for _, o := range objects {
-		all = append(all, []byte(o.document))
-	}
-	return all
 }
