@@ -14,8 +14,8 @@ import (
 func TestAStockServerIsJoinedAndFollowsItsConfiguration(t *testing.T) {
 	m := newStock(t, include)
 	m.start()
-	if m.certified() {
-		t.Fatal("it was certified before")
+	if m.certified() || !m.asksPasswords() {
+		t.Fatal("it was ours before")
 	}
 	report, err := m.install()
 	if err != nil {
@@ -26,6 +26,9 @@ func TestAStockServerIsJoinedAndFollowsItsConfiguration(t *testing.T) {
 		t.Error(diff)
 	}
 	m.eventually("it shows its host certificate", m.certified)
+	if m.asksPasswords() {
+		t.Error("it asks for passwords")
+	}
 	d := report.Dir
 	if n, err := d.ReadNode(); err != nil || n != node1() {
 		t.Errorf("it is %+v: %v", n, err)

@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -160,6 +161,24 @@ func (m *stock) certified() bool {
 		c.Close()
 	}
 	return shown
+}
+
+// asksPasswords tells whether the running sshd follows a configuration without
+// ours. (The host certificate does not tell: each connection's process reads it
+// anew.)
+func (m *stock) asksPasswords() bool {
+	asked := false
+	c, err := ssh.Dial("tcp", m.addr, &ssh.ClientConfig{
+		User: "nobody", HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		Auth: []ssh.AuthMethod{ssh.PasswordCallback(func() (string, error) {
+			asked = true
+			return "", errors.New("there is none")
+		})},
+	})
+	if err == nil {
+		c.Close()
+	}
+	return asked
 }
 
 // joined is what a cluster gives for the key.

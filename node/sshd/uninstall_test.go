@@ -20,7 +20,7 @@ func TestUninstallingGivesBackEveryByte(t *testing.T) {
 		t.Errorf("%+v: %v", done, err)
 	}
 	m.unchanged(before)
-	m.eventually("it shows its host key alone", func() bool { return m.banner() && !m.certified() })
+	m.eventually("it asks for passwords again", m.asksPasswords)
 	done, err = Uninstall(t.Context(), m.config)
 	if err != nil || !done.Nothing {
 		t.Errorf("once more: %+v: %v", done, err)
@@ -195,7 +195,7 @@ func TestAServiceThatDoesNotStartTakesAllBack(t *testing.T) {
 			t.Errorf("%s: systemctl was asked %s, want %s", failing, got, want)
 		}
 		m.unchanged(before)
-		m.eventually("it shows its host key alone", func() bool { return m.banner() && !m.certified() })
+		m.eventually("it asks for passwords again", m.asksPasswords)
 	}
 }
 
