@@ -10,7 +10,7 @@ PREFIX     ?= /usr/local
 FUZZTIME   ?= 30s
 BENCHCOUNT ?= 3
 # Benchmarks that take long to set up, or long; they run once.
-LARGE      := Million|Sync100k|ManyIdle|SFTP|FleetLock
+LARGE      := Million|Sync100k|ManyIdle|SFTP|Fleet
 # A release sets VERSION; otherwise it is the one in cmd/internal/cli.
 VERSION    ?=
 REVISION   ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)

@@ -30,6 +30,7 @@ import (
 	"devicetrust/identity"
 	"devicetrust/policy"
 	"devicetrust/resource"
+	"devicetrust/store"
 )
 
 // realPlane is the built dtauthd, once or several times on one store, with a
@@ -119,7 +120,38 @@ func (p *realPlane) addPerson(b *testing.B) {
 	must(b, err)
 }
 
-// lock locks alice, and gives the lock's name.
+// fill puts roles and locks beside those that are there, while the first
+// dtauthd is away.
+func (p *realPlane) fill(b *testing.B, roles, locks int) {
+	b.Helper()
+	authd := p.authds[0]
+	must(b, authd.Stop(b.Context()))
+	db, err := store.Open(b.Context(), "sqlite:"+filepath.Join(authd.DataDir, "dt.db"), quiet())
+	must(b, err)
+	must(b, db.Write(b.Context(), func(tx *store.Tx) error {
+		tx.Changed()
+		put := func(r resource.Resource) error {
+			_, err := tx.Exec(`INSERT INTO policy_objects (kind, name, document, revision) VALUES ($1, $2, $3, 1)`,
+				r.Head().Kind, r.Head().Metadata.Name, string(document(b, r)))
+			return err
+		}
+		for i := range roles {
+			must(b, put(&resource.Role{Header: resource.NewHeader(resource.KindRole, fmt.Sprintf("team-%d", i)), Spec: policy.RoleSpec{
+				Allow: policy.RoleConditions{Logins: []string{"{{internal.logins}}"}, NodeLabels: map[string]policy.Values{"team": {fmt.Sprint(i)}, "env": {"prod", "test"}}},
+			}}))
+		}
+		for i := range locks {
+			must(b, put(&resource.Lock{Header: resource.NewHeader(resource.KindLock, fmt.Sprintf("gone-%d", i)), Spec: resource.LockSpec{
+				Target: policy.LockTarget{User: fmt.Sprintf("user-%d@example.com", i)}, Message: "left the company", CreatedAt: time.Now().UTC(), CreatedBy: "alice",
+			}}))
+		}
+		return nil
+	}))
+	must(b, db.Close())
+	must(b, authd.Restart(b.Context()))
+}
+
+// lock locks alice.
 func (p *realPlane) lock(b *testing.B, name string) {
 	b.Helper()
 	doc := document(b, &resource.Lock{
@@ -147,6 +179,7 @@ func must(t testing.TB, err error) {
 type benchMember struct {
 	*member
 	from string
+	made net.Conn // the last connection
 }
 
 // newMember makes one that has not joined. dtauthd bounds what comes from one
@@ -158,10 +191,10 @@ func (p *realPlane) newMember(b *testing.B, authd *stage.Daemon, dir, from strin
 	control, err := newControl(authd.Addr, time.Now)
 	must(b, err)
 	name := "follower-" + filepath.Base(dir)
-	return &benchMember{&member{
+	return &benchMember{from: from, member: &member{
 		dir: dir, keys: k, control: control, log: quiet(), now: time.Now,
 		info: &dtv1.NodeInfo{Name: name, Hostname: name, Addresses: []string{"127.0.0.1:22"}, Version: "0.0.0"},
-	}, from}
+	}}
 }
 
 func (m *benchMember) tlsPublic(b *testing.B) []byte {
@@ -175,13 +208,26 @@ func (m *benchMember) tlsPublic(b *testing.B) []byte {
 func (m *benchMember) comeFrom() {
 	m.control.mu.Lock()
 	defer m.control.mu.Unlock()
-	m.control.transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(m.from)}}).DialContext
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(m.from)}}
+	m.control.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, address)
+		m.made = c
+		return c, err
+	}
+}
+
+// useOwn has the next call make a connection, as c.
+func (m *benchMember) useOwn(c *credentials) {
+	m.control.use(trust{authorities: c.tlsAuthorities}, c.tlsCertificate(m.keys))
+	m.comeFrom()
 }
 
 // benchFollower is what follows in a dtnoded, and what decides there; but it
 // keeps no state on the disk: a thousand servers have a thousand disks.
 type benchFollower struct {
 	*follower
+	creds    *credentials
+	from     string
 	nodeName string
 	barred   atomic.Bool
 	// at is when alice came to be refused, or not any more, in nanoseconds.
@@ -204,16 +250,37 @@ func (p *realPlane) join(b *testing.B, authd *stage.Daemon, dir, from, token str
 	if err != nil {
 		return nil, err
 	}
-	m.control.close()
-	m.control.use(trust{authorities: c.tlsAuthorities}, c.tlsCertificate(m.keys))
-	m.comeFrom()
-	f := &benchFollower{nodeName: m.info.GetName(), follower: &follower{
+	m.useOwn(c)
+	f := &benchFollower{creds: c, from: from, nodeName: m.info.GetName(), follower: &follower{
 		member: m.member, states: newHolder(), keeper: &keeper{}, log: quiet(), now: time.Now,
 		cluster: c.cluster, nodeID: c.nodeID, onAuthorities: func([][]byte) {}, silence: followSilence,
 	}}
 	f.barred.Store(true) // nothing is known yet
 	f.states.onChange = func() { f.decide(p) }
 	return f, nil
+}
+
+// restart is what the control plane sees of a node that had at: it gives what
+// the node has then.
+func (f *benchFollower) restart(b *testing.B, at *feed.State) *feed.State {
+	b.Helper()
+	own := &benchMember{member: f.member, from: f.from}
+	own.useOwn(f.creds)
+	defer func() { own.made.Close() }() // dtauthd bounds how many there are
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	client, _ := f.member.control.current()
+	_, err := call(ctx, client.Heartbeat, &dtv1.HeartbeatRequest{Node: f.member.info})
+	must(b, err)
+	stream, err := client.Follow(ctx, connect.NewRequest(at.Request()))
+	must(b, err)
+	defer stream.Close()
+	if !stream.Receive() {
+		b.Fatal(stream.Err())
+	}
+	at, err = at.Apply(stream.Msg(), f.cluster, f.nodeID)
+	must(b, err)
+	return at
 }
 
 // decide notes when what is decided about alice becomes another thing.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"devicetrust/e2e/stage"
+	"devicetrust/feed"
 	"devicetrust/store/storetest"
 )
 
@@ -80,4 +81,70 @@ func measureLocks(b *testing.B, p *realPlane, limit float64) {
 func percentile(d []time.Duration, p int) float64 {
 	sorted := slices.SortedFunc(slices.Values(d), cmp.Compare)
 	return float64(sorted[max(0, (len(sorted)*p+99)/100-1)].Microseconds()) / 1000
+}
+
+// limitRestart is what the restart of a node may take of dtauthd's processor
+// time, in milliseconds, with manyRoles and manyLocks.
+const limitRestart, manyRoles, manyLocks = 5, 5000, 5000
+
+// BenchmarkFleetRestart is that: the node connects, says that it is there and
+// what it has, and is told what that lacks.
+func BenchmarkFleetRestart(b *testing.B) {
+	p := startRealPlane(b, []string{"authd"})
+	p.fill(b, manyRoles, manyLocks)
+	f := p.follow(b, 1)[0]
+	awaitAll(b, []*benchFollower{f}, false, time.Now())
+	behind := f.restart(b, nil)
+	p.lock(b, "one-more")
+	awaitAll(b, []*benchFollower{f}, true, time.Now()) // dtauthd knows of it then
+	current := f.restart(b, behind)
+	for _, has := range []struct {
+		name  string
+		state *feed.State
+		limit float64
+	}{{"current", current, limitRestart}, {"behind", behind, limitRestart}, {"nothing", nil, 0}} {
+		b.Run(has.name, func(b *testing.B) {
+			const restarts = 200 // a tick of the processor's clock is 10 ms
+			times := 0
+			cpu := processorTime(b, p.authds[0].PID())
+			for b.Loop() {
+				for range restarts {
+					if got := f.restart(b, has.state); !feed.SameContent(got, current) {
+						b.Fatalf("what was told as of change %d is not what is at %d", got.Sequence(), current.Sequence())
+					}
+				}
+				times += restarts
+			}
+			cpu = processorTime(b, p.authds[0].PID()) - cpu
+			b.ReportMetric(0, "ns/op") // the node's time is in it
+			b.ReportMetric(float64(cpu.Milliseconds())/float64(times), "cpu-ms")
+			if has.limit > 0 {
+				b.ReportMetric(has.limit, "limit-cpu-ms")
+			}
+		})
+	}
+}
+
+// BenchmarkFleetChange is what one change takes of dtauthd with as many, while
+// one node follows.
+func BenchmarkFleetChange(b *testing.B) {
+	p := startRealPlane(b, []string{"authd"})
+	p.fill(b, manyRoles, manyLocks)
+	fleet := p.follow(b, 1)
+	awaitAll(b, fleet, false, time.Now())
+	var took []time.Duration
+	cpu := processorTime(b, p.authds[0].PID())
+	for b.Loop() {
+		for range 20 {
+			begin := time.Now()
+			p.lock(b, "one-more")
+			took = append(took, awaitAll(b, fleet, true, begin)...)
+			p.unlock(b, "one-more")
+			awaitAll(b, fleet, false, time.Now())
+		}
+	}
+	cpu = processorTime(b, p.authds[0].PID()) - cpu
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(cpu.Milliseconds())/float64(2*len(took)), "cpu-ms/change")
+	b.ReportMetric(percentile(took, 50), "refused-p50-ms")
 }

@@ -69,6 +69,8 @@ var limits = []limit{
 	{what: "dtnoded: login with 5,000 idle connections, over an empty server", unit: "×", bound: 2, figure: median("ManyIdle", "x_empty")},
 	{what: "lock: refused and cut by 99 of 100 servers, 1,000 follow", unit: "ms", bound: 250, figure: median("FleetLock/SQLite", "p99-ms")},
 	{what: "the same with PostgreSQL and two dtauthd", unit: "ms", bound: 1000, figure: median("FleetLock/PostgreSQL", "p99-ms")},
+	{what: "dtauthd: processor time of a node's restart, 10,000 roles and locks", unit: "ms", bound: 5, figure: median("FleetRestart/current", "cpu-ms")},
+	{what: "the same of a node that has missed a lock", unit: "ms", bound: 5, figure: median("FleetRestart/behind", "cpu-ms")},
 }
 
 func median(name, unit string) func(figures) (float64, bool) {
