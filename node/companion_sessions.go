@@ -18,8 +18,9 @@ type stockSession struct {
 	connection *sshd.Connection
 	// since is the policy that was in force when it was first seen.
 	since *policy.State
-	// recorded: its beginning is. cut: it is being ended.
-	recorded, cut bool
+	// recorded: its beginning is; unrecorded: it could not be. cut: it is being
+	// ended.
+	recorded, unrecorded, cut bool
 	// told: that it is left alone was said.
 	told bool
 }
@@ -39,7 +40,7 @@ func (c *sidecar) enforce(ctx context.Context) {
 			return
 		case <-c.changed:
 			// Those who are known are asked about first: to look takes a while.
-			c.judgeAll()
+			c.judgeAll(true)
 			next.Reset(0)
 			continue
 		case <-c.watch.News():
@@ -49,7 +50,7 @@ func (c *sidecar) enforce(ctx context.Context) {
 		case <-next.C:
 		}
 		c.look()
-		c.judgeAll()
+		c.judgeAll(false)
 		next.Reset(c.untilNext(pace))
 	}
 }
@@ -96,7 +97,9 @@ func (c *sidecar) look() {
 		}
 		delete(c.sessions, id)
 		if s.recorded && !s.cut {
-			c.record(c.eventOf(s, event.Event{Type: event.SessionEnd, Success: true}))
+			if err := c.record(c.eventOf(s, event.Event{Type: event.SessionEnd, Success: true})); err != nil {
+				c.config.Log.Error("the end of a session is not recorded", "sid", id, "error", err)
+			}
 		}
 	}
 }
@@ -107,7 +110,11 @@ func (c *sidecar) recordStart(s *stockSession) {
 	if s.recorded || s.cut || len(s.connection.Proofs) == 0 {
 		return
 	}
-	s.recorded = c.record(c.eventOf(s, event.Event{Type: event.SessionStart, Success: true}))
+	err := c.record(c.eventOf(s, event.Event{Type: event.SessionStart, Success: true}))
+	if err != nil && !s.unrecorded {
+		c.config.Log.Error("the beginning of a session is not recorded yet", "sid", s.connection.ID, "error", err)
+	}
+	s.recorded, s.unrecorded = err == nil, err != nil
 }
 
 func (c *sidecar) eventOf(s *stockSession, e event.Event) event.Event {
@@ -127,21 +134,29 @@ func (c *sidecar) eventAbout(s *stockSession, id identity.Identity, e event.Even
 	return about(e, id, login, s.connection.Remote)
 }
 
-func (c *sidecar) record(e event.Event) bool {
-	err := c.recorder.record(e)
-	if err != nil {
-		c.config.Log.Error("a session is not recorded", "event", e.Type, "sid", e.SessionID, "error", err)
+// record records before the act, where the disk lets it: one that hangs keeps
+// nobody in, and what was given to it is written when it goes on.
+func (c *sidecar) record(events ...event.Event) error {
+	done := make(chan error, 1)
+	go func() { done <- c.recorder.record(events...) }()
+	patience := time.NewTimer(companionRecord)
+	defer patience.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-patience.C:
+		c.config.Log.Warn("the disk is slow; what happens to sessions is recorded later")
+		return nil
 	}
-	return err == nil
 }
 
-// judgeAll asks about everybody who is in, and cuts those who would not be let
-// in.
-func (c *sidecar) judgeAll() {
+// judgeAll asks about everybody who is in, or all who are known, and cuts those
+// who would not be let in.
+func (c *sidecar) judgeAll(known bool) {
 	var cut []sshd.Condemned
 	var events []event.Event
 	for _, s := range c.sessions {
-		if s.cut {
+		if s.cut || known && len(s.connection.Proofs) == 0 {
 			continue
 		}
 		no := c.judge(s)
@@ -158,28 +173,12 @@ func (c *sidecar) judgeAll() {
 	if len(cut) == 0 {
 		return
 	}
-	c.recordCuts(events)
+	if err := c.record(events...); err != nil { // nobody stays for want of a record
+		c.config.Log.Error("the ends of sessions are not recorded", "error", err)
+	}
 	go c.cut(cut)
 	for _, e := range events {
 		c.config.Log.Info("connection is ended", "sid", e.SessionID, "user", e.User, "login", e.Login, "remote", e.RemoteAddr, "reason", e.Message)
-	}
-}
-
-// recordCuts records before the act. A disk that hangs keeps nobody in.
-func (c *sidecar) recordCuts(events []event.Event) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := c.recorder.record(events...); err != nil {
-			c.config.Log.Error("the ends of sessions are not recorded", "error", err)
-		}
-	}()
-	patience := time.NewTimer(companionRecord)
-	defer patience.Stop()
-	select {
-	case <-done:
-	case <-patience.C:
-		c.config.Log.Warn("the disk is slow; connections are ended before that is recorded")
 	}
 }
 
@@ -199,6 +198,10 @@ func (c *sidecar) judge(s *stockSession) *refusal {
 	}
 	if len(l.Proofs) > 0 {
 		return nil
+	}
+	st := c.states.get()
+	if !st.removed && len(st.authorities) == 0 {
+		return nil // nothing can be told of anybody, and the helper lets nobody in
 	}
 	alone := ""
 	switch {

@@ -336,8 +336,16 @@ func TestAnotherSSHDsConnectionsAreNotLookedAt(t *testing.T) {
 	_, key := other.certify("alice", account)
 	c := other.connect(key, account+"@127.0.0.1", "echo A=$$; exec sleep 100")
 	c.number("A")
-	s.look(w, 0, nil)
-	other.look(other.watch(), 1, func(*Connection) bool { return true })
+	theirs := other.look(other.watch(), 1, func(*Connection) bool { return true })[0]
+	all, _, err := w.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if c.top == theirs.top {
+			t.Errorf("%s is taken for one of this sshd's", c)
+		}
+	}
 }
 
 // systemctl restart ssh ends the process that listens and no connection.
