@@ -57,7 +57,7 @@ func (w *Watch) Cut(all []Condemned) (left []Condemned) {
 		_ = w.proc.signal(c.worker, unix.SIGKILL)
 		_ = w.proc.signal(c.top, unix.SIGKILL)
 	}
-	w.proc.awaitEnd(all, sshdEnds)
+	w.proc.awaitEnd(all, killTakes)
 	for _, c := range all {
 		if w.proc.lives(c.top) || w.proc.lives(c.worker) {
 			left = append(left, c)

@@ -128,9 +128,7 @@ func TestAllSessionsOfAMasterEndWithItsConnection(t *testing.T) {
 		}
 	}
 	for _, pid := range pids {
-		if !gone(pid) {
-			t.Errorf("process %d lives", pid)
-		}
+		eventually(t, "a session's process is gone", func() bool { return gone(pid) })
 	}
 	fmt.Fprintln(bob.in, "still here")
 	bob.says("still here")

@@ -60,6 +60,9 @@ const (
 	// and tells PAM and wtmp.
 	sshdEnds = 75 * time.Millisecond
 	endStep  = 5 * time.Millisecond
+	// killTakes is how long what was killed may take to be gone, on a machine
+	// that is busy, before it counts as left.
+	killTakes = 2 * time.Second
 	// maxWorkerFD of sshd's process are looked at for pipes: three for each of
 	// its sessions (sshd_config(5), MaxSessions 10), and forwarded connections.
 	maxWorkerFD = 256
