@@ -19,13 +19,17 @@ import (
 type changeFeed struct {
 	s *Server
 
+	// refreshing is held while the state is read and replaced: what is read is
+	// held against the one before.
+	refreshing sync.Mutex
+
 	mu     sync.Mutex
 	source *feed.Source          // nil: none yet
 	nodes  map[string]*knownNode // by ID; never changed once it is here
 	seen   time.Time             // when the store was last seen to have nothing newer
 	// statement is of source, and of seen as it was when somebody asked.
 	statement *feed.Statement
-	changed   chan struct{} // closed when source is replaced
+	changed   chan struct{} // closed when source is replaced by one that says something else
 }
 
 func newChangeFeed(s *Server) *changeFeed {
@@ -91,6 +95,8 @@ func (f *changeFeed) isCurrent(sequence uint64, at time.Time) bool {
 
 // refresh replaces the state where the store has gone on.
 func (f *changeFeed) refresh(ctx context.Context) error {
+	f.refreshing.Lock()
+	defer f.refreshing.Unlock()
 	at := f.s.now()
 	source, nodes, err := f.read(ctx)
 	if err != nil {
@@ -105,9 +111,19 @@ func (f *changeFeed) refresh(ctx context.Context) error {
 	if f.source != nil && source.Sequence() == f.source.Sequence() {
 		return nil
 	}
+	before := f.nodes
+	same := f.source.Same(source)
 	f.source, f.nodes, f.statement = source, nodes, nil
-	close(f.changed)
-	f.changed = make(chan struct{})
+	// A node that joins, or has other labels, is news for no other.
+	if !same {
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+	for id, n := range before {
+		if nodes[id] != n {
+			close(n.replaced)
+		}
+	}
 	return nil
 }
 
@@ -194,7 +210,7 @@ func (f *changeFeed) readNodes(tx *store.Tx) (map[string]*knownNode, error) {
 	nodes := make(map[string]*knownNode, len(docs))
 	for id, doc := range docs {
 		if nodes[id] = before[id]; nodes[id] == nil || nodes[id].document != doc {
-			nodes[id] = &knownNode{document: doc}
+			nodes[id] = &knownNode{document: doc, replaced: make(chan struct{})}
 		}
 	}
 	return nodes, nil
@@ -203,6 +219,8 @@ func (f *changeFeed) readNodes(tx *store.Tx) (map[string]*knownNode, error) {
 // knownNode is one node as its facts are signed: once, when it first asks.
 type knownNode struct {
 	document string
+	// replaced is closed when the node is known as another, or not any more.
+	replaced chan struct{}
 
 	once  sync.Once
 	facts *feed.Facts

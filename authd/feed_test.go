@@ -18,16 +18,63 @@ func TestNodesHearOfAChangeThatWokeNobody(t *testing.T) {
 	before := r.nextState(node, 0).State.Sequence()
 	got := make(chan uint64)
 	go func() { got <- r.nextState(node, before).State.Sequence() }()
-	if _, err := r.database().Exec(`UPDATE change_sequence SET seq = seq + 1`); err != nil {
-		t.Fatal(err)
+	for _, query := range []string{`DELETE FROM policy_objects WHERE name = 'access'`, `UPDATE change_sequence SET seq = seq + 1`} {
+		if _, err := r.database().Exec(query); err != nil {
+			t.Fatal(err)
+		}
 	}
 	select {
 	case now := <-got:
 		if now != before+1 {
 			t.Errorf("change %d came, want %d", now, before+1)
 		}
-	case <-time.After(15 * time.Second):
+	case <-time.After(followKeepalive * 2 / 3):
 		t.Fatal("no new state came")
+	}
+}
+
+// A thousand nodes that come at once would each wake all the others.
+func TestOnlyTheNodeItselfHearsWhatIsKnownOfIt(t *testing.T) {
+	r := start(t)
+	node := r.join("n")
+	client := dtv1connect.NewNodeServiceClient(r.https(node), r.url())
+	stream, err := client.Follow(t.Context(), connect.NewRequest(&dtv1.FollowRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close() //nolint:errcheck // what it says is known
+	next := func() *dtv1.StateUpdate {
+		t.Helper()
+		if !stream.Receive() {
+			t.Fatal(stream.Err())
+		}
+		return stream.Msg()
+	}
+	s, err := taken(nil, next())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.join("other")
+	r.nextState(r.join("third"), s.Sequence()) // which has been read by then
+	info := nodeInfo("n")
+	info.Labels["env"] = "changed"
+	if _, err := client.Heartbeat(t.Context(), connect.NewRequest(&dtv1.HeartbeatRequest{Node: info})); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	u := next()
+	if took := time.Since(begin); took > followKeepalive*2/3 {
+		t.Errorf("its own labels took %v", took)
+	}
+	if s, err = taken(s, u); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, labels := s.Node(); labels["env"] != "changed" || len(u.GetBuckets()) > 0 {
+		t.Errorf("after other nodes have come a node hears that it has the labels %v", labels)
+	}
+	r.lockUser("bob")
+	if s, err = taken(s, next()); err != nil || locks(t, s) != 1 {
+		t.Errorf("then %d locks, %v", locks(t, s), err)
 	}
 }
 

@@ -260,6 +260,7 @@ func (h nodeService) Follow(ctx context.Context, req *connect.Request[dtv1.Follo
 		case <-s.stopping.Done():
 			return api.Refuse(connect.CodeUnavailable, "dtauthd is stopping")
 		case <-now.changed:
+		case <-now.node.replaced:
 		case <-tick.C:
 		}
 	}

@@ -118,6 +118,12 @@ func revokedPages(revoked []policy.Revocation) ([]*dtv1.RevokedPage, error) {
 // Sequence is the number of the store's change.
 func (s *Source) Sequence() uint64 { return s.sequence }
 
+// Same tells whether servers are told the same of s and o, though they may be
+// of different changes.
+func (s *Source) Same(o *Source) bool {
+	return s != nil && o != nil && s.cluster == o.cluster && s.digests == o.digests
+}
+
 // State says, signed, that s is the state at now.
 func (s *Source) Statement(now time.Time, sign Signer) (*Statement, error) {
 	all := s.digests.all()
