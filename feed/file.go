@@ -39,11 +39,31 @@ func (f File) Save(s *State) error {
 	if len(data) > MaxMessage {
 		return fmt.Errorf("feed: a state of %d bytes is more than %d", len(data), MaxMessage)
 	}
-	// The number comes last: a crash in between leaves one that is not too high.
-	if err := f.As.Write(f.Path, data); err != nil {
+	// Whoever loads meanwhile, and after a crash, is not to find a number that is
+	// higher than the state's: the state comes first where it is newer.
+	writeState := func() error { return f.As.Write(f.Path, data) }
+	writeNumber := func() error { return f.As.Write(f.newest(), []byte(strconv.FormatUint(s.Sequence(), 10)+"\n")) }
+	first, second := writeState, writeNumber
+	if known, err := f.known(); err != nil || known > s.Sequence() {
+		first, second = writeNumber, writeState
+	}
+	if err := first(); err != nil {
 		return err
 	}
-	return f.As.Write(f.newest(), []byte(strconv.FormatUint(s.Sequence(), 10)+"\n"))
+	return second()
+}
+
+// known is the number of the newest state that was kept.
+func (f File) known() (uint64, error) {
+	text, err := durable.Read(f.newest(), maxNumber)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(string(text), "\n"), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s holds no number", f.newest())
+	}
+	return n, nil
 }
 
 // Remove forgets what is kept.
@@ -60,6 +80,11 @@ func (f File) Remove() error {
 // one of authorities signed it; fs.ErrNotExist where there is none. Buckets are
 // held against their digests when they are read.
 func (f File) Load(authorities []ssh.PublicKey, cluster, nodeID string) (*State, error) {
+	// Before the state: between the two another one may be saved.
+	newest, err := f.known()
+	if err != nil {
+		return nil, err
+	}
 	data, err := durable.Read(f.Path, MaxMessage)
 	if err != nil {
 		return nil, err
@@ -71,18 +96,26 @@ func (f File) Load(authorities []ssh.PublicKey, cluster, nodeID string) (*State,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	text, err := durable.Read(f.newest(), maxNumber)
-	if err != nil {
+	if err := f.checkNewest(s, newest); err != nil {
 		return nil, err
 	}
-	newest, err := strconv.ParseUint(strings.TrimSuffix(string(text), "\n"), 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("%s holds no number", f.newest())
+	return s, nil
+}
+
+// checkNewest refuses s where it is older than newest, which was known before
+// s was read.
+func (f File) checkNewest(s *State, newest uint64) (err error) {
+	if s.Sequence() >= newest {
+		return nil
+	}
+	// Meanwhile an older one may have been saved, its number first.
+	if newest, err = f.known(); err != nil {
+		return err
 	}
 	if s.Sequence() < newest {
-		return nil, fmt.Errorf("%s is of change %d, and change %d was known already: was an older file put in its place?", f.Path, s.Sequence(), newest)
+		return fmt.Errorf("%s is of change %d, and change %d was known already: was an older file put in its place?", f.Path, s.Sequence(), newest)
 	}
-	return s, nil
+	return nil
 }
 
 func parse(data []byte, cluster, nodeID string) (*State, error) {
