@@ -35,8 +35,8 @@ type follower struct {
 	// kept is when last was given to the keeper.
 	kept time.Time
 	// olderSince is when the control plane began to say what is older than
-	// last; the zero time where it does not.
-	olderSince time.Time
+	// last, and olderLast when it said so last; the zero time where it does not.
+	olderSince, olderLast time.Time
 }
 
 // restore takes the state that was saved last, so that the node decides by it
@@ -145,7 +145,9 @@ func (f *follower) follow(ctx context.Context) (began bool, err error) {
 // lock from working.
 func (f *follower) take(said *feed.State) error {
 	f.checkClock(said)
-	if feed.SameContent(said, f.last) { // the control plane only says that it lives
+	// The control plane only says that it lives; one that has not come as far as
+	// we have says so of another state.
+	if feed.SameContent(said, f.last) && said.Sequence() >= f.last.Sequence() {
 		f.last, f.olderSince = said, time.Time{}
 		f.states.renumber(said.Sequence())
 		f.states.heard(f.now())
@@ -188,9 +190,10 @@ func (f *follower) older(s *feed.State) bool {
 		return false
 	}
 	now := f.now()
-	if f.olderSince.IsZero() {
+	if f.olderSince.IsZero() || now.Sub(f.olderLast) > followSilence { // nobody has said so all the while
 		f.olderSince = now
 	}
+	f.olderLast = now
 	if now.Sub(f.olderSince) < olderAccepted {
 		return true
 	}

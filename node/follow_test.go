@@ -72,6 +72,44 @@ func TestAReplicaThatIsNowAndThenBehindIsNotBelieved(t *testing.T) {
 	}
 }
 
+// One that is behind and has not heard of it says the same, and goes on to what
+// was before.
+func TestTheSameStateWithAnOlderNumberTakesNothingBack(t *testing.T) {
+	f, say, now := told(t)
+	before := say
+	say.content.Locks = []policy.Lock{{Name: "l", Target: policy.LockTarget{User: "bob"}}}
+	say.sequence = 8
+	if err := f.take(say.state(t)); err != nil {
+		t.Fatal(err)
+	}
+	heard := *now
+	*now = now.Add(olderAccepted / 4)
+	behind, next := say, before
+	behind.sequence, next.sequence = 6, 7
+	for _, s := range []said{behind, next} {
+		if err := f.take(s.state(t)); err != nil {
+			t.Fatal(err)
+		}
+		if st := f.states.get(); st.sequence != 8 || len(st.policy.Locks) != 1 {
+			t.Errorf("change %d was said after 8, and %d is in force with %d locks", s.sequence, st.sequence, len(st.policy.Locks))
+		}
+	}
+	if got := f.states.age(*now); got != now.Sub(heard) {
+		t.Errorf("what is in force passes for %v old; nobody has said it for %v", got, now.Sub(heard))
+	}
+}
+
+func TestAReplicaThatWasBehindBeforeASilenceIsNotBelievedAfterIt(t *testing.T) {
+	f, say, now := told(t)
+	older := say.older().state(t)
+	for range 3 { // each time the control plane is away in between
+		if err := f.take(older); err != nil || f.states.get().sequence != 5 {
+			t.Errorf("sequence %d, %v", f.states.get().sequence, err)
+		}
+		*now = now.Add(followSilence + time.Second)
+	}
+}
+
 func TestAStreamThatSaysNothingIsLeft(t *testing.T) {
 	p := startPlane(t)
 	way, err := newControl(p.address, time.Now)
