@@ -165,6 +165,16 @@ func TestWhatIsSavedIsAsOldAsTheControlPlaneSaid(t *testing.T) {
 	}
 }
 
+func TestAClockThatGoesBackMakesNothingFresh(t *testing.T) {
+	h, at := newHolder(), time.Unix(1e9, 0)
+	h.heard(at)
+	for back, want := range map[time.Duration]time.Duration{time.Second: 0, maxSkew: 0, maxSkew + time.Second: notHeard, 1000 * time.Hour: notHeard} {
+		if got := h.age(at.Add(-back)); got != want {
+			t.Errorf("%v back: age %v, want %v", back, got, want)
+		}
+	}
+}
+
 func TestNobodyWasAdmittedOnAConnectionThatDoesNotSayWho(t *testing.T) {
 	for name, conn := range map[string]*gossh.ServerConn{
 		"no connection":         nil,

@@ -105,11 +105,11 @@ func (h *holder) heard(now time.Time) {
 
 // age is how old the state may be at now: a control plane that stays connected
 // and says nothing tells of no lock either. It is notHeard where that is not
-// known.
+// known: also by a clock that went back.
 func (h *holder) age(now time.Time) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.last.IsZero() {
+	if h.last.IsZero() || h.last.After(now.Add(maxSkew)) {
 		return notHeard
 	}
 	return max(0, now.Sub(h.last))
