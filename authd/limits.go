@@ -120,8 +120,10 @@ const (
 	// by them; a node that comes back with a full spool (64 MiB) is rid of it in
 	// minutes. A hostile one writes 23 GB a day, and the log says which it is.
 	maxReported = 16 << 20
-	// recordCost is what a call of a node that is itself a record counts as.
-	recordCost = 1 << 10
+	// changeCost is what a change of what a node is called, where, or with which
+	// labels and certificates, counts as: the state is built anew for it, and
+	// every node woken. It is 64 a minute of one that does nothing else.
+	changeCost = maxReported / 64
 
 	// maxRoles and maxLogins of a user: far above what people use, and all of
 	// them fit into certificates.

@@ -100,7 +100,7 @@ func (s *Server) joinWith(ctx context.Context, id string, token joinToken, m *dt
 // Renew certifies the same node again, with the labels that its token fixed.
 func (h nodeService) Renew(ctx context.Context, req *connect.Request[dtv1.RenewRequest]) (*connect.Response[dtv1.JoinResponse], error) {
 	s, m, id := h.s, req.Msg, callerOf(ctx).nodeID
-	if err := s.takeReport(id, recordCost); err != nil {
+	if err := s.takeReport(id, changeCost); err != nil {
 		return nil, err
 	}
 	var fixed map[string]string
@@ -179,6 +179,9 @@ func (h nodeService) Heartbeat(ctx context.Context, req *connect.Request[dtv1.He
 		if same, err := s.nodes.heard(tx, id, info, fixed, report); same || err != nil {
 			return err
 		}
+		if err := s.takeReport(id, changeCost); err != nil {
+			return err
+		}
 		if err := s.nodes.checkFree(tx, id, info); err != nil {
 			return err
 		}
@@ -209,9 +212,6 @@ func (s *Server) recordNodeChange(ctx context.Context, tx *store.Tx, id string, 
 	}
 	if len(changes) == 0 {
 		return nil
-	}
-	if err := s.takeReport(id, recordCost); err != nil {
-		return err
 	}
 	_, err = s.audit.Record(tx, event.Event{
 		Type: event.NodeUpdate, Success: true, User: callerOf(ctx).actor, Kind: resource.KindNode, Name: id,
@@ -323,5 +323,5 @@ func (s *Server) takeReport(id string, size int64) error {
 	if first {
 		s.log.Warn("a node reports more than the record takes from one within a minute", "node", id, "bytes", maxReported)
 	}
-	return api.Refuse(connect.CodeResourceExhausted, "more than %d bytes of events within a minute", maxReported).WithHint("Send them later")
+	return api.Refuse(connect.CodeResourceExhausted, "more than %d bytes of events, or %d changes of the node, within a minute", maxReported, maxReported/changeCost).WithHint("Send them later")
 }

@@ -56,3 +56,37 @@ func TestANodeDoesNotFillTheRecord(t *testing.T) {
 		t.Errorf("the log says it %d times", told)
 	}
 }
+
+// Each change of a node is one that all the others are woken for.
+func TestANodeDoesNotKeepTheOthersAwake(t *testing.T) {
+	r, c := startWithClock(t)
+	c.forward(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
+	restless, quiet := r.join("restless"), r.join("quiet")
+	n := 0
+	move := func(k *keys, name string) error {
+		n++
+		info := nodeInfo(name)
+		info.Addresses = []string{fmt.Sprintf("127.0.0.1:%d", 4000+n)}
+		return r.heartbeat(k, &dtv1.HeartbeatRequest{Node: info})
+	}
+	for moved := 0; ; moved++ {
+		if err := move(restless, "restless"); err != nil {
+			wantCode(t, err, connect.CodeResourceExhausted)
+			break
+		}
+		if moved > maxReported/changeCost {
+			t.Fatalf("it moved %d times within a minute", moved)
+		}
+	}
+	_, err := dtv1connect.NewNodeServiceClient(r.https(restless), r.url()).Renew(t.Context(), connect.NewRequest(&dtv1.RenewRequest{
+		Node: nodeInfo("restless"), SshPublicKey: restless.ssh.PublicKey().Marshal(), TlsPublicKey: restless.der,
+	}))
+	wantCode(t, err, connect.CodeResourceExhausted)
+	if err := move(quiet, "quiet"); err != nil {
+		t.Errorf("another node: %v", err)
+	}
+	c.forward(time.Minute)
+	if err := move(restless, "restless"); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+}
