@@ -71,6 +71,13 @@ const (
 	// changed, so that both sides notice a dead connection.
 	followKeepalive = 15 * time.Second
 
+	// maxFollows is on how many streams one node is told the state: two of each
+	// of its processes (node, maxProcesses), for one begins anew before the
+	// other is known to be over.
+	maxFollows = 16
+	// followLeave is what a stream that is one too many has to fetch that it is.
+	followLeave = time.Second
+
 	// reportSpeaks is how long what a node said that it decides by is taken for
 	// what it decides by now: it says so every 30 s (node, heartbeatInterval)
 	// while it hears from us every 15 s. What it said longer ago grows old.

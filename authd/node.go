@@ -229,6 +229,8 @@ func (h nodeService) Follow(ctx context.Context, req *connect.Request[dtv1.Follo
 	if err != nil {
 		return invalid(err)
 	}
+	ctx, done := s.follows.begin(ctx, c.nodeID, s.now)
+	defer done()
 	s.metrics.nodes.Inc()
 	defer s.metrics.nodes.Dec()
 	var told *knownNode
@@ -256,7 +258,7 @@ func (h nodeService) Follow(ctx context.Context, req *connect.Request[dtv1.Follo
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-s.stopping.Done():
 			return api.Refuse(connect.CodeUnavailable, "dtauthd is stopping")
 		case <-now.changed:

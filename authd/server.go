@@ -47,6 +47,8 @@ type Server struct {
 	refusals, ceremonies failures
 	// reported bounds what each node adds to the record.
 	reported reported
+	// follows bounds the streams of each node.
+	follows follows
 	// strangers bounds what callers who have shown nothing send at once.
 	strangers shares
 	// answers bounds what they fetch at once, where each has a copy.
