@@ -27,6 +27,9 @@ type changeFeed struct {
 	source *feed.Source          // nil: none yet
 	nodes  map[string]*knownNode // by ID; never changed once it is here
 	seen   time.Time             // when the store was last seen to have nothing newer
+	// wentBack: the store has said less than it had said before. What it comes
+	// to by the numbers that were known is another state.
+	wentBack bool
 	// statement is of source, and of seen as it was when somebody asked.
 	statement *feed.Statement
 	changed   chan struct{} // closed when source is replaced by one that says something else
@@ -86,7 +89,7 @@ func (f *changeFeed) look(ctx context.Context) error {
 func (f *changeFeed) isCurrent(sequence uint64, at time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.source == nil || f.source.Sequence() != sequence {
+	if f.source == nil || f.source.Sequence() != sequence || f.wentBack {
 		return false
 	}
 	f.seen = at
@@ -105,15 +108,16 @@ func (f *changeFeed) refresh(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.source != nil && source.Sequence() < f.source.Sequence() {
-		return fmt.Errorf("authd: the store went back from change %d to %d: was a backup put in its place?", f.source.Sequence(), source.Sequence())
+		f.wentBack = true
+		return fmt.Errorf("authd: the store went back from change %d to %d: was a backup put in its place? Then restart dtauthd", f.source.Sequence(), source.Sequence())
 	}
 	f.seen = at
-	if f.source != nil && source.Sequence() == f.source.Sequence() {
+	if f.source != nil && source.Sequence() == f.source.Sequence() && !f.wentBack {
 		return nil
 	}
 	before := f.nodes
 	same := f.source.Same(source)
-	f.source, f.nodes, f.statement = source, nodes, nil
+	f.source, f.nodes, f.statement, f.wentBack = source, nodes, nil, false
 	// A node that joins, or has other labels, is news for no other.
 	if !same {
 		close(f.changed)

@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,38 @@ func TestAStoreThatCannotBeReadDoesNotPassForFresh(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		case <-end:
 			t.Fatalf("the store can be read again: %v", err)
+		}
+	}
+}
+
+// A backup that takes the place of the store while dtauthd runs comes to the
+// number that was known, with another content.
+func TestAStoreThatWentBackIsReadAgain(t *testing.T) {
+	r := start(t)
+	node := r.join("n")
+	r.nextState(node, 0)
+	r.execute(`UPDATE change_sequence SET seq = seq - 1`)
+	for end := time.After(patience); !strings.Contains(r.log.String(), "went back"); {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-end:
+			t.Fatal("nobody says that the store went back")
+		}
+	}
+	r.create("lock", `{kind: lock, version: v2, metadata: {name: l}, spec: {target: {user: bob}}}`)
+	client := dtv1connect.NewNodeServiceClient(r.https(node), r.url())
+	for end := time.After(20 * time.Second); ; {
+		state, err := follow(t.Context(), client, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(state.Policy.Locks) == 1 {
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-end:
+			t.Fatalf("nodes are told of change %d without the lock", state.State.Sequence())
 		}
 	}
 }
