@@ -154,17 +154,35 @@ func startStock(t *testing.T, login string, lines ...string) *stockSSHD {
 	l.Close()
 	s.config = s.write("sshd_config", fmt.Appendf(nil, "%s\nListenAddress 127.0.0.1:%s\nHostKey %s\nPidFile none\nTrustedUserCAKeys %s\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nLogLevel VERBOSE\n",
 		strings.Join(lines, "\n"), s.port, s.write("host", host), s.write("ca.pub", ssh.MarshalAuthorizedKey(s.authority.PublicKey()))))
-	s.process = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", s.config)
-	s.process.Stderr = s.log
-	if err := s.process.Start(); err != nil {
-		t.Fatalf("needs OpenSSH's server (Debian package openssh-server): %v", err)
-	}
-	t.Cleanup(func() {
-		_ = s.process.Process.Kill()
-		_ = s.process.Wait()
-	})
-	eventually(t, "sshd listens", func() bool { return strings.Contains(s.log.String(), "Server listening") })
+	t.Cleanup(s.end)
+	s.start("/usr/sbin/sshd", "-D", "-e", "-f", s.config)
+	s.listens(1)
 	return s
+}
+
+func (s *stockSSHD) start(program string, args ...string) io.WriteCloser {
+	s.t.Helper()
+	s.process = exec.Command(program, args...)
+	s.process.Stderr = s.log
+	in, err := s.process.StdinPipe()
+	if err == nil {
+		err = s.process.Start()
+	}
+	if err != nil {
+		s.t.Fatalf("needs OpenSSH's server (Debian package openssh-server): %v", err)
+	}
+	return in
+}
+
+// listens waits until it has begun to for the nth time.
+func (s *stockSSHD) listens(n int) {
+	s.t.Helper()
+	eventually(s.t, "sshd listens", func() bool { return strings.Count(s.log.String(), "Server listening") >= n })
+}
+
+func (s *stockSSHD) end() {
+	_ = s.process.Process.Kill()
+	_ = s.process.Wait()
 }
 
 // certify gives the options of a client with a new certificate for the person.

@@ -346,6 +346,39 @@ func TestAnotherSSHDsConnectionsAreNotLookedAt(t *testing.T) {
 	}
 }
 
+// A container's sshd reads another file by the same path.
+func TestTheSSHDOfAContainerIsNotLookedAt(t *testing.T) {
+	needRoot(t)
+	account := newAccount(t)
+	s := startStock(t, account, "ExposeAuthInfo yes")
+	s.end()
+	s.start("unshare", "--pid", "--fork", "--kill-child", "/usr/sbin/sshd", "-D", "-e", "-f", s.config)
+	s.listens(2)
+	w := s.watch()
+	_, key := s.certify("alice", account)
+	c := s.connect(key, account+"@127.0.0.1", "echo in; exec sleep 100")
+	c.says("in")
+	if live, listening, err := w.Look(); err != nil || listening || len(live) != 0 {
+		t.Errorf("%d connections, listening %v, %v", len(live), listening, err)
+	}
+}
+
+// Anybody may call a program sshd, and then run another in its place: what a
+// process ran at the last look is not what it runs.
+func TestWhatAProcessRunsIsAskedEachTime(t *testing.T) {
+	needRoot(t)
+	s := startStock(t, "root")
+	wrapper := s.write("sshd", []byte("#!/bin/sh\nread go\nexec /usr/sbin/sshd -D -e -f "+s.config+"\n"))
+	must(t, os.Chmod(wrapper, 0o700))
+	w := s.watch()
+	s.end()
+	in := s.start(wrapper)
+	eventually(t, "the one that is no sshd", func() bool { _, listening, err := w.Look(); return err == nil && !listening })
+	_, err := in.Write([]byte("go\n"))
+	must(t, err)
+	eventually(t, "sshd in its place", func() bool { _, listening, err := w.Look(); return err == nil && listening })
+}
+
 // systemctl restart ssh ends the process that listens and no connection.
 func TestAConnectionIsKnownAfterItsSSHDHasEnded(t *testing.T) {
 	needRoot(t)

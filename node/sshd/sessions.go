@@ -69,7 +69,6 @@ type Settings struct {
 type Watch struct {
 	settings Settings
 	proc     proc
-	programs programs
 	auth     *authWatch // nil where the kernel does not tell
 	source   string     // of the log; "" where there is none
 	logged   chan accepted
@@ -159,9 +158,8 @@ func (w *Watch) Look() (live []*Connection, listening bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	w.programs.forget(all)
 	w.hear(now)
-	found, listening := findServed(w.proc, all, w.settings.Config, &w.programs)
+	found, listeners := findServed(w.proc, all, w.settings.Config)
 	present := map[Process]bool{}
 	for _, s := range found {
 		present[s.top] = true
@@ -185,7 +183,7 @@ func (w *Watch) Look() (live []*Connection, listening bool, err error) {
 	}
 	w.expire(now)
 	slices.SortFunc(live, func(a, b *Connection) int { return a.Began.Compare(b.Began) })
-	return live, listening, nil
+	return live, len(listeners) > 0, nil
 }
 
 // Gone tells whether the connection has ended.

@@ -97,24 +97,24 @@ type served struct {
 }
 
 // findServed gives the connections of the sshd with the configuration, and of those
-// whose sshd cannot be told; listening, whether one with it is there.
-func findServed(p proc, all processes, config string, known *programs) (found []served, listening bool) {
+// whose sshd cannot be told; and which listen with it.
+func findServed(p proc, all processes, config string) (found []served, listeners []Process) {
 	ours, others := map[int]bool{}, map[int]bool{} // listeners
 	tops := map[int]sshdRole{}
 	logins := map[int]string{}
 	for pid, one := range all {
-		if !known.sshd(p, one) {
+		if !p.sshd(one) {
 			continue
 		}
 		uid, ok := p.uid(pid)
-		if !ok || uid != 0 {
+		if !ok || uid != 0 || p.contained(pid) {
 			continue
 		}
 		r, detail := titled(p.title(pid))
 		switch r {
 		case listens:
 			if samePath(configOf(detail), config) {
-				ours[pid], listening = true, true
+				ours[pid], listeners = true, append(listeners, one.Process)
 			} else {
 				others[pid] = true
 			}
@@ -132,7 +132,7 @@ func findServed(p proc, all processes, config string, known *programs) (found []
 		if r == serves {
 			c.worker = c.top
 		} else {
-			c.worker, c.uid = workerOf(p, children[pid], known)
+			c.worker, c.uid = workerOf(p, children[pid])
 			// It may have been on its way when its title was read: who it is for
 			// stands there before anybody is in.
 			_, c.login = titled(p.title(pid))
@@ -141,13 +141,13 @@ func findServed(p proc, all processes, config string, known *programs) (found []
 			found = append(found, c)
 		}
 	}
-	return found, listening
+	return found, listeners
 }
 
 // workerOf finds the one that serves; before somebody is in there is none.
-func workerOf(p proc, children []process, known *programs) (Process, uint32) {
+func workerOf(p proc, children []process) (Process, uint32) {
 	for _, one := range children {
-		if !known.sshd(p, one) {
+		if !p.sshd(one) {
 			continue
 		}
 		if r, _ := titled(p.title(one.PID)); r != serves {
@@ -160,34 +160,17 @@ func workerOf(p proc, children []process, known *programs) (Process, uint32) {
 	return Process{}, 0
 }
 
-// programs remembers which processes run sshd: that of one process changes by
-// execve(2) only, which gives it another name.
-type programs struct{ is map[Process]bool }
+// sshd tells whether the process runs it. Its name, which anybody may choose, is
+// asked first: that is known already, and most processes are others. What it runs
+// is asked each time: execve(2) changes that, and may leave the name.
+func (p proc) sshd(one process) bool { return isSSHD(one.name) && isSSHD(p.program(one.PID)) }
 
-// sshd tells whether the process runs it. Its name is asked first: that is
-// known already, and most processes are others.
-func (k *programs) sshd(p proc, one process) bool {
-	if !isSSHD(one.name) {
-		return false
-	}
-	is, ok := k.is[one.Process]
-	if !ok {
-		is = isSSHD(p.program(one.PID))
-		if k.is == nil {
-			k.is = map[Process]bool{}
-		}
-		k.is[one.Process] = is
-	}
-	return is
-}
-
-// forget what has ended.
-func (k *programs) forget(all processes) {
-	for who := range k.is {
-		if one, ok := all[who.PID]; !ok || one.Process != who {
-			delete(k.is, who)
-		}
-	}
+// contained tells whether the process is a container's (pid_namespaces(7)), which
+// is a machine of its own: what its paths name is not what they name here.
+func (p proc) contained(pid int) bool {
+	theirs, err1 := os.Readlink(p.path(pid, "ns/pid"))
+	own, err2 := os.Readlink(filepath.Join(string(p), "self/ns/pid"))
+	return err1 == nil && err2 == nil && theirs != own
 }
 
 // IsDefault tells whether an sshd that is not told reads the configuration.

@@ -57,9 +57,11 @@ func (w *Watch) Reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var known programs
 	for pid, one := range all {
-		if uid, ok := w.proc.uid(pid); !ok || uid != 0 || !known.sshd(w.proc, one) {
+		if !w.proc.sshd(one) || w.proc.contained(pid) {
+			continue
+		}
+		if uid, ok := w.proc.uid(pid); !ok || uid != 0 {
 			continue
 		}
 		title := w.proc.title(pid)
