@@ -21,6 +21,9 @@ type stockSession struct {
 	// recorded: its beginning is; unrecorded: it could not be. cut: it is being
 	// ended.
 	recorded, unrecorded, cut bool
+	// before: it was there while sshd did not follow our part of its
+	// configuration, which asks for a certificate.
+	before bool
 	// told: that it is left alone was said.
 	told bool
 }
@@ -49,7 +52,7 @@ func (c *sidecar) enforce(ctx context.Context) {
 			}
 		case <-next.C:
 		}
-		c.look()
+		c.look(ctx)
 		c.judgeAll(false)
 		next.Reset(c.untilNext(pace))
 	}
@@ -69,7 +72,7 @@ func (c *sidecar) untilNext(pace time.Duration) time.Duration {
 }
 
 // look takes who is in now.
-func (c *sidecar) look() {
+func (c *sidecar) look(ctx context.Context) {
 	live, listening, err := c.watch.Look()
 	if err != nil {
 		c.config.Log.Error("the connections of sshd cannot be looked at", "error", err)
@@ -86,7 +89,7 @@ func (c *sidecar) look() {
 		present[l.ID] = true
 		s := c.sessions[l.ID]
 		if s == nil {
-			s = &stockSession{connection: l, since: c.states.get().policy}
+			s = &stockSession{connection: l, since: c.states.get().policy, before: !c.watch.Obeyed(ctx)}
 			c.sessions[l.ID] = s
 		}
 		c.recordStart(s)
@@ -207,6 +210,8 @@ func (c *sidecar) judge(s *stockSession) *refusal {
 	switch {
 	case l.Otherwise:
 		alone = "somebody came in without a certificate: see dtnoded sshd audit"
+	case s.before:
+		alone = "sshd does not follow our part of its configuration; reload it, or end this where it was uninstalled: a connection may have come in without a certificate"
 	case l.Began.Before(c.node.Installed):
 		alone = "a connection is older than the installation"
 	case l.Orphan && !sshd.IsDefault(c.config.SSHDConfig):

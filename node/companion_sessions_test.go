@@ -149,17 +149,20 @@ func TestAnAuthorityThatIsTakenOutOfUseEndsWhatItSigned(t *testing.T) {
 func TestAConnectionOfNobodyEndsUnlessItIsNoneOfOurs(t *testing.T) {
 	for name, row := range map[string]struct {
 		connection sshd.Connection
+		before     bool
 		ends       bool
 	}{
-		"of nobody":                             {sshd.Connection{}, true},
-		"without a certificate":                 {sshd.Connection{Otherwise: true}, false},
-		"older than the installation":           {sshd.Connection{Began: time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)}, false},
-		"of which sshd cannot be told":          {sshd.Connection{Orphan: true}, false},
-		"younger than the installation, barely": {sshd.Connection{Began: time.Date(2026, 5, 1, 11, 0, 1, 0, time.UTC)}, true},
+		"of nobody":                             {sshd.Connection{}, false, true},
+		"without a certificate":                 {sshd.Connection{Otherwise: true}, false, false},
+		"of an sshd that does not follow us":    {sshd.Connection{}, true, false},
+		"older than the installation":           {sshd.Connection{Began: time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)}, false, false},
+		"of which sshd cannot be told":          {sshd.Connection{Orphan: true}, false, false},
+		"younger than the installation, barely": {sshd.Connection{Began: time.Date(2026, 5, 1, 11, 0, 1, 0, time.UTC)}, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _, now := aside(t)
 			s := c.in(&row.connection)
+			s.before = row.before
 			if no := c.judge(s); no != nil {
 				t.Fatalf("at once: %s", no.reason)
 			}

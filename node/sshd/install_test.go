@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -198,4 +199,36 @@ func TestAVersionIsRead(t *testing.T) {
 	if _, _, err := (Server{Program: "/bin/true"}).version(t.Context()); err == nil {
 		t.Error("/bin/true has a version of OpenSSH")
 	}
+}
+
+// Those who come in before that, come in by what sshd's own configuration says.
+func TestItIsKnownWhetherSSHDFollowsOurPart(t *testing.T) {
+	m := newStock(t, include)
+	defer m.start()()
+	w, err := Open(t.Context(), Settings{Config: m.config.Server.Config, AuthLog: m.path("none"), Now: time.Now, Log: slog.New(slog.DiscardHandler), blind: true})
+	must(t, err)
+	obeyed := func(want bool, when string) {
+		t.Helper()
+		if _, listening, err := w.Look(); err != nil || !listening {
+			t.Fatal(listening, err)
+		}
+		if w.Obeyed(t.Context()) != want {
+			t.Errorf("%s: %v", when, !want)
+		}
+	}
+	obeyed(false, "before anything is installed")
+	m.config.NoReload = true
+	_, err = m.install()
+	must(t, err)
+	obeyed(false, "before it is reloaded")
+	f, err := m.config.Server.settings(t.Context(), "")
+	must(t, err)
+	l, err := m.config.Server.listening(f)
+	must(t, err)
+	must(t, l.reload(t.Context(), m.config.Server))
+	obeyed(true, "when it is")
+	must(t, os.Chtimes(DropIn(m.config.Server.Config), time.Now(), time.Now().Add(time.Hour)))
+	obeyed(true, "when it was")
+	must(t, os.Remove(DropIn(m.config.Server.Config)))
+	obeyed(false, "without our part")
 }

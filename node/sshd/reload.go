@@ -143,6 +143,11 @@ func (l listener) wrote(before fs.FileInfo) bool {
 	if err != nil || os.SameFile(before, now) && now.ModTime().Equal(before.ModTime()) {
 		return false
 	}
+	return l.names()
+}
+
+// names tells whether the PidFile names it.
+func (l listener) names() bool {
 	text, err := durable.Read(l.pidFile, maxPIDFile)
 	return err == nil && bytes.Equal(bytes.TrimSpace(text), []byte(strconv.Itoa(l.pid)))
 }

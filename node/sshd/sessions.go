@@ -78,6 +78,9 @@ type Watch struct {
 	files []written  // of processes that are not known yet
 	lines []accepted // that may be about connections that are not known yet
 	live  map[Process]*Connection
+
+	listeners []Process // at the last look
+	obeyed    bool      // see Obeyed
 }
 
 // Open begins to watch, until ctx ends.
@@ -160,6 +163,7 @@ func (w *Watch) Look() (live []*Connection, listening bool, err error) {
 	}
 	w.hear(now)
 	found, listeners := findServed(w.proc, all, w.settings.Config)
+	w.listeners = listeners
 	present := map[Process]bool{}
 	for _, s := range found {
 		present[s.top] = true

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -47,6 +48,40 @@ func (k *Kept) KeepHostCertificate(c *ssh.Certificate) error {
 func Installed(sshdConfig string) bool {
 	_, err := os.Stat(DropIn(sshdConfig))
 	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// Obeyed tells whether those who are in came in by our part of the configuration:
+// not where it was taken away, and not where the sshd that listened at the last
+// look has not read it since it was written (install --no-reload). What cannot be
+// told passes for obeyed.
+func (w *Watch) Obeyed(ctx context.Context) bool {
+	part, err := os.Stat(DropIn(w.settings.Config))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	clock, err2 := newBootClock(w.settings.Now())
+	if w.obeyed || errors.Join(err, err2) != nil {
+		return true
+	}
+	for _, one := range w.listeners {
+		if clock.began(one).Before(part.ModTime()) && !w.hasReread(ctx, one, part.ModTime()) {
+			return false
+		}
+	}
+	w.obeyed = len(w.listeners) > 0 // it does not forget
+	return true
+}
+
+// hasReread tells whether sshd has begun again since: it writes its PidFile then
+// (sshd.c, main).
+func (w *Watch) hasReread(ctx context.Context, one Process, since time.Time) bool {
+	f, err := Server{Program: w.proc.program(one.PID), Config: w.settings.Config}.settings(ctx, "")
+	if err != nil {
+		return true
+	}
+	l := listener{pid: one.PID, pidFile: f.one("pidfile")}
+	info, err := os.Stat(l.pidFile)
+	return err != nil || !l.names() || !info.ModTime().Before(since)
 }
 
 // Reload has the sshd with the configuration read it again, and its
