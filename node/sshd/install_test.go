@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,4 +232,17 @@ func TestItIsKnownWhetherSSHDFollowsOurPart(t *testing.T) {
 	obeyed(true, "when it was")
 	must(t, os.Remove(DropIn(m.config.Server.Config)))
 	obeyed(false, "without our part")
+}
+
+// OpenSSH 8.7 to 9.3 do not see the helper after a line about a program for keys
+// (servconf.c, bug 3574), and none that is added after both.
+func TestTheHelperIsNamedBeforeTheProgramForKeys(t *testing.T) {
+	var options []string
+	for _, l := range dropInLines("/etc/ssh/devicetrust", "/usr/local/bin/dtnoded", "ed25519") {
+		options = append(options, l.option)
+	}
+	helper, keys := slices.Index(options, "AuthorizedPrincipalsCommand"), slices.Index(options, "AuthorizedKeysCommand")
+	if helper < 0 || keys < helper {
+		t.Errorf("%q", options)
+	}
 }

@@ -359,6 +359,9 @@ func (p *Prepared) checkInForce(ctx context.Context, s Server) error {
 		return refuse(fmt.Errorf("sshd does not take its host certificate: %s", complaints),
 			"Is the public half of its host key that of the key? ssh-keygen -y -f KEY >KEY.pub")
 	}
+	if err := p.checkFirst(s.Config); err != nil {
+		return err
+	}
 	for _, connection := range connections {
 		f, err := s.settings(ctx, connection)
 		if err != nil {
@@ -371,6 +374,27 @@ func (p *Prepared) checkInForce(ctx context.Context, s Server) error {
 			}
 			return refuse(fmt.Errorf("another line of sshd's configuration wins over %s: %s%s", p.dropIn, wrong, where),
 				"Remove that line (of %s before its Include, of a Match block, or of a file before ours) and install again.", p.Server.Config)
+		}
+	}
+	return nil
+}
+
+// checkFirst refuses another helper than ours before ours. OpenSSH 8.7 to 9.3
+// take the last one before a program for keys, and say nothing of the other; all
+// else takes the first (servconf.c, bug 3574). Who upgrades sshd would have the
+// other one decide.
+func (p *Prepared) checkFirst(config string) error {
+	c, err := readConfig(config)
+	if err != nil {
+		return refuse(fmt.Errorf("sshd's configuration cannot be read: %w", err), "Make it simpler, and install again.")
+	}
+	for _, l := range c.lines {
+		if samePath(l.file, DropIn(config)) {
+			return nil
+		}
+		if l.keyword == "authorizedprincipalscommand" && l.block < 0 {
+			return refuse(fmt.Errorf("line %d of %s names another program with AuthorizedPrincipalsCommand, which stands before ours", l.number, filepath.Base(l.file)),
+				"Remove that line (of %s before its Include, or of a file before ours) and install again.", p.Server.Config)
 		}
 	}
 	return nil

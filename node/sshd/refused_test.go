@@ -56,6 +56,22 @@ func TestAServerThatWouldNotDoIsRefusedBeforeAnythingIsChanged(t *testing.T) {
 			"AuthenticationMethods publickey password\n" + include, nil, "AuthenticationMethods is not publickey but", ""},
 		"an earlier file that wins": {
 			include, func(m *stock) { m.write("ssh/sshd_config.d/00-a.conf", "ExposeAuthInfo no\n", 0o644) }, "ExposeAuthInfo is not yes", ""},
+		// Bug 3574 of OpenSSH 8.7 to 9.3: after one of these, even of none, ours is
+		// not seen.
+		"a program for keys before the Include": {
+			"AuthorizedKeysCommand /bin/cat\nAuthorizedKeysCommandUser nobody\n" + include, nil, "wins over", "before its Include"},
+		"a program for keys in an earlier file": {
+			include, func(m *stock) {
+				m.write("ssh/sshd_config.d/00-a.conf", "AuthorizedKeysCommand /bin/cat\nAuthorizedKeysCommandUser nobody\n", 0o644)
+			}, "wins over", "a file before ours"},
+		// The same versions take the last of these, and all others the first: who
+		// upgrades sshd would have another helper.
+		"another helper before the Include": {
+			"AuthorizedPrincipalsCommand /bin/echo %u\nAuthorizedPrincipalsCommandUser nobody\n" + include, nil, "AuthorizedPrincipalsCommand", "before its Include"},
+		"another helper in an earlier file": {
+			include, func(m *stock) {
+				m.write("ssh/sshd_config.d/00-a.conf", "AuthorizedPrincipalsCommand /bin/echo %u\nAuthorizedPrincipalsCommandUser nobody\n", 0o644)
+			}, "AuthorizedPrincipalsCommand", "a file before ours"},
 		"a Match block for root": {
 			include + "Match user root\nAuthorizedKeysFile /root/.ssh/authorized_keys\nMatch all\n", nil, "for user=root", "Match block"},
 		"a Match block for everybody": {
