@@ -66,7 +66,7 @@ const unitName = "dtnoded-sshd.service"
 
 // unitText is packaging/systemd/dtnoded-sshd.service, with the places put in.
 func unitText(c Installation) string {
-	dir := string(DirOf(c.Server.Config))
+	above := filepath.Dir(string(DirOf(c.Server.Config)))
 	return `[Unit]
 Description=Keeps sshd's trusted devices and revocations current
 Wants=network-online.target
@@ -78,10 +78,11 @@ ExecStart=` + strings.Join(c.syncCommand(), " ") + `
 Restart=always
 RestartSec=1
 # It ends sessions and reads who has them, so it is root; it writes to two
-# folders. /tmp is not its own: sshd says there who has which session
-# (ExposeAuthInfo), and /dev is the machine's, for the word on a terminal.
+# folders, and makes devicetrust in the first again where it is gone. /tmp is not
+# its own: sshd says there who has which session (ExposeAuthInfo), and /dev is the
+# machine's, for the word on a terminal.
 ProtectSystem=strict
-ReadWritePaths=` + dir + ` ` + c.DataDir + `
+ReadWritePaths=` + above + ` ` + c.DataDir + `
 ProtectHome=read-only
 ProtectKernelTunables=yes
 ProtectKernelModules=yes

@@ -208,6 +208,11 @@ func TestTheServiceThatIsPackagedIsTheOneThatIsMade(t *testing.T) {
 	if string(text) != want {
 		t.Errorf("it is\n%s, want\n%s", text, want)
 	}
+	// What is gone is made again (Kept), which takes a folder above that can be
+	// written to: sshd lets nobody in without it.
+	if !strings.Contains(want, "\nReadWritePaths=/etc/ssh /var/lib/dtnoded\n") {
+		t.Error("it could not make its folder again")
+	}
 }
 
 // A service for another configuration than the one that is taken away.
