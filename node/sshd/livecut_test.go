@@ -335,14 +335,27 @@ func TestAnotherSSHDsConnectionsAreNotLookedAt(t *testing.T) {
 	c := other.connect(key, account+"@127.0.0.1", "echo A=$$; exec sleep 100")
 	c.number("A")
 	theirs := other.look(other.watch(), 1, func(*Connection) bool { return true })[0]
-	all, _, err := w.Look()
-	if err != nil {
+	looks := func() {
+		t.Helper()
+		all, _, err := w.Look()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range all {
+			if one.top == theirs.top {
+				t.Errorf("%s is taken for one of this sshd's", one)
+			}
+		}
+	}
+	looks()
+	// Restarted, it leaves its connections to nobody.
+	if err := other.process.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range all {
-		if c.top == theirs.top {
-			t.Errorf("%s is taken for one of this sshd's", c)
-		}
+	eventually(t, "the other sshd has ended", func() bool { return gone(other.process.Process.Pid) })
+	looks()
+	if c.ended() {
+		t.Error("the connection has ended")
 	}
 }
 

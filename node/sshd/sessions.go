@@ -79,13 +79,14 @@ type Watch struct {
 	lines []accepted // that may be about connections that are not known yet
 	live  map[Process]*Connection
 
-	listeners []Process // at the last look
-	obeyed    bool      // see Obeyed
+	listeners []Process        // at the last look
+	strangers map[Process]bool // other sshds' connections, as long as they live
+	obeyed    bool             // see Obeyed
 }
 
 // Open begins to watch, until ctx ends.
 func Open(ctx context.Context, s Settings) (*Watch, error) {
-	w := &Watch{settings: s, proc: "/proc", logged: make(chan accepted, 256), news: make(chan struct{}, 1), live: map[Process]*Connection{}}
+	w := &Watch{settings: s, proc: "/proc", logged: make(chan accepted, 256), news: make(chan struct{}, 1), live: map[Process]*Connection{}, strangers: map[Process]bool{}}
 	if _, err := w.proc.all(); err != nil {
 		return nil, err
 	}
@@ -162,8 +163,9 @@ func (w *Watch) Look() (live []*Connection, listening bool, err error) {
 		return nil, false, err
 	}
 	w.hear(now)
-	found, listeners := findServed(w.proc, all, w.settings.Config)
+	found, listeners, strangers := findServed(w.proc, all, w.settings.Config)
 	w.listeners = listeners
+	found = w.without(strangers, found)
 	present := map[Process]bool{}
 	for _, s := range found {
 		present[s.top] = true
@@ -188,6 +190,24 @@ func (w *Watch) Look() (live []*Connection, listening bool, err error) {
 	w.expire(now)
 	slices.SortFunc(live, func(a, b *Connection) int { return a.Began.Compare(b.Began) })
 	return live, len(listeners) > 0, nil
+}
+
+// without leaves out what was seen to be another sshd's before that ended.
+func (w *Watch) without(strangers []Process, found []served) []served {
+	for _, s := range strangers {
+		w.strangers[s] = true
+	}
+	for s := range w.strangers {
+		if !w.proc.lives(s) {
+			delete(w.strangers, s)
+		}
+	}
+	return slices.DeleteFunc(found, func(s served) bool {
+		if !s.orphan {
+			delete(w.strangers, s.top)
+		}
+		return w.strangers[s.top]
+	})
 }
 
 // Gone tells whether the connection has ended.

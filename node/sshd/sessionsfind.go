@@ -97,8 +97,9 @@ type served struct {
 }
 
 // findServed gives the connections of the sshd with the configuration, and of those
-// whose sshd cannot be told; and which listen with it.
-func findServed(p proc, all processes, config string) (found []served, listeners []Process) {
+// whose sshd cannot be told; which listen with it; and root's processes of the
+// connections of others.
+func findServed(p proc, all processes, config string) (found []served, listeners, strangers []Process) {
 	ours, others := map[int]bool{}, map[int]bool{} // listeners
 	tops := map[int]sshdRole{}
 	logins := map[int]string{}
@@ -125,7 +126,11 @@ func findServed(p proc, all processes, config string) (found []served, listeners
 	children := all.children()
 	for pid, r := range tops {
 		parent := all[pid].parent
-		if _, below := tops[parent]; below || others[parent] {
+		if _, below := tops[parent]; below {
+			continue
+		}
+		if others[parent] {
+			strangers = append(strangers, all[pid].Process)
 			continue
 		}
 		c := served{top: all[pid].Process, login: logins[pid], orphan: !ours[parent]}
@@ -141,7 +146,7 @@ func findServed(p proc, all processes, config string) (found []served, listeners
 			found = append(found, c)
 		}
 	}
-	return found, listeners
+	return found, listeners, strangers
 }
 
 // workerOf finds the one that serves; before somebody is in there is none.
