@@ -112,10 +112,10 @@ func newAccount(t *testing.T) string {
 	t.Cleanup(func() {
 		if who, err := user.Lookup(name); err == nil {
 			endAll(t, who.Uid)
-			for _, path := range authInfos() { // sshd leaves some where it is ended
-				if info, err := os.Stat(path); err == nil && fmt.Sprint(info.Sys().(*syscall.Stat_t).Uid) == who.Uid {
-					os.Remove(path)
-				}
+			uid, err := strconv.ParseUint(who.Uid, 10, 32)
+			must(t, err)
+			for _, path := range authInfos(uint32(uid)) { // sshd leaves some where it is ended
+				os.Remove(path)
 			}
 		}
 		change("userdel", name)

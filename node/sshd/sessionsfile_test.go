@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -71,4 +72,19 @@ func TestASignalIsForOneProcessAndNotForItsNumber(t *testing.T) {
 		t.Error(err)
 	}
 	<-ended
+}
+
+// Anybody may fill the folder with files that have the name of sshd's.
+func TestOthersFilesCrowdNoneOfAPersonsOut(t *testing.T) {
+	f, err := os.CreateTemp(authInfoDir, authInfoPrefix)
+	must(t, err)
+	t.Cleanup(func() { os.Remove(f.Name()) })
+	f.Close()
+	own := uint32(os.Getuid())
+	if !slices.Contains(authInfos(own), f.Name()) {
+		t.Error("one's own is not found")
+	}
+	if found := authInfos(own + 12345); slices.Contains(found, f.Name()) {
+		t.Error("that of another is found")
+	}
 }

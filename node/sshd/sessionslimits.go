@@ -39,7 +39,7 @@ const logPoll = 250 * time.Millisecond
 const (
 	// logRetry is how long a log is left alone that cannot be read.
 	logRetry = 5 * time.Second
-	// maxAuthInfos are looked at: sshd has one for each connection, and
+	// maxAuthInfos of one account are looked at: sshd has one for each connection, and
 	// everybody may make files in that folder.
 	maxAuthInfos = 4096
 	// maxSocketFD: sshd has the connection's as one of its first files.

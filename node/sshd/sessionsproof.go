@@ -57,7 +57,7 @@ func (w *Watch) visit(c *Connection, all processes, clock bootClock) {
 	if c.worker == c.top { // it was there before anybody was in
 		until = c.Seen
 	}
-	for _, path := range authInfos() {
+	for _, path := range authInfos(c.uid) {
 		text, info, err := readAuthInfo(path, c.uid)
 		if err != nil {
 			continue

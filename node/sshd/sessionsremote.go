@@ -9,15 +9,34 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
-// authInfos are the files that have the name of sshd's.
-func authInfos() []string {
-	found, err := filepath.Glob(filepath.Join(authInfoDir, authInfoPrefix+"*"))
-	if err != nil { // the pattern is ours
+// authInfos are the files of owner's that have the name of sshd's. Others may make
+// as many as they like, and crowd none of owner's out.
+func authInfos(owner uint32) (found []string) {
+	dir, err := os.Open(authInfoDir)
+	if err != nil {
 		return nil
 	}
-	return found[:min(len(found), maxAuthInfos)]
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			path := filepath.Join(authInfoDir, name)
+			var info unix.Stat_t
+			if !strings.HasPrefix(name, authInfoPrefix) || unix.Lstat(path, &info) != nil || info.Uid != owner {
+				continue
+			}
+			if found = append(found, path); len(found) == maxAuthInfos {
+				return found
+			}
+		}
+		if err != nil {
+			return found
+		}
+	}
 }
 
 // remote is the other end of the TCP connection that the process has; the zero
