@@ -182,8 +182,8 @@ func TestWhatEndsACertificateIsOnTheRevocationList(t *testing.T) {
 		"the user's roles change":   {end: func(r *running, _ *keys) { r.replaceRoles("alice", "auditor") }},
 		"the user is locked":        {end: lock("user: alice"), repair: unlock},
 		"a role is locked":          {end: lock("role: extra"), repair: unlock},
-		"the device is locked":      {end: lock("device: device-1"), repair: unlock},
-		"the user is locked on it":  {end: lock("user: alice, device: device-1"), repair: unlock},
+		"the device is locked":      {end: lock("device: 4c3b1f7e-0000-4000-8000-000000000001"), repair: unlock},
+		"the user is locked on it":  {end: lock("user: alice, device: 4c3b1f7e-0000-4000-8000-000000000001"), repair: unlock},
 		"the role is there no more": {end: func(r *running, _ *keys) { r.execute(`DELETE FROM policy_objects WHERE name = 'extra'`); r.touch() }},
 		"the user is nobody's any more": {end: func(r *running, _ *keys) {
 			r.execute(`UPDATE certificates SET subject = 'carol' WHERE subject = 'alice'`)
@@ -196,7 +196,7 @@ func TestWhatEndsACertificateIsOnTheRevocationList(t *testing.T) {
 			r.addUser("alice", "access", "extra")
 			r.addUser("bob", "access")
 			alice, bob := r.login("alice"), r.login("bob")
-			r.execute(fmt.Sprintf(`UPDATE certificates SET device_id = 'device-1' WHERE serial = %d`, alice.sshCert.Serial))
+			r.execute(fmt.Sprintf(`UPDATE certificates SET device_id = '4c3b1f7e-0000-4000-8000-000000000001' WHERE serial = %d`, alice.sshCert.Serial))
 			if got := r.onKRL(alice, bob); got[0] || got[1] {
 				t.Fatalf("before: alice %v, bob %v", got[0], got[1])
 			}
