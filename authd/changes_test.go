@@ -57,6 +57,18 @@ func TestARecordOfAChangeSaysWhatChanged(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", step.doc, diff)
 		}
 	}
+	lock := `{kind: lock, version: v2, metadata: {name: l1}, spec: {target: {user: alice, node: web-1}, message: on leave, expires: "2100-01-02T03:04:05Z"}}`
+	whom := []string{`target: user "alice", node "web-1"`, "message: on leave", "expires: 2100-01-02T03:04:05Z"}
+	update("lock", lock)
+	update("lock", lock)
+	if _, err := r.resources().DeleteResource(t.Context(), connect.NewRequest(&dtv1.DeleteResourceRequest{Kind: "lock", Name: "l1"})); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []event.Type{event.LockCreate, event.LockUpdate, event.LockDelete} {
+		if diff := cmp.Diff(whom, last(kind)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", kind, diff)
+		}
+	}
 	other, err := json.Marshal(makerCA(t))
 	if err != nil {
 		t.Fatal(err)

@@ -43,14 +43,15 @@ func (t *LockTarget) matches(r *Request) bool {
 
 // reason is `lock targeting user "alice" is in force: MESSAGE`.
 func (l *Lock) reason() string {
-	text := "lock targeting " + l.Target.text() + " is in force"
+	text := "lock targeting " + l.Target.String() + " is in force"
 	if l.Message != "" {
 		text += ": " + l.Message
 	}
 	return text
 }
 
-func (t LockTarget) text() string {
+// String is `user "alice", node "web-1"`.
+func (t LockTarget) String() string {
 	if t.Empty() {
 		return "what cannot be read"
 	}

@@ -42,7 +42,7 @@ func (c *Catalog) Create(ctx context.Context, actor string, r resource.Resource)
 }
 
 func (c *Catalog) create(tx *store.Tx, actor string, r resource.Resource) error {
-	if err := c.record(tx, eventsOf(r.Head().Kind).create, actor, r.Head()); err != nil {
+	if err := c.record(tx, eventsOf(r.Head().Kind).create, actor, r.Head(), lockOf(r)...); err != nil {
 		return err
 	}
 	revision, document, err := c.write(tx, r)
@@ -83,7 +83,7 @@ func (c *Catalog) Update(ctx context.Context, actor string, r resource.Resource,
 }
 
 func (c *Catalog) update(tx *store.Tx, actor string, r, old resource.Resource) error {
-	if err := c.record(tx, eventsOf(r.Head().Kind).update, actor, r.Head(), changesOf(r, old)...); err != nil {
+	if err := c.record(tx, eventsOf(r.Head().Kind).update, actor, r.Head(), append(changesOf(r, old), lockOf(r)...)...); err != nil {
 		return err
 	}
 	revision, document, err := c.write(tx, r)
@@ -115,7 +115,7 @@ func (c *Catalog) Delete(ctx context.Context, actor, kind, name string, inTx fun
 		if kind == resource.KindPreference {
 			return c.update(tx, actor, defaultPreference(), old)
 		}
-		if err := c.record(tx, eventsOf(kind).remove, actor, old.Head()); err != nil {
+		if err := c.record(tx, eventsOf(kind).remove, actor, old.Head(), lockOf(old)...); err != nil {
 			return err
 		}
 		tx.Changed()
@@ -257,6 +257,23 @@ func changesOf(r, old resource.Resource) (changes []string) {
 		changes = append(changes, "ekcert_allowed_cas: others, as many")
 	}
 	return changes
+}
+
+// lockOf says whom a lock keeps out, why and until when: its name tells nothing,
+// and once it is deleted the record is all that is left of it.
+func lockOf(r resource.Resource) []string {
+	l, ok := r.(*resource.Lock)
+	if !ok {
+		return nil
+	}
+	said := []string{"target: " + l.Spec.Target.String()}
+	if l.Spec.Message != "" {
+		said = append(said, "message: "+l.Spec.Message)
+	}
+	if !l.Spec.Expires.IsZero() {
+		said = append(said, "expires: "+l.Spec.Expires.UTC().Format("2006-01-02T15:04:05Z"))
+	}
+	return said
 }
 
 // orDefault is v in a change.
