@@ -77,7 +77,7 @@ func (m *metrics) watch(s *server) {
 	gauge("dtnoded_spool_bytes", "Audit records that the control plane does not have yet.", nil, func() float64 {
 		return float64(s.spool.unsent())
 	})
-	gauge("dtnoded_policy_age_seconds", "Since the control plane last said that the policy is current; +Inf where it has not since the start.", nil, func() float64 {
+	gauge("dtnoded_policy_age_seconds", "Since the control plane last said that the policy is current; +Inf where it never has.", nil, func() float64 {
 		age := s.states.age(s.now())
 		if age == notHeard {
 			return math.Inf(1)
