@@ -99,7 +99,8 @@ func printInstalled(w io.Writer, done node.Installed, i sshd.Installation) {
 	}
 	fmt.Fprintf(w, "\nKeys in authorized_keys and passwords open nothing any more. Keep a session of root's\n"+
 		"open until you have logged in with a certificate, and see what else is left open:\n"+
-		"  dtnoded sshd audit --sshd-config=%[1]s\nTo take it back: dtnoded sshd uninstall --sshd-config=%[1]s\n", i.Server.Config)
+		"  dtnoded sshd audit --sshd-config=%[1]s --data-dir=%[2]s\n"+
+		"To take it back: dtnoded sshd uninstall --sshd-config=%[1]s --data-dir=%[2]s\n", i.Server.Config, i.DataDir)
 }
 
 func sshdUninstallCommand(env *cli.Env) *cobra.Command {
