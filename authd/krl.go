@@ -102,7 +102,7 @@ func (m *krlMaker) known(ctx context.Context) (*signedKRL, error) {
 		return err
 	})
 	k := m.latest.Load()
-	if err != nil || k == nil || k.sequence < sequence || !m.s.now().Before(k.until) {
+	if err != nil || k == nil || k.sequence != sequence || !m.s.now().Before(k.until) {
 		return nil, err
 	}
 	return k, nil
