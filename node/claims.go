@@ -8,6 +8,7 @@ import (
 
 	"devicetrust/api/dtv1"
 	"devicetrust/durable"
+	"devicetrust/resource"
 )
 
 // claimsFile is what a stock sshd says of itself, for its side-car: that is
@@ -32,7 +33,7 @@ func loadClaims(dir, version string) (*dtv1.NodeInfo, error) {
 	if err := protojson.Unmarshal(text, info); err != nil {
 		return nil, fmt.Errorf("%s: %w", claimsFile, err)
 	}
-	if info.GetName() == "" || len(info.GetAddresses()) == 0 || info.GetEnforcer() != enforcerSSHD {
+	if info.GetName() == "" || len(info.GetAddresses()) == 0 || info.GetEnforcer() != resource.EnforcerSSHD {
 		return nil, fmt.Errorf("%s is not what install wrote", claimsFile)
 	}
 	info.Version = version

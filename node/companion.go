@@ -22,10 +22,8 @@ import (
 	"devicetrust/feed"
 	"devicetrust/identity/krl"
 	"devicetrust/node/sshd"
+	"devicetrust/resource"
 )
-
-// enforcerSSHD is what the cluster calls a stock sshd with our helper.
-const enforcerSSHD = "sshd"
 
 // CompanionConfig is what a stock sshd joins the cluster with. The fields are as
 // those of Config.
@@ -135,7 +133,7 @@ func (c CompanionConfig) info(listens []string) (*dtv1.NodeInfo, error) {
 	}
 	info, err := n.info(first)
 	if err == nil {
-		info.Enforcer = enforcerSSHD
+		info.Enforcer = resource.EnforcerSSHD
 	}
 	return info, err
 }

@@ -13,6 +13,7 @@ import (
 	"devicetrust/identity"
 	"devicetrust/node/sshd"
 	"devicetrust/policy"
+	"devicetrust/resource"
 )
 
 // aside is a side-car that decides, with nobody on the machine.
@@ -249,7 +250,7 @@ func TestWhatInstallSaysOfAServerIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := loadClaims(dir, "2")
-	if err != nil || got.GetName() != "db1" || got.GetAddresses()[0] != "192.0.2.1:22" || got.GetLabels()["env"] != "prod" || got.GetVersion() != "2" || got.GetEnforcer() != enforcerSSHD {
+	if err != nil || got.GetName() != "db1" || got.GetAddresses()[0] != "192.0.2.1:22" || got.GetLabels()["env"] != "prod" || got.GetVersion() != "2" || got.GetEnforcer() != resource.EnforcerSSHD {
 		t.Errorf("%v %v", got, err)
 	}
 	for _, text := range []string{"", "{}", "x", `{"name":"db1","addresses":["192.0.2.1:22"]}`} {
