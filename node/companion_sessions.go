@@ -224,6 +224,9 @@ func (c *sidecar) judge(s *stockSession) *refusal {
 		s.told = true
 		return nil
 	}
+	if st.removed { // there is no authority to find out by any more
+		return &refusal{cause: causeRemoved, reason: removedReason}
+	}
 	if c.config.Now().Sub(l.Seen) < companionGrace {
 		return nil
 	}

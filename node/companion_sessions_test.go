@@ -172,6 +172,12 @@ func TestAConnectionOfNobodyEndsUnlessItIsNoneOfOurs(t *testing.T) {
 			if (no != nil) != row.ends || no != nil && no.reason != unknownSession {
 				t.Errorf("%+v", no)
 			}
+			// A server that was removed knows no authority to find out by.
+			*now = now.Add(-companionGrace)
+			c.states.current.Store(&state{policy: &policy.State{}, removed: true})
+			if no := c.judge(s); (no != nil) != row.ends || no != nil && no.reason != removedReason {
+				t.Errorf("the server was removed: %+v", no)
+			}
 		})
 	}
 }
