@@ -128,7 +128,8 @@ func Subject(id identity.Identity) policy.Subject {
 		DeviceEvidence: policy.Evidence{
 			Level: policy.EvidenceLevel(id.Evidence.Level), TPMManufacturer: id.Evidence.TPMManufacturer, TPMFirmware: id.Evidence.TPMFirmware,
 		},
-		Serial: id.Serial,
+		KeyAttested: id.KeyAttested(),
+		Serial:      id.Serial,
 	}
 }
 

@@ -41,9 +41,13 @@ type Identity struct {
 	// PrivateKeyPolicy is "none", or "hardware_key" where the key is known
 	// to be in the TPM.
 	PrivateKeyPolicy string
-	Serial           uint64
-	ValidAfter       time.Time
-	ValidBefore      time.Time
+	// KeyAttestation is hex of the SHA-256 of the proof that the SSH key is in
+	// the device's TPM; it is there with hardware_key and a device, and with
+	// nothing else. X.509 certificates do not carry it.
+	KeyAttestation string
+	Serial         uint64
+	ValidAfter     time.Time
+	ValidBefore    time.Time
 }
 
 // Permit is what a session of the certificate may ask for.
@@ -70,6 +74,12 @@ type Evidence struct {
 // as none.
 func (d Device) Trusted() bool {
 	return d.ID != "" && d.AssetTag != "" && d.CredentialID != ""
+}
+
+// KeyAttested tells whether the SSH key is proved to be in the TPM of the
+// device. Less than all that says so counts as nothing.
+func (id Identity) KeyAttested() bool {
+	return id.PrivateKeyPolicy == KeyPolicyHardware && id.KeyAttestation != "" && id.Device.Trusted()
 }
 
 // NoLogin is the principal of a certificate that grants no login: an SSH

@@ -20,9 +20,17 @@ type LoginBinding struct {
 // of its quote: the SHA-256 over a purpose string and each field of b, each
 // with its length before it (uint32, big-endian), the two keys by their
 // SHA-256.
-func LoginNonce(b LoginBinding) [32]byte {
+func LoginNonce(b LoginBinding) [32]byte { return loginNonce("dt/v1 device authentication", b) }
+
+// SSHKeyNonce and TLSKeyNonce are what the attestation key signs of the two
+// keys of b where they are in the TPM, made as LoginNonce is. The purposes are
+// others, so that neither is taken for the other.
+func SSHKeyNonce(b LoginBinding) [32]byte { return loginNonce("dt/v1 SSH key in the TPM", b) }
+func TLSKeyNonce(b LoginBinding) [32]byte { return loginNonce("dt/v1 TLS key in the TPM", b) }
+
+func loginNonce(purpose string, b LoginBinding) [32]byte {
 	ssh, tls := sha256.Sum256(b.SSHPublicKey), sha256.Sum256(b.TLSPublicKey)
-	return nonce("dt/v1 device authentication",
+	return nonce(purpose,
 		b.Challenge, []byte(b.Cluster), []byte(b.User), []byte(b.CredentialID), ssh[:], tls[:])
 }
 

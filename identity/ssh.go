@@ -11,7 +11,7 @@ import (
 )
 
 // Extensions and critical options of a user certificate. The permit-* names,
-// no-touch-required and the options are OpenSSH's (PROTOCOL.certkeys), the name with an @ is
+// no-touch-required and the options are OpenSSH's (PROTOCOL.certkeys), the names with an @ are
 // our own in the form that it asks of such; the others are those that users of
 // Teleport's certificates know.
 const (
@@ -28,6 +28,7 @@ const (
 	extDeviceAssetTag  = "teleport-device-asset-tag"
 	extDeviceCredID    = "teleport-device-credential-id"
 	extDeviceEvidence  = "device-evidence@devicetrust"
+	extKeyAttestation  = "key-attestation@devicetrust"
 
 	optSourceAddress = "source-address"
 	optForceCommand  = "force-command"
@@ -109,6 +110,9 @@ func (id Identity) sshExtensions() (map[string]string, error) {
 		if err := putJSON(ext, extDeviceEvidence, evidenceJSON{evidenceVersion, e.Level, e.TPMManufacturer, e.TPMFirmware}); err != nil {
 			return nil, err
 		}
+	}
+	if id.KeyAttestation != "" {
+		ext[extKeyAttestation] = id.KeyAttestation
 	}
 	if len(id.Roles) > 0 {
 		if err := putJSON(ext, extRoles, rolesJSON{Version: rolesVersion, Roles: id.Roles}); err != nil {

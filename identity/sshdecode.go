@@ -86,6 +86,10 @@ func (id *Identity) readTexts(cert *ssh.Certificate) *Refused {
 	if id.Device.Trusted() {
 		id.Evidence = evidenceOf(cert.Extensions[extDeviceEvidence])
 	}
+	// As with evidence: what cannot be read is none.
+	if text := cert.Extensions[extKeyAttestation]; checkKeyAttestation(text) == nil {
+		id.KeyAttestation = text
+	}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,7 +96,25 @@ func (id Identity) checkWritable() error {
 	if err := checkCommand(id.ForceCommand); err != nil {
 		return err
 	}
-	return checkKeyPolicy(id.PrivateKeyPolicy)
+	if err := checkKeyPolicy(id.PrivateKeyPolicy); err != nil {
+		return err
+	}
+	isHardware := id.PrivateKeyPolicy == KeyPolicyHardware
+	if isHardware != (id.KeyAttestation != "") || isHardware && !id.Device.Trusted() {
+		return errors.New("a key in hardware goes with its attestation and its device")
+	}
+	if isHardware {
+		return checkKeyAttestation(id.KeyAttestation)
+	}
+	return nil
+}
+
+// checkKeyAttestation wants the hex of a SHA-256.
+func checkKeyAttestation(digest string) error {
+	if len(digest) != hex.EncodedLen(sha256.Size) || strings.Trim(digest, digits+"abcdef") != "" {
+		return fmt.Errorf("key attestation %.80q is not the hex of a SHA-256", digest)
+	}
+	return nil
 }
 
 // checkCommand: a shell could not be given a zero byte.

@@ -15,6 +15,7 @@ func combine(roles []*role) Limits {
 		all.X11Forwarding = all.X11Forwarding || l.X11Forwarding
 		all.DisconnectExpiredCert = all.DisconnectExpiredCert || l.DisconnectExpiredCert
 		all.PinSourceIP = all.PinSourceIP || l.PinSourceIP
+		all.AttestedKey = all.AttestedKey || l.AttestedKey
 		// Only where all agree: it lets go what every other option demands.
 		all.BestEffortAudit = all.BestEffortAudit && l.BestEffortAudit
 	}

@@ -48,6 +48,9 @@ type Subject struct {
 	// DeviceEvidence is what the device proved of itself; it counts for
 	// nothing without a device.
 	DeviceEvidence Evidence
+	// KeyAttested: the key of the certificate is proved to be in the TPM of the
+	// device; it counts for nothing without a device.
+	KeyAttested bool
 	// Bot is a machine's account, which mode required-for-humans exempts.
 	// The zero value is a human.
 	Bot bool
@@ -200,6 +203,8 @@ type Limits struct {
 	X11Forwarding         bool
 	DisconnectExpiredCert bool
 	PinSourceIP           bool
+	// AttestedKey: a device's logins need a key that is proved to be in its TPM.
+	AttestedKey bool
 	// StaleAfter is the StateAge beyond which it would be a denial; 0: none.
 	StaleAfter time.Duration
 	// BestEffortAudit: what cannot be recorded happens all the same. It is

@@ -153,6 +153,7 @@ func newLimits(o RoleOptions) (Limits, error) {
 		X11Forwarding:         isTrue(o.PermitX11Forwarding),
 		DisconnectExpiredCert: isTrue(o.DisconnectExpiredCert),
 		PinSourceIP:           isTrue(o.PinSourceIP),
+		AttestedKey:           isTrue(o.RequireAttestedKey),
 		BestEffortAudit:       o.Audit == auditBestEffort,
 	}, nil
 }

@@ -2819,9 +2819,12 @@ func (*AuthenticateDeviceResponse_Challenge) isAuthenticateDeviceResponse_Payloa
 func (*AuthenticateDeviceResponse_Success) isAuthenticateDeviceResponse_Payload() {}
 
 type AuthenticateInit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	CredentialId  string                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
-	DeviceData    *DeviceData            `protobuf:"bytes,2,opt,name=device_data,json=deviceData,proto3" json:"device_data,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId string                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	DeviceData   *DeviceData            `protobuf:"bytes,2,opt,name=device_data,json=deviceData,proto3" json:"device_data,omitempty"`
+	// The certificates are to live as long as the login asked for, from now, and
+	// not only as long as those that it has; the session's maximum stays.
+	Renew         bool `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2868,6 +2871,13 @@ func (x *AuthenticateInit) GetDeviceData() *DeviceData {
 		return x.DeviceData
 	}
 	return nil
+}
+
+func (x *AuthenticateInit) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
 }
 
 type AuthenticateChallenge struct {
@@ -2917,8 +2927,11 @@ func (x *AuthenticateChallenge) GetChallenge() []byte {
 }
 
 type TPMAuthenticateChallengeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Platform      *TPMPlatform           `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Platform *TPMPlatform           `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	// The keys in the TPM that are to be certified in the place of the login's;
+	// without them, those stay.
+	Keys          *TPMLoginKeys `protobuf:"bytes,2,opt,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2960,6 +2973,131 @@ func (x *TPMAuthenticateChallengeResponse) GetPlatform() *TPMPlatform {
 	return nil
 }
 
+func (x *TPMAuthenticateChallengeResponse) GetKeys() *TPMLoginKeys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// TPMLoginKeys are the two keys of a login, each with its proof.
+type TPMLoginKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ssh           *TPMCertifiedKey       `protobuf:"bytes,1,opt,name=ssh,proto3" json:"ssh,omitempty"`
+	Tls           *TPMCertifiedKey       `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMLoginKeys) Reset() {
+	*x = TPMLoginKeys{}
+	mi := &file_dt_v1_device_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMLoginKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMLoginKeys) ProtoMessage() {}
+
+func (x *TPMLoginKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMLoginKeys.ProtoReflect.Descriptor instead.
+func (*TPMLoginKeys) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *TPMLoginKeys) GetSsh() *TPMCertifiedKey {
+	if x != nil {
+		return x.Ssh
+	}
+	return nil
+}
+
+func (x *TPMLoginKeys) GetTls() *TPMCertifiedKey {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// TPMCertifiedKey is a key that the attestation key has certified, with
+// identity.KeyNonce as the qualifying data (TPM 2.0 Part 3, TPM2_Certify).
+type TPMCertifiedKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// TPMT_PUBLIC
+	Public []byte `protobuf:"bytes,1,opt,name=public,proto3" json:"public,omitempty"`
+	// TPMS_ATTEST
+	CertifyInfo []byte `protobuf:"bytes,2,opt,name=certify_info,json=certifyInfo,proto3" json:"certify_info,omitempty"`
+	// TPMT_SIGNATURE
+	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMCertifiedKey) Reset() {
+	*x = TPMCertifiedKey{}
+	mi := &file_dt_v1_device_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMCertifiedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMCertifiedKey) ProtoMessage() {}
+
+func (x *TPMCertifiedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_dt_v1_device_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMCertifiedKey.ProtoReflect.Descriptor instead.
+func (*TPMCertifiedKey) Descriptor() ([]byte, []int) {
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *TPMCertifiedKey) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
+}
+
+func (x *TPMCertifiedKey) GetCertifyInfo() []byte {
+	if x != nil {
+		return x.CertifyInfo
+	}
+	return nil
+}
+
+func (x *TPMCertifiedKey) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type MacOSAuthenticateChallengeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ECDSA with SHA-256 over identity.LoginNonce, ASN.1 DER.
@@ -2970,7 +3108,7 @@ type MacOSAuthenticateChallengeResponse struct {
 
 func (x *MacOSAuthenticateChallengeResponse) Reset() {
 	*x = MacOSAuthenticateChallengeResponse{}
-	mi := &file_dt_v1_device_proto_msgTypes[45]
+	mi := &file_dt_v1_device_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3120,7 @@ func (x *MacOSAuthenticateChallengeResponse) String() string {
 func (*MacOSAuthenticateChallengeResponse) ProtoMessage() {}
 
 func (x *MacOSAuthenticateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[45]
+	mi := &file_dt_v1_device_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3133,7 @@ func (x *MacOSAuthenticateChallengeResponse) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use MacOSAuthenticateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*MacOSAuthenticateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{45}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MacOSAuthenticateChallengeResponse) GetSignature() []byte {
@@ -3013,14 +3151,16 @@ type AuthenticateSuccess struct {
 	// What was proved of the machine: key, quote, event_log, secure_boot.
 	EvidenceLevel string `protobuf:"bytes,4,opt,name=evidence_level,json=evidenceLevel,proto3" json:"evidence_level,omitempty"`
 	// What the person should know, one line each: PCRs that changed.
-	Warnings      []string `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Warnings []string `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Until when renewing can lengthen the life of the login's certificates.
+	RenewableUntil *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=renewable_until,json=renewableUntil,proto3" json:"renewable_until,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AuthenticateSuccess) Reset() {
 	*x = AuthenticateSuccess{}
-	mi := &file_dt_v1_device_proto_msgTypes[46]
+	mi := &file_dt_v1_device_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3172,7 @@ func (x *AuthenticateSuccess) String() string {
 func (*AuthenticateSuccess) ProtoMessage() {}
 
 func (x *AuthenticateSuccess) ProtoReflect() protoreflect.Message {
-	mi := &file_dt_v1_device_proto_msgTypes[46]
+	mi := &file_dt_v1_device_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3185,7 @@ func (x *AuthenticateSuccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateSuccess.ProtoReflect.Descriptor instead.
 func (*AuthenticateSuccess) Descriptor() ([]byte, []int) {
-	return file_dt_v1_device_proto_rawDescGZIP(), []int{46}
+	return file_dt_v1_device_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AuthenticateSuccess) GetCertificates() *Certificates {
@@ -3079,6 +3219,13 @@ func (x *AuthenticateSuccess) GetEvidenceLevel() string {
 func (x *AuthenticateSuccess) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *AuthenticateSuccess) GetRenewableUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RenewableUntil
 	}
 	return nil
 }
@@ -3285,23 +3432,33 @@ const file_dt_v1_device_proto_rawDesc = "" +
 	"\x1aAuthenticateDeviceResponse\x12<\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x1c.dt.v1.AuthenticateChallengeH\x00R\tchallenge\x126\n" +
 	"\asuccess\x18\x02 \x01(\v2\x1a.dt.v1.AuthenticateSuccessH\x00R\asuccessB\t\n" +
-	"\apayload\"k\n" +
+	"\apayload\"\x81\x01\n" +
 	"\x10AuthenticateInit\x12#\n" +
 	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\x122\n" +
 	"\vdevice_data\x18\x02 \x01(\v2\x11.dt.v1.DeviceDataR\n" +
-	"deviceData\"5\n" +
+	"deviceData\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"5\n" +
 	"\x15AuthenticateChallenge\x12\x1c\n" +
-	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"R\n" +
+	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"{\n" +
 	" TPMAuthenticateChallengeResponse\x12.\n" +
-	"\bplatform\x18\x01 \x01(\v2\x12.dt.v1.TPMPlatformR\bplatform\"B\n" +
+	"\bplatform\x18\x01 \x01(\v2\x12.dt.v1.TPMPlatformR\bplatform\x12'\n" +
+	"\x04keys\x18\x02 \x01(\v2\x13.dt.v1.TPMLoginKeysR\x04keys\"b\n" +
+	"\fTPMLoginKeys\x12(\n" +
+	"\x03ssh\x18\x01 \x01(\v2\x16.dt.v1.TPMCertifiedKeyR\x03ssh\x12(\n" +
+	"\x03tls\x18\x02 \x01(\v2\x16.dt.v1.TPMCertifiedKeyR\x03tls\"j\n" +
+	"\x0fTPMCertifiedKey\x12\x16\n" +
+	"\x06public\x18\x01 \x01(\fR\x06public\x12!\n" +
+	"\fcertify_info\x18\x02 \x01(\fR\vcertifyInfo\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"B\n" +
 	"\"MacOSAuthenticateChallengeResponse\x12\x1c\n" +
-	"\tsignature\x18\x01 \x01(\fR\tsignature\"\xcb\x01\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"\x90\x02\n" +
 	"\x13AuthenticateSuccess\x127\n" +
 	"\fcertificates\x18\x01 \x01(\v2\x13.dt.v1.CertificatesR\fcertificates\x12\x1b\n" +
 	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\x12\x1b\n" +
 	"\tasset_tag\x18\x03 \x01(\tR\bassetTag\x12%\n" +
 	"\x0eevidence_level\x18\x04 \x01(\tR\revidenceLevel\x12\x1a\n" +
-	"\bwarnings\x18\x05 \x03(\tR\bwarnings2\xfa\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings\x12C\n" +
+	"\x0frenewable_until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0erenewableUntil2\xfa\n" +
 	"\n" +
 	"\rDeviceService\x12V\n" +
 	"\tAddDevice\x12\x17.dt.v1.AddDeviceRequest\x1a\x18.dt.v1.AddDeviceResponse\"\x16\xba\xc8\x18\x12\b\x04\x12\x06device\x1a\x06create\x12_\n" +
@@ -3332,7 +3489,7 @@ func file_dt_v1_device_proto_rawDescGZIP() []byte {
 }
 
 var file_dt_v1_device_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dt_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_dt_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_dt_v1_device_proto_goTypes = []any{
 	(Finding_State)(0),                         // 0: dt.v1.Finding.State
 	(*DeviceData)(nil),                         // 1: dt.v1.DeviceData
@@ -3380,26 +3537,28 @@ var file_dt_v1_device_proto_goTypes = []any{
 	(*AuthenticateInit)(nil),                   // 43: dt.v1.AuthenticateInit
 	(*AuthenticateChallenge)(nil),              // 44: dt.v1.AuthenticateChallenge
 	(*TPMAuthenticateChallengeResponse)(nil),   // 45: dt.v1.TPMAuthenticateChallengeResponse
-	(*MacOSAuthenticateChallengeResponse)(nil), // 46: dt.v1.MacOSAuthenticateChallengeResponse
-	(*AuthenticateSuccess)(nil),                // 47: dt.v1.AuthenticateSuccess
-	(*timestamppb.Timestamp)(nil),              // 48: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),                // 49: google.protobuf.Duration
-	(*Certificates)(nil),                       // 50: dt.v1.Certificates
+	(*TPMLoginKeys)(nil),                       // 46: dt.v1.TPMLoginKeys
+	(*TPMCertifiedKey)(nil),                    // 47: dt.v1.TPMCertifiedKey
+	(*MacOSAuthenticateChallengeResponse)(nil), // 48: dt.v1.MacOSAuthenticateChallengeResponse
+	(*AuthenticateSuccess)(nil),                // 49: dt.v1.AuthenticateSuccess
+	(*timestamppb.Timestamp)(nil),              // 50: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),                // 51: google.protobuf.Duration
+	(*Certificates)(nil),                       // 52: dt.v1.Certificates
 }
 var file_dt_v1_device_proto_depIdxs = []int32{
-	48, // 0: dt.v1.DeviceData.collect_time:type_name -> google.protobuf.Timestamp
-	49, // 1: dt.v1.AddDeviceRequest.enroll_ttl:type_name -> google.protobuf.Duration
+	50, // 0: dt.v1.DeviceData.collect_time:type_name -> google.protobuf.Timestamp
+	51, // 1: dt.v1.AddDeviceRequest.enroll_ttl:type_name -> google.protobuf.Duration
 	8,  // 2: dt.v1.AddDeviceResponse.token:type_name -> dt.v1.EnrollToken
 	4,  // 3: dt.v1.RemoveDeviceRequest.device:type_name -> dt.v1.DeviceRef
 	4,  // 4: dt.v1.CreateEnrollTokenRequest.device:type_name -> dt.v1.DeviceRef
-	49, // 5: dt.v1.CreateEnrollTokenRequest.ttl:type_name -> google.protobuf.Duration
-	48, // 6: dt.v1.EnrollToken.expires:type_name -> google.protobuf.Timestamp
+	51, // 5: dt.v1.CreateEnrollTokenRequest.ttl:type_name -> google.protobuf.Duration
+	50, // 6: dt.v1.EnrollToken.expires:type_name -> google.protobuf.Timestamp
 	1,  // 7: dt.v1.RegisterCurrentDeviceRequest.device:type_name -> dt.v1.DeviceData
 	1,  // 8: dt.v1.CreateAutoEnrollTokenRequest.device:type_name -> dt.v1.DeviceData
 	1,  // 9: dt.v1.DiagnoseDeviceRequest.device:type_name -> dt.v1.DeviceData
 	13, // 10: dt.v1.DiagnoseDeviceResponse.findings:type_name -> dt.v1.Finding
 	0,  // 11: dt.v1.Finding.state:type_name -> dt.v1.Finding.State
-	48, // 12: dt.v1.ListDevicesRequest.not_seen_since:type_name -> google.protobuf.Timestamp
+	50, // 12: dt.v1.ListDevicesRequest.not_seen_since:type_name -> google.protobuf.Timestamp
 	4,  // 13: dt.v1.AcceptDeviceRequest.device:type_name -> dt.v1.DeviceRef
 	4,  // 14: dt.v1.EvaluateDevicesRequest.device:type_name -> dt.v1.DeviceRef
 	4,  // 15: dt.v1.ExplainAutoEnrollRequest.device:type_name -> dt.v1.DeviceRef
@@ -3421,45 +3580,49 @@ var file_dt_v1_device_proto_depIdxs = []int32{
 	39, // 31: dt.v1.TPMPlatform.pcrs:type_name -> dt.v1.TPMPCR
 	43, // 32: dt.v1.AuthenticateDeviceRequest.init:type_name -> dt.v1.AuthenticateInit
 	45, // 33: dt.v1.AuthenticateDeviceRequest.tpm_challenge_response:type_name -> dt.v1.TPMAuthenticateChallengeResponse
-	46, // 34: dt.v1.AuthenticateDeviceRequest.macos_challenge_response:type_name -> dt.v1.MacOSAuthenticateChallengeResponse
+	48, // 34: dt.v1.AuthenticateDeviceRequest.macos_challenge_response:type_name -> dt.v1.MacOSAuthenticateChallengeResponse
 	44, // 35: dt.v1.AuthenticateDeviceResponse.challenge:type_name -> dt.v1.AuthenticateChallenge
-	47, // 36: dt.v1.AuthenticateDeviceResponse.success:type_name -> dt.v1.AuthenticateSuccess
+	49, // 36: dt.v1.AuthenticateDeviceResponse.success:type_name -> dt.v1.AuthenticateSuccess
 	1,  // 37: dt.v1.AuthenticateInit.device_data:type_name -> dt.v1.DeviceData
 	37, // 38: dt.v1.TPMAuthenticateChallengeResponse.platform:type_name -> dt.v1.TPMPlatform
-	50, // 39: dt.v1.AuthenticateSuccess.certificates:type_name -> dt.v1.Certificates
-	2,  // 40: dt.v1.DeviceService.AddDevice:input_type -> dt.v1.AddDeviceRequest
-	5,  // 41: dt.v1.DeviceService.RemoveDevice:input_type -> dt.v1.RemoveDeviceRequest
-	7,  // 42: dt.v1.DeviceService.CreateEnrollToken:input_type -> dt.v1.CreateEnrollTokenRequest
-	9,  // 43: dt.v1.DeviceService.RegisterCurrentDevice:input_type -> dt.v1.RegisterCurrentDeviceRequest
-	10, // 44: dt.v1.DeviceService.CreateAutoEnrollToken:input_type -> dt.v1.CreateAutoEnrollTokenRequest
-	11, // 45: dt.v1.DeviceService.DiagnoseDevice:input_type -> dt.v1.DiagnoseDeviceRequest
-	14, // 46: dt.v1.DeviceService.ListDevices:input_type -> dt.v1.ListDevicesRequest
-	16, // 47: dt.v1.DeviceService.CreateDevices:input_type -> dt.v1.CreateDevicesRequest
-	18, // 48: dt.v1.DeviceService.AcceptDevice:input_type -> dt.v1.AcceptDeviceRequest
-	20, // 49: dt.v1.DeviceService.EvaluateDevices:input_type -> dt.v1.EvaluateDevicesRequest
-	22, // 50: dt.v1.DeviceService.ExplainAutoEnroll:input_type -> dt.v1.ExplainAutoEnrollRequest
-	24, // 51: dt.v1.DeviceService.SyncDevices:input_type -> dt.v1.SyncDevicesRequest
-	26, // 52: dt.v1.DeviceService.EnrollDevice:input_type -> dt.v1.EnrollDeviceRequest
-	41, // 53: dt.v1.DeviceService.AuthenticateDevice:input_type -> dt.v1.AuthenticateDeviceRequest
-	3,  // 54: dt.v1.DeviceService.AddDevice:output_type -> dt.v1.AddDeviceResponse
-	6,  // 55: dt.v1.DeviceService.RemoveDevice:output_type -> dt.v1.RemoveDeviceResponse
-	8,  // 56: dt.v1.DeviceService.CreateEnrollToken:output_type -> dt.v1.EnrollToken
-	8,  // 57: dt.v1.DeviceService.RegisterCurrentDevice:output_type -> dt.v1.EnrollToken
-	8,  // 58: dt.v1.DeviceService.CreateAutoEnrollToken:output_type -> dt.v1.EnrollToken
-	12, // 59: dt.v1.DeviceService.DiagnoseDevice:output_type -> dt.v1.DiagnoseDeviceResponse
-	15, // 60: dt.v1.DeviceService.ListDevices:output_type -> dt.v1.ListDevicesResponse
-	17, // 61: dt.v1.DeviceService.CreateDevices:output_type -> dt.v1.CreateDevicesResponse
-	19, // 62: dt.v1.DeviceService.AcceptDevice:output_type -> dt.v1.AcceptDeviceResponse
-	21, // 63: dt.v1.DeviceService.EvaluateDevices:output_type -> dt.v1.EvaluateDevicesResponse
-	23, // 64: dt.v1.DeviceService.ExplainAutoEnroll:output_type -> dt.v1.ExplainAutoEnrollResponse
-	25, // 65: dt.v1.DeviceService.SyncDevices:output_type -> dt.v1.SyncDevicesResponse
-	27, // 66: dt.v1.DeviceService.EnrollDevice:output_type -> dt.v1.EnrollDeviceResponse
-	42, // 67: dt.v1.DeviceService.AuthenticateDevice:output_type -> dt.v1.AuthenticateDeviceResponse
-	54, // [54:68] is the sub-list for method output_type
-	40, // [40:54] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	46, // 39: dt.v1.TPMAuthenticateChallengeResponse.keys:type_name -> dt.v1.TPMLoginKeys
+	47, // 40: dt.v1.TPMLoginKeys.ssh:type_name -> dt.v1.TPMCertifiedKey
+	47, // 41: dt.v1.TPMLoginKeys.tls:type_name -> dt.v1.TPMCertifiedKey
+	52, // 42: dt.v1.AuthenticateSuccess.certificates:type_name -> dt.v1.Certificates
+	50, // 43: dt.v1.AuthenticateSuccess.renewable_until:type_name -> google.protobuf.Timestamp
+	2,  // 44: dt.v1.DeviceService.AddDevice:input_type -> dt.v1.AddDeviceRequest
+	5,  // 45: dt.v1.DeviceService.RemoveDevice:input_type -> dt.v1.RemoveDeviceRequest
+	7,  // 46: dt.v1.DeviceService.CreateEnrollToken:input_type -> dt.v1.CreateEnrollTokenRequest
+	9,  // 47: dt.v1.DeviceService.RegisterCurrentDevice:input_type -> dt.v1.RegisterCurrentDeviceRequest
+	10, // 48: dt.v1.DeviceService.CreateAutoEnrollToken:input_type -> dt.v1.CreateAutoEnrollTokenRequest
+	11, // 49: dt.v1.DeviceService.DiagnoseDevice:input_type -> dt.v1.DiagnoseDeviceRequest
+	14, // 50: dt.v1.DeviceService.ListDevices:input_type -> dt.v1.ListDevicesRequest
+	16, // 51: dt.v1.DeviceService.CreateDevices:input_type -> dt.v1.CreateDevicesRequest
+	18, // 52: dt.v1.DeviceService.AcceptDevice:input_type -> dt.v1.AcceptDeviceRequest
+	20, // 53: dt.v1.DeviceService.EvaluateDevices:input_type -> dt.v1.EvaluateDevicesRequest
+	22, // 54: dt.v1.DeviceService.ExplainAutoEnroll:input_type -> dt.v1.ExplainAutoEnrollRequest
+	24, // 55: dt.v1.DeviceService.SyncDevices:input_type -> dt.v1.SyncDevicesRequest
+	26, // 56: dt.v1.DeviceService.EnrollDevice:input_type -> dt.v1.EnrollDeviceRequest
+	41, // 57: dt.v1.DeviceService.AuthenticateDevice:input_type -> dt.v1.AuthenticateDeviceRequest
+	3,  // 58: dt.v1.DeviceService.AddDevice:output_type -> dt.v1.AddDeviceResponse
+	6,  // 59: dt.v1.DeviceService.RemoveDevice:output_type -> dt.v1.RemoveDeviceResponse
+	8,  // 60: dt.v1.DeviceService.CreateEnrollToken:output_type -> dt.v1.EnrollToken
+	8,  // 61: dt.v1.DeviceService.RegisterCurrentDevice:output_type -> dt.v1.EnrollToken
+	8,  // 62: dt.v1.DeviceService.CreateAutoEnrollToken:output_type -> dt.v1.EnrollToken
+	12, // 63: dt.v1.DeviceService.DiagnoseDevice:output_type -> dt.v1.DiagnoseDeviceResponse
+	15, // 64: dt.v1.DeviceService.ListDevices:output_type -> dt.v1.ListDevicesResponse
+	17, // 65: dt.v1.DeviceService.CreateDevices:output_type -> dt.v1.CreateDevicesResponse
+	19, // 66: dt.v1.DeviceService.AcceptDevice:output_type -> dt.v1.AcceptDeviceResponse
+	21, // 67: dt.v1.DeviceService.EvaluateDevices:output_type -> dt.v1.EvaluateDevicesResponse
+	23, // 68: dt.v1.DeviceService.ExplainAutoEnroll:output_type -> dt.v1.ExplainAutoEnrollResponse
+	25, // 69: dt.v1.DeviceService.SyncDevices:output_type -> dt.v1.SyncDevicesResponse
+	27, // 70: dt.v1.DeviceService.EnrollDevice:output_type -> dt.v1.EnrollDeviceResponse
+	42, // 71: dt.v1.DeviceService.AuthenticateDevice:output_type -> dt.v1.AuthenticateDeviceResponse
+	58, // [58:72] is the sub-list for method output_type
+	44, // [44:58] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_dt_v1_device_proto_init() }
@@ -3494,7 +3657,7 @@ func file_dt_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dt_v1_device_proto_rawDesc), len(file_dt_v1_device_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

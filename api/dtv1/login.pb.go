@@ -508,9 +508,12 @@ func (*ChangePasswordResponse) Descriptor() ([]byte, []int) {
 }
 
 type LogoutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serials of SSH certificates of the same user's earlier logins, which end
+	// too. Those of others are passed over.
+	ReplacedSerials []uint64 `protobuf:"varint,1,rep,packed,name=replaced_serials,json=replacedSerials,proto3" json:"replaced_serials,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *LogoutRequest) Reset() {
@@ -541,6 +544,13 @@ func (x *LogoutRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use LogoutRequest.ProtoReflect.Descriptor instead.
 func (*LogoutRequest) Descriptor() ([]byte, []int) {
 	return file_dt_v1_login_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LogoutRequest) GetReplacedSerials() []uint64 {
+	if x != nil {
+		return x.ReplacedSerials
+	}
+	return nil
 }
 
 type LogoutResponse struct {
@@ -616,8 +626,9 @@ const file_dt_v1_login_proto_rawDesc = "" +
 	"\x15ChangePasswordRequest\x12!\n" +
 	"\fold_password\x18\x01 \x01(\tR\voldPassword\x12!\n" +
 	"\fnew_password\x18\x02 \x01(\tR\vnewPassword\"\x18\n" +
-	"\x16ChangePasswordResponse\"\x0f\n" +
-	"\rLogoutRequest\"\x10\n" +
+	"\x16ChangePasswordResponse\":\n" +
+	"\rLogoutRequest\x12)\n" +
+	"\x10replaced_serials\x18\x01 \x03(\x04R\x0freplacedSerials\"\x10\n" +
 	"\x0eLogoutResponse2\xb1\x02\n" +
 	"\fLoginService\x12:\n" +
 	"\x05Login\x12\x13.dt.v1.LoginRequest\x1a\x14.dt.v1.LoginResponse\"\x06\xba\xc8\x18\x02\b\x01\x12O\n" +

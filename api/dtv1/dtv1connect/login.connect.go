@@ -55,7 +55,8 @@ type LoginServiceClient interface {
 	AcceptInvite(context.Context, *connect.Request[dtv1.AcceptInviteRequest]) (*connect.Response[dtv1.AcceptInviteResponse], error)
 	// ChangePassword replaces the caller's own password.
 	ChangePassword(context.Context, *connect.Request[dtv1.ChangePasswordRequest]) (*connect.Response[dtv1.ChangePasswordResponse], error)
-	// Logout ends the caller's login: its certificates are revoked.
+	// Logout ends the caller's login, and earlier ones that it took the place of:
+	// their certificates are revoked.
 	Logout(context.Context, *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error)
 }
 
@@ -135,7 +136,8 @@ type LoginServiceHandler interface {
 	AcceptInvite(context.Context, *connect.Request[dtv1.AcceptInviteRequest]) (*connect.Response[dtv1.AcceptInviteResponse], error)
 	// ChangePassword replaces the caller's own password.
 	ChangePassword(context.Context, *connect.Request[dtv1.ChangePasswordRequest]) (*connect.Response[dtv1.ChangePasswordResponse], error)
-	// Logout ends the caller's login: its certificates are revoked.
+	// Logout ends the caller's login, and earlier ones that it took the place of:
+	// their certificates are revoked.
 	Logout(context.Context, *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error)
 }
 
