@@ -76,14 +76,14 @@ func (l *laptop) authenticate(k *keys) (*keys, error) {
 	}
 	chip := l.open()
 	defer chip.Close()
-	success, err := chip.Authenticate(l.r.t.Context(), tpm.AuthArgs{StatePath: l.state, Data: l.data, Binding: identity.LoginBinding{
+	proved, err := chip.Authenticate(l.r.t.Context(), tpm.AuthArgs{StatePath: l.state, Data: l.data, Binding: identity.LoginBinding{
 		Cluster: "test", User: id.User, SSHPublicKey: k.ssh.PublicKey().Marshal(), TLSPublicKey: k.der,
 	}}, dtv1connect.NewDeviceServiceClient(l.r.https(k), l.r.url()).AuthenticateDevice(l.r.t.Context()))
 	if err != nil {
 		return nil, err
 	}
 	trusted := *k
-	trusted.take(l.r.t, success.GetCertificates().GetSsh(), success.GetCertificates().GetTls())
+	trusted.take(l.r.t, proved.Success.GetCertificates().GetSsh(), proved.Success.GetCertificates().GetTls())
 	return &trusted, nil
 }
 

@@ -184,13 +184,18 @@ func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.B
 }
 
 func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Verified, stream devices.AuthenticateStream) error {
-	sshKey, err := ssh.ParsePublicKey(c.login.SSHKey)
-	if err != nil {
-		return err
+	keys := verified.Keys()
+	sshKey, tlsKey := keys.SSH(), keys.TLS()
+	if sshKey == nil {
+		var err error
+		if sshKey, err = ssh.ParsePublicKey(c.login.SSHKey); err != nil {
+			return err
+		}
+		tlsKey = c.login.TLSKey
 	}
 	device := verified.Device()
 	certs, err := s.issue(ctx, issuing{
-		user: c.login.User, loginID: c.login.ID, sshKey: sshKey, tlsKey: c.login.TLSKey,
+		user: c.login.User, loginID: c.login.ID, sshKey: sshKey, tlsKey: tlsKey, keyAttestation: keys.Attestation(),
 		// The device never lengthens the life of what the login had.
 		until: c.identity.ValidBefore, device: device, evidence: verified.Evidence(), deviceOS: verified.OSType(), addr: c.addr,
 	}, func(tx *store.Tx, _ time.Time) error {
@@ -198,6 +203,9 @@ func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Ve
 			return err
 		}
 		if err := s.devices.StillStands(tx, verified); err != nil {
+			return err
+		}
+		if err := s.login.ReplaceKeys(tx, c.login.ID, sshKey.Marshal(), tlsKey); err != nil {
 			return err
 		}
 		return s.login.MarkDevice(tx, c.login.ID, device.ID)

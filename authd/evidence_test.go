@@ -38,9 +38,10 @@ func (l *laptop) authenticated(k *keys) (*dtv1.AuthenticateSuccess, error) {
 	}
 	chip := l.open()
 	defer chip.Close()
-	return chip.Authenticate(l.r.t.Context(), tpm.AuthArgs{StatePath: l.state, Data: l.data, Binding: identity.LoginBinding{
+	proved, err := chip.Authenticate(l.r.t.Context(), tpm.AuthArgs{StatePath: l.state, Data: l.data, Binding: identity.LoginBinding{
 		Cluster: "test", User: id.User, SSHPublicKey: k.ssh.PublicKey().Marshal(), TLSPublicKey: k.der,
 	}}, dtv1connect.NewDeviceServiceClient(l.r.https(k), l.r.url()).AuthenticateDevice(l.r.t.Context()))
+	return proved.Success, err
 }
 
 // evaluate gives what is said of each device, "TAG pass" or "TAG fail: …".

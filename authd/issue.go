@@ -35,6 +35,8 @@ type issuing struct {
 	device identity.Device
 	// evidence is what the device proved of itself.
 	evidence identity.Evidence
+	// keyAttestation is that of sshKey, where it is in the TPM of the device.
+	keyAttestation string
 	// deviceOS is for the record.
 	deviceOS string
 	// addr is where the person is now.
@@ -104,6 +106,10 @@ func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Iden
 	if want.until.Before(until) {
 		until = want.until
 	}
+	keyPolicy := identity.KeyPolicyNone
+	if want.keyAttestation != "" {
+		keyPolicy = identity.KeyPolicyHardware
+	}
 	return identity.Identity{
 		Cluster: s.ca.Cluster(), User: want.user, Roles: roles, Traits: user.Spec.Traits,
 		Logins: policy.LoginsOf(state, subject),
@@ -112,7 +118,8 @@ func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Iden
 			PTY: true, PortForwarding: d.Limits.PortForwarding,
 			AgentForwarding: d.Limits.AgentForwarding, X11Forwarding: d.Limits.X11Forwarding,
 		},
-		LoginIP: want.addr, PinSourceIP: d.Limits.PinSourceIP, PrivateKeyPolicy: "none",
+		LoginIP: want.addr, PinSourceIP: d.Limits.PinSourceIP,
+		PrivateKeyPolicy: keyPolicy, KeyAttestation: want.keyAttestation,
 		// Certificates count in whole seconds.
 		ValidBefore: until.Truncate(time.Second),
 	}, nil

@@ -99,8 +99,8 @@ func (m *Machine) Prove(ctx context.Context, binding identity.LoginBinding, stre
 	if err != nil {
 		return nil, err
 	}
-	success, err := t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Data: data, Binding: binding}, stream)
-	return success, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag()))
+	proved, err := t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Data: data, Binding: binding}, stream)
+	return proved.Success, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag()))
 }
 
 // EnrollCurrent registers this machine where it is not registered, and

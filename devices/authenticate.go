@@ -32,6 +32,8 @@ type Verified struct {
 	warnings []string
 	osType   string
 	owner    string
+	keys     LoginKeys
+	renew    bool
 }
 
 // Device is what a certificate says of it.
@@ -42,6 +44,12 @@ func (v Verified) Evidence() identity.Evidence { return v.evidence }
 
 // Warnings are what the person should know of it, one line each.
 func (v Verified) Warnings() []string { return v.warnings }
+
+// Keys are the login's keys that are proved to be in the TPM, if any.
+func (v Verified) Keys() LoginKeys { return v.keys }
+
+// Renew tells whether the device asks for certificates that live on.
+func (v Verified) Renew() bool { return v.renew }
 
 // OSType is linux, macos or windows.
 func (v Verified) OSType() string { return v.osType }
@@ -98,6 +106,10 @@ type authenticating struct {
 	// device is zero until it is found, and then as it was when it was
 	// challenged.
 	device resource.Device
+	// keys are zero until they are verified.
+	keys LoginKeys
+	// renew is what the device asked for.
+	renew bool
 }
 
 func (a *authenticating) run(ctx context.Context, init *dtv1.AuthenticateInit, s AuthenticateStream) (Verified, error) {
@@ -107,6 +119,7 @@ func (a *authenticating) run(ctx context.Context, init *dtv1.AuthenticateInit, s
 	if err := sameOS(a.device, init.GetDeviceData()); err != nil {
 		return Verified{}, err
 	}
+	a.renew = init.GetRenew()
 	// The challenge lives in this call alone, as in an enrollment.
 	a.binding.Challenge = make([]byte, challengeBytes)
 	rand.Read(a.binding.Challenge) // it never fails
@@ -138,10 +151,27 @@ func (a *authenticating) verify(msg *dtv1.AuthenticateDeviceRequest) (measured, 
 		}
 		return verifySignature(c.PublicKeyDER, msg.GetMacosChallengeResponse().GetSignature(), nonce)
 	}
-	if msg.GetTpmChallengeResponse() == nil {
+	answer := msg.GetTpmChallengeResponse()
+	if answer == nil {
 		return measured{}, errNoAnswer
 	}
-	return verifyQuote(c.TPMAKPublic, msg.GetTpmChallengeResponse().GetPlatform(), nonce[:])
+	if answer.GetKeys() == nil {
+		return verifyQuote(c.TPMAKPublic, answer.GetPlatform(), nonce[:])
+	}
+	// All that is signed is about the keys that are to be certified.
+	keys, err := unverifiedLoginKeys(answer.GetKeys())
+	if err != nil {
+		return measured{}, err
+	}
+	b := a.binding
+	b.SSHPublicKey, b.TLSPublicKey = keys.ssh.Marshal(), keys.tls
+	nonce = identity.LoginNonce(b)
+	m, err := verifyQuote(c.TPMAKPublic, answer.GetPlatform(), nonce[:])
+	if err != nil {
+		return measured{}, err
+	}
+	a.keys, err = verifyLoginKeys(c.TPMAKPublic, answer.GetKeys(), keys, b)
+	return m, err
 }
 
 // find takes the device of a credential, which must speak for this person.
@@ -207,6 +237,8 @@ func (a *authenticating) verified() Verified {
 		device: identity.Device{ID: a.device.Metadata.Name, AssetTag: a.device.Spec.AssetTag},
 		osType: a.device.Spec.OSType,
 		owner:  a.binding.User,
+		keys:   a.keys,
+		renew:  a.renew,
 	}
 	if a.device.Spec.Credential != nil {
 		v.device.CredentialID = a.device.Spec.Credential.ID

@@ -162,10 +162,16 @@ type login struct {
 	clientSSH, clientTLS []byte
 	clientUser           string
 	demands              Demands
+	// newKeys has keys made in the TPM, keys are such from before.
+	newKeys bool
+	keys    *tpm.LoginKeys
 
 	onInit      func(*dtv1.AuthenticateInit)
 	onChallenge func(*dtv1.AuthenticateChallenge)
 	onAnswer    func(*dtv1.TPMPlatform)
+	onKeys      func(*dtv1.TPMLoginKeys)
+	// onProved gets what the machine has in the end.
+	onProved func(tpm.Authenticated)
 }
 
 func (w *world) loginWith(t testing.TB, m *machine, l login) (Verified, error) {
@@ -201,13 +207,21 @@ func (w *world) loginWith(t testing.TB, m *machine, l login) (Verified, error) {
 				if answer := msg.GetTpmChallengeResponse(); answer != nil && l.onAnswer != nil {
 					l.onAnswer(answer.GetPlatform())
 				}
+				if answer := msg.GetTpmChallengeResponse(); answer.GetKeys() != nil && l.onKeys != nil {
+					l.onKeys(answer.GetKeys())
+				}
 			}
 			s.onReceive = func(msg *dtv1.AuthenticateDeviceResponse) {
 				if challenge := msg.GetChallenge(); challenge != nil && l.onChallenge != nil {
 					l.onChallenge(challenge)
 				}
 			}
-			_, err := chip.Authenticate(t.Context(), tpm.AuthArgs{StatePath: m.state, Data: m.data, Binding: believed}, s)
+			proved, err := chip.Authenticate(t.Context(), tpm.AuthArgs{
+				StatePath: m.state, Data: m.data, Binding: believed, NewKeys: l.newKeys, Keys: l.keys,
+			}, s)
+			if err == nil && l.onProved != nil {
+				l.onProved(proved)
+			}
 			return nil, err
 		})
 	if err != nil {

@@ -159,3 +159,17 @@ func (s *Service) MarkDevice(tx *store.Tx, id, deviceID string) error {
 	_, err := tx.Exec(`UPDATE logins SET device_id = $1 WHERE id = $2`, deviceID, id)
 	return err
 }
+
+// ReplaceKeys gives a login that stands (CodeUnauthenticated where it does not)
+// other keys: its certificates are for these from now on. SSH wire format and
+// PKIX DER.
+func (s *Service) ReplaceKeys(tx *store.Tx, id string, sshKey, tlsKey []byte) error {
+	if len(sshKey) == 0 || len(tlsKey) == 0 {
+		return errors.New("login: a login needs two keys")
+	}
+	if _, err := s.Find(tx, id); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`UPDATE logins SET ssh_key = $1, tls_key = $2 WHERE id = $3`, sshKey, tlsKey, id)
+	return err
+}
