@@ -40,6 +40,7 @@ func (b bounds) event(e event.Event) event.Event {
 		*s = clip(*s, b.short)
 	}
 	e.Device, e.TrustedDevice = b.device(e.Device), b.device(e.TrustedDevice)
+	e.Key = b.key(e.Key)
 	e.Roles, e.Reasons = b.list(e.Roles), b.list(e.Reasons)
 	if len(e.Serials) > b.items {
 		e.Reasons = append(e.Reasons, fmt.Sprintf("[%d more serials cut]", len(e.Serials)-b.items))
@@ -58,6 +59,18 @@ func (b bounds) device(d *event.Device) *event.Device {
 		OSType:       clip(d.OSType, b.short),
 		CredentialID: clip(d.CredentialID, b.short),
 	}
+}
+
+// key keeps the whole proof, or nothing of it: a part proves nothing.
+func (b bounds) key(k *event.Key) *event.Key {
+	if k == nil {
+		return nil
+	}
+	kept := &event.Key{Policy: clip(k.Policy, b.short), Attestation: clip(k.Attestation, b.short)}
+	if len(k.Public)+len(k.CertifyInfo)+len(k.Signature) <= maxProof {
+		kept.Public, kept.CertifyInfo, kept.Signature = k.Public, k.CertifyInfo, k.Signature
+	}
+	return kept
 }
 
 func (b bounds) list(in []string) []string {

@@ -22,6 +22,8 @@ func fill(v reflect.Value, s string) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1<<62 + 1)
+	case reflect.Uint8:
+		v.SetUint(uint64(s[0]))
 	case reflect.Uint64:
 		v.SetUint(1<<64 - 1)
 	case reflect.Pointer:
@@ -69,6 +71,24 @@ func TestAnOrdinaryEventIsNotCut(t *testing.T) {
 	}
 	if diff := cmp.Diff(e, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestAProofIsKeptWholeOrNotAtAll(t *testing.T) {
+	for size, kept := range map[int]bool{maxProof: true, maxProof + 1: false} {
+		k := event.Key{Policy: "hardware_key", Attestation: "digest", Public: []byte("public"), Signature: []byte("signature")}
+		k.CertifyInfo = make([]byte, size-len(k.Public)-len(k.Signature))
+		want := k
+		if !kept {
+			want.Public, want.CertifyInfo, want.Signature = nil, nil, nil
+		}
+		got, _, err := fit(event.Event{Type: event.DeviceAuthenticate, Key: &k})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&want, got.Key); diff != "" {
+			t.Errorf("%d bytes (-want +got):\n%s", size, diff)
+		}
 	}
 }
 

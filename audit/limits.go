@@ -8,6 +8,10 @@ const (
 	// this is what one act may cost. fit cuts until a record is below it.
 	maxRecord = 128 << 10
 
+	// maxProof bounds the proof of a key, in bytes: package devices takes three
+	// structures of up to 2 KiB.
+	maxProof = 6 << 10
+
 	// maxUID is that of a node's event; a UUID has 36 bytes.
 	maxUID = 64
 
@@ -30,8 +34,8 @@ type bounds struct {
 }
 
 // cuts are tried in turn until the record fits. JSON writes a byte as up to
-// six (\u0001), so the last has at most 6 × (5 × 1 KiB + 25 × 256 B +
-// 2 × 17 × 160 B) ≈ 100 KiB and always fits; names are never cut below what
+// six (\u0001), so the last has at most 6 × (5 × 1 KiB + 27 × 256 B +
+// 2 × 17 × 160 B) and 8 KiB of base64, ≈ 110 KiB, and always fits; names are never cut below what
 // tells who acted.
 var cuts = []bounds{
 	{long: 16 << 10, short: 256, item: 512, items: 64},

@@ -24,6 +24,8 @@ type Event struct {
 	Device  *Device `json:"device,omitempty"`
 	// TrustedDevice is set on all that a session with a device does.
 	TrustedDevice *Device `json:"trusted_device,omitempty"`
+	// Key is of the SSH certificate that an act led to.
+	Key *Key `json:"key,omitempty"`
 
 	Name       string    `json:"name,omitempty"` // of the resource acted on
 	Kind       string    `json:"kind,omitempty"` // of the resource acted on
@@ -60,4 +62,19 @@ type Device struct {
 	AssetTag     string `json:"asset_tag,omitempty"`
 	OSType       string `json:"os_type,omitempty"`
 	CredentialID string `json:"credential_id,omitempty"`
+}
+
+// Key says where the private key of an SSH certificate is.
+type Key struct {
+	// Policy is what the certificate says: "hardware_key" where the key is proved
+	// to be in the device's TPM.
+	Policy string `json:"policy,omitempty"`
+	// Attestation is hex of the SHA-256 over Public, CertifyInfo and Signature,
+	// each with its length before it (uint32, big-endian).
+	Attestation string `json:"attestation,omitempty"`
+	// The proof, as the TPM gave it: TPMT_PUBLIC of the key, TPMS_ATTEST and
+	// TPMT_SIGNATURE of the device's attestation key (TPM 2.0 Part 2).
+	Public      []byte `json:"public,omitempty"`
+	CertifyInfo []byte `json:"certify_info,omitempty"`
+	Signature   []byte `json:"signature,omitempty"`
 }
