@@ -27,7 +27,7 @@ func quoted(t *testing.T, address string, e enrollment) (hour, error) {
 		t.Fatal(err)
 	}
 	defer chip.Close()
-	defer chip.hold(t.Context())()
+	defer holdFor(t, chip, t.Context())()
 	ak, err := chip.enrolledAK("example", e)
 	if err != nil {
 		return hour{}, err
@@ -52,7 +52,7 @@ func enrollChip(t *testing.T, address, cluster, os string) enrollment {
 		t.Fatal(err)
 	}
 	defer chip.Close()
-	defer chip.hold(t.Context())()
+	defer holdFor(t, chip, t.Context())()
 	unique := uniqueOf(cluster, os)
 	ak, _, err := chip.provenAK(unique)
 	if err != nil {

@@ -55,7 +55,12 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 	if err != nil {
 		return none, err
 	}
-	defer t.hold(ctx)()
+	end, err := t.hold(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer end()
+	t.forget() // its slot is needed
 	data, err := t.describe(args.Data)
 	if err != nil {
 		return none, err

@@ -11,7 +11,11 @@ func (t *TPM) CheckKey(ctx context.Context, path, cluster string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer t.hold(ctx)()
+	release, err := t.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	ak, err := t.enrolledAK(cluster, enrolled)
 	if err != nil {
 		return err

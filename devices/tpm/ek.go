@@ -118,7 +118,11 @@ func padded(b []byte, size int) []byte {
 // else, in a TPM without certificates, the ECC P-256 key. It is the same every
 // time, and reading it never makes the TPM look for an RSA key.
 func (t *TPM) EKPublicDER(ctx context.Context) ([]byte, error) {
-	defer t.hold(ctx)()
+	release, err := t.hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	ek, err := t.endorsementKeyLocked()
 	if err != nil {
 		return nil, fault(ctx, err)

@@ -50,7 +50,12 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 		return nil, err
 	}
 	defer room.release()
-	defer t.hold(ctx)()
+	end, err := t.hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	t.forget() // its slot is needed
 	log, err := t.eventLog(args.EventLog)
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func TestTheEventLogIsTheNamedOneOrTheSystems(t *testing.T) {
 		{"a socket and a file", file, aSocket, "named"},
 		{"a socket and off", NoEventLog, aSocket, ""},
 	} {
-		got, err := (&TPM{ch: &channel{line: test.line}}).eventLog(test.path)
+		got, err := newTPM(test.line).eventLog(test.path)
 		if err != nil || string(got) != test.want {
 			t.Errorf("%s: %q, %v; want %q", test.name, got, err, test.want)
 		}
@@ -51,7 +51,7 @@ func TestTheEventLogIsTheNamedOneOrTheSystems(t *testing.T) {
 		dir:                        "is a directory",
 		large:                      "more than 1048576 bytes",
 	} {
-		_, err := (&TPM{ch: &channel{line: aSocket}}).eventLog(path)
+		_, err := newTPM(aSocket).eventLog(path)
 		isForAPerson(t, err, want, "DTSH_TPM_EVENT_LOG")
 	}
 }
@@ -83,7 +83,7 @@ func TestTheEventLogGoesAlongWithTheQuote(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer chip.Close()
-	defer chip.hold(t.Context())()
+	defer holdFor(t, chip, t.Context())()
 	ak, err := chip.enrolledAK("example", e)
 	if err != nil {
 		t.Fatal(err)

@@ -43,7 +43,7 @@ func fails(t *testing.T, answer func(net.Conn)) error {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
 	go answer(theirs)
-	_, err := (&TPM{ch: &channel{line: &socket{ours}}}).EKPublicDER(t.Context())
+	_, err := (newTPM(&socket{ours})).EKPublicDER(t.Context())
 	return err
 }
 
@@ -108,7 +108,7 @@ func TestEveryConversationTellsWhatTheTPMFailedToDo(t *testing.T) {
 			theirs.Read(make([]byte, 512))
 			theirs.Close()
 		}()
-		err := talk(&TPM{ch: &channel{line: &socket{ours}}})
+		err := talk(newTPM(&socket{ours}))
 		isForAPerson(t, err, "the TPM cannot "+strings.TrimSpace(want)+": it closed the connection", "runs")
 	}
 }

@@ -12,6 +12,13 @@ const (
 	// keyTimeout bounds the creation of a key: some chips look for RSA primes
 	// for more than half a minute.
 	keyTimeout = 120 * time.Second
+	// slowAfter is when a person is told that it is the TPM that they wait for.
+	slowAfter = 2 * time.Second
+	// turnTimeout bounds the wait for the conversation before: a ceremony, with
+	// keys to be made, and with the server's 60 s.
+	turnTimeout = 3 * time.Minute
+	// flushTimeout bounds a flush where nobody waits for what comes after.
+	flushTimeout = 2 * time.Second
 	// maxRetries of a command that the chip asks to send again; the waits
 	// double from a millisecond, so they add up to half a second.
 	maxRetries = 9
@@ -27,6 +34,8 @@ const (
 	nvChunk = 512
 	// maxEventLog: real ones have 30 to 300 KiB. The server takes as much.
 	maxEventLog = 1 << 20
+	// maxPublic: the public area of a P-256 key has 90 bytes.
+	maxPublic = 1 << 10
 	// quoteAttempts: with IMA the kernel extends PCR 10 at any time, also
 	// between the quote and the reading of the values.
 	quoteAttempts = 3

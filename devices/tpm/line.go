@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -24,12 +25,21 @@ var _ line = (*socket)(nil)
 // channel is what go-tpm sends commands through.
 type channel struct {
 	line line
-	// ctx is of the conversation that TPM.mu is held for.
-	ctx context.Context
+	// slow, where not nil, is told once in a conversation that an answer takes
+	// long.
+	slow func()
+	// ctx is of the conversation that has its turn, and told whether slow was
+	// called in it.
+	ctx  context.Context
+	told bool
 	// broken is why nothing can be sent any more: after a failed exchange the
-	// next answer might be that to an older command.
+	// next answer might be that to an older command. gone says so to others.
 	broken error
+	gone   atomic.Bool
 }
+
+// begin begins a conversation.
+func (c *channel) begin(ctx context.Context) { c.ctx, c.told = ctx, false }
 
 // headerLen of commands and responses: tag, size, code (TPM 2.0 Part 1,
 // section 18).
@@ -37,6 +47,10 @@ const headerLen = 10
 
 // Send implements transport.TPM.
 func (c *channel) Send(command []byte) ([]byte, error) {
+	if c.slow != nil && !c.told {
+		waiting := time.AfterFunc(slowAfter, c.slow)
+		defer func() { c.told = !waiting.Stop() }()
+	}
 	wait := time.Millisecond
 	for attempt := 0; ; attempt++ {
 		response, err := c.send(command)
@@ -78,6 +92,7 @@ func (c *channel) send(command []byte) ([]byte, error) {
 			err = fmt.Errorf("the TPM does not answer: %w", ctx.Err())
 		}
 		c.broken = err
+		c.gone.Store(true)
 		return nil, err
 	}
 	return response, nil

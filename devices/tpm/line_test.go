@@ -71,8 +71,8 @@ func TestAConversationCanStillBeCancelledAfterAFlush(t *testing.T) {
 			theirs.Write(response(0))
 			theirs.Read(make([]byte, 64))
 		}()
-		chip := &TPM{ch: &channel{line: &socket{ours}}}
-		defer chip.hold(ctx)()
+		chip := newTPM(&socket{ours})
+		defer holdFor(t, chip, ctx)()
 		start := time.Now()
 		chip.flush(firstTransient)
 		if chip.ch.broken != nil {
@@ -95,8 +95,8 @@ func TestASlotIsFreedAlsoAfterCtrlC(t *testing.T) {
 		theirs.Write(response(0))
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
-	chip := &TPM{ch: &channel{line: &socket{ours}}}
-	defer chip.hold(ctx)()
+	chip := newTPM(&socket{ours})
+	defer holdFor(t, chip, ctx)()
 	cancel()
 	if chip.flush(firstTransient); chip.ch.broken != nil {
 		t.Error(chip.ch.broken)

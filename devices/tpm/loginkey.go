@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -33,19 +35,29 @@ type LoginKeys struct {
 	TLS LoginKey `json:"tls"`
 }
 
-// PublicKey is the public half of k, on P-256.
+// PublicKey is the public half of k, on P-256. An error says that k is damaged.
 func (k LoginKey) PublicKey() (*ecdsa.PublicKey, error) {
+	if len(k.Unique) != uniqueLen || len(k.Public) > maxPublic {
+		return nil, fmt.Errorf("a key in the TPM: %d bytes and %d are not of one", len(k.Unique), len(k.Public))
+	}
 	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](k.Public)
 	if err != nil {
 		return nil, fmt.Errorf("a key in the TPM: %w", err)
+	}
+	if !bytes.Equal(tpm2.Marshal(*public), k.Public) {
+		return nil, errors.New("a key in the TPM is not in its one encoding")
 	}
 	key, err := tpm2.Pub(*public)
 	if err != nil {
 		return nil, fmt.Errorf("a key in the TPM: %w", err)
 	}
 	ec, ok := key.(*ecdsa.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("a key in the TPM is a %T", key)
+	if !ok || ec.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("a key in the TPM is a %T, want one on P-256", key)
+	}
+	// Whoever encodes a point that is not on its curve panics.
+	if _, err := ec.ECDH(); err != nil {
+		return nil, fmt.Errorf("a key in the TPM: %w", err)
 	}
 	return ec, nil
 }
@@ -62,41 +74,75 @@ func loginKeyTemplate(unique []byte) tpm2.TPMTPublic {
 type madeKey struct {
 	handle tpm2.NamedHandle
 	key    LoginKey
+	public *ecdsa.PublicKey
 }
 
 // makeLoginKey makes the key of unique, a primary key of the endorsement
 // hierarchy as the attestation key is: nothing has to be kept in the TPM, nor
 // a parent be loaded, and TPM2_Clear leaves the login its keys.
-func (t *TPM) makeLoginKey(unique []byte) (madeKey, error) {
+func (t *TPM) makeLoginKey(unique []byte) (*madeKey, error) {
+	const doing = "make a key for the login"
 	rsp, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHEndorsement,
 		InPublic:      tpm2.New2B(loginKeyTemplate(unique)),
 	}.Execute(t.ch)
 	if err != nil {
-		return madeKey{}, failedTo("make a key for the login", err)
+		return nil, failedTo(doing, err)
 	}
-	return madeKey{
+	made := &madeKey{
 		handle: tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name},
 		key:    LoginKey{Unique: unique, Public: rsp.OutPublic.Bytes()},
-	}, nil
-}
-
-// loadLoginKey makes k again. ErrForeignKey says that this TPM did not make it.
-func (t *TPM) loadLoginKey(k LoginKey) (madeKey, error) {
-	made, err := t.makeLoginKey(k.Unique)
-	if err != nil {
-		return madeKey{}, err
 	}
-	if !bytes.Equal(made.key.Public, k.Public) {
+	if made.public, err = made.key.PublicKey(); err != nil {
 		t.flush(made.handle.Handle)
-		return madeKey{}, ErrForeignKey
+		return nil, failedTo(doing, err)
 	}
 	return made, nil
 }
 
+// loadLoginKey makes k again. ErrForeignKey says that this TPM did not make it.
+func (t *TPM) loadLoginKey(k LoginKey) (*madeKey, error) {
+	if _, err := k.PublicKey(); err != nil {
+		return nil, damagedKey(err)
+	}
+	made, err := t.makeLoginKey(k.Unique)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(made.key.Public, k.Public) {
+		t.flush(made.handle.Handle)
+		return nil, foreignKey()
+	}
+	return made, nil
+}
+
+// keep gives k loaded, and leaves it so: the key that signed last stays in the
+// TPM, where it has one of three slots, until another key, a ceremony or Close
+// takes its place. So a signature is one command.
+func (t *TPM) keep(k LoginKey) (kept *madeKey, fresh bool, err error) {
+	if t.kept != nil && bytes.Equal(t.kept.key.Public, k.Public) && bytes.Equal(t.kept.key.Unique, k.Unique) {
+		return t.kept, false, nil
+	}
+	t.forget()
+	made, err := t.loadLoginKey(k)
+	if err != nil {
+		return nil, false, err
+	}
+	t.kept = made
+	return made, true, nil
+}
+
+// forget frees the slot of the key that is kept.
+func (t *TPM) forget() {
+	if t.kept != nil {
+		t.flush(t.kept.handle.Handle)
+		t.kept = nil
+	}
+}
+
 // certify has the attestation key say that the key is in this TPM, and what it
 // is.
-func (t *TPM) certify(ak *attestationKey, made madeKey, nonce []byte) (*dtv1.TPMCertifiedKey, error) {
+func (t *TPM) certify(ak *attestationKey, made *madeKey, nonce []byte) (*dtv1.TPMCertifiedKey, error) {
 	rsp, err := tpm2.Certify{
 		ObjectHandle:   made.handle,
 		SignHandle:     ak.handle,
@@ -111,16 +157,48 @@ func (t *TPM) certify(ak *attestationKey, made madeKey, nonce []byte) (*dtv1.TPM
 	}, nil
 }
 
-// Sign signs the SHA-256 digest with k: ECDSA, in ASN.1 DER. The errors are
-// ErrForeignKey and *api.Refusal.
+// Sign signs the SHA-256 digest with k: ECDSA, in ASN.1 DER. After the first
+// signature of a key each is one command. The errors are ErrForeignKey, also an
+// *api.Refusal, and other *api.Refusal; where ctx ended first, its cause.
 func (t *TPM) Sign(ctx context.Context, k LoginKey, digest []byte) (_ []byte, err error) {
 	defer func() { err = fault(ctx, err) }()
-	defer t.hold(ctx)()
-	made, err := t.loadLoginKey(k)
+	if len(digest) != sha256.Size {
+		return nil, fmt.Errorf("tpm: a digest of %d bytes is to be signed, want %d", len(digest), sha256.Size)
+	}
+	end, err := t.hold(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer t.flush(made.handle.Handle)
+	defer end()
+	key, fresh, err := t.keep(k)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := t.sign(key, digest)
+	if err != nil && !fresh && isOfHandle(err) {
+		// A TPM that was reset, or another program, has taken the key out. Its
+		// handle may be of anything since.
+		t.forget()
+		if key, _, err = t.keep(k); err != nil {
+			return nil, err
+		}
+		sig, err = t.sign(key, digest)
+	}
+	return sig, err
+}
+
+// isOfHandle tells whether err may be for the object that a handle is of: the
+// TPM says no, and has not just fallen silent.
+func isOfHandle(err error) bool {
+	_, refused := errors.AsType[tpm2.TPMRC](err)
+	return refused || errors.Is(err, errOtherKey)
+}
+
+// errOtherKey: whatever signed, it was not the key that was meant.
+var errOtherKey = errors.New("the signature is of another key")
+
+func (t *TPM) sign(made *madeKey, digest []byte) ([]byte, error) {
+	const doing = "sign with the login's key"
 	rsp, err := tpm2.Sign{
 		KeyHandle:  made.handle,
 		Digest:     tpm2.TPM2BDigest{Buffer: digest},
@@ -128,31 +206,37 @@ func (t *TPM) Sign(ctx context.Context, k LoginKey, digest []byte) (_ []byte, er
 		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
 	}.Execute(t.ch)
 	if err != nil {
-		return nil, failedTo("sign with the login's key", err)
+		return nil, failedTo(doing, err)
 	}
 	sig, err := rsp.Signature.Signature.ECDSA()
 	if err != nil {
-		return nil, failedTo("sign with the login's key", err)
+		return nil, failedTo(doing, errOtherKey)
 	}
-	return asn1.Marshal(struct{ R, S *big.Int }{
+	der, err := asn1.Marshal(struct{ R, S *big.Int }{
 		new(big.Int).SetBytes(sig.SignatureR.Buffer), new(big.Int).SetBytes(sig.SignatureS.Buffer),
 	})
+	if err != nil {
+		return nil, failedTo(doing, err)
+	}
+	if !ecdsa.VerifyASN1(made.public, digest, der) {
+		return nil, failedTo(doing, errOtherKey)
+	}
+	return der, nil
 }
+
+// uniqueLen is of a P-256 coordinate, as with uniqueOf.
+const uniqueLen = 32
 
 // newUnique is what a new login's key is made from: nobody else's is.
 func newUnique() []byte {
-	unique := make([]byte, 32) // a P-256 coordinate, as of uniqueOf
-	rand.Read(unique)          // it never fails
+	unique := make([]byte, uniqueLen)
+	rand.Read(unique) // it never fails
 	return unique
 }
 
-// ErrForeignKey: the key is of another TPM, or of this one before its
-// endorsement seed was changed.
-var ErrForeignKey = errors.New("the login's key is not of this TPM")
-
 // ceremonyKeys are the login's keys in a device authentication; nil where they
 // are not in the TPM.
-type ceremonyKeys struct{ ssh, tls madeKey }
+type ceremonyKeys struct{ ssh, tls *madeKey }
 
 // loginKeys makes or loads the keys that args ask for.
 func (t *TPM) loginKeys(args AuthArgs) (_ *ceremonyKeys, err error) {
@@ -166,7 +250,7 @@ func (t *TPM) loginKeys(args AuthArgs) (_ *ceremonyKeys, err error) {
 	c := &ceremonyKeys{}
 	take := t.loadLoginKey
 	if args.Keys == nil {
-		take = func(k LoginKey) (madeKey, error) { return t.makeLoginKey(k.Unique) }
+		take = func(k LoginKey) (*madeKey, error) { return t.makeLoginKey(k.Unique) }
 	}
 	if c.ssh, err = take(keys.SSH); err != nil {
 		return nil, err
@@ -197,20 +281,12 @@ func (c *ceremonyKeys) bind(b *identity.LoginBinding) error {
 	if c == nil {
 		return nil
 	}
-	sshKey, err := c.ssh.key.PublicKey()
-	if err != nil {
-		return err
-	}
-	wire, err := ssh.NewPublicKey(sshKey)
-	if err != nil {
-		return err
-	}
-	tlsKey, err := c.tls.key.PublicKey()
+	wire, err := ssh.NewPublicKey(c.ssh.public)
 	if err != nil {
 		return err
 	}
 	b.SSHPublicKey = wire.Marshal()
-	b.TLSPublicKey, err = x509.MarshalPKIXPublicKey(tlsKey)
+	b.TLSPublicKey, err = x509.MarshalPKIXPublicKey(c.tls.public)
 	return err
 }
 

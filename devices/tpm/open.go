@@ -18,7 +18,7 @@ import (
 // "unix:PATH" or "tcp:HOST:PORT" of a command socket; "" is DefaultAddress. What dead
 // programs left in the TPM is flushed. The errors are *api.Refusal with what
 // to do; where ctx ended first, its cause.
-func Open(ctx context.Context, address string) (*TPM, error) {
+func Open(ctx context.Context, address string, options ...Option) (*TPM, error) {
 	if address == "" {
 		address = DefaultAddress
 	}
@@ -29,7 +29,7 @@ func Open(ctx context.Context, address string) (*TPM, error) {
 	if err != nil {
 		return nil, openRefusal(address, err)
 	}
-	t := &TPM{ch: &channel{line: l}}
+	t := newTPM(l, options...)
 	if err := t.flushLeftovers(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, errors.Join(context.Cause(ctx), l.Close())
@@ -90,7 +90,11 @@ func (r *refusal) Unwrap() []error { return []error{r.Refusal, r.cause} }
 // room. Behind a resource manager, and on swtpm, which serves one connection
 // at a time, whatever is loaded belongs to nobody.
 func (t *TPM) flushLeftovers(ctx context.Context) error {
-	defer t.hold(ctx)()
+	release, err := t.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	for _, first := range []tpm2.TPMHandle{firstTransient, firstHMACSession, firstPolicySession} {
 		handles, err := t.handles(first)
 		if err != nil {

@@ -17,6 +17,10 @@ var ErrNotEnrolled = errors.New("not enrolled")
 // it, and keeps the old state beside the new.
 var ErrStaleKey = errors.New("the TPM makes another attestation key than the enrollment's")
 
+// ErrForeignKey: the login's key is of another TPM, or of this one before its
+// endorsement seed was changed. A new login heals it.
+var ErrForeignKey = errors.New("the login's key is not of this TPM")
+
 // errEarlierState: the state file is of a version that had another kind of
 // attestation key. A new enrollment takes its place.
 var errEarlierState = errors.New("an earlier state file")
@@ -27,6 +31,9 @@ const (
 	enrollAgainHint = "Enroll the device again: " + enrollWays
 	enrollWays      = "dtsh device enroll --current-device, or dtsh device enroll --token=TOKEN with a token of an administrator's"
 )
+
+var errBusy = api.Refuse(connect.CodeUnavailable, "the TPM is busy with another login").
+	WithHint("Try again when it has ended.")
 
 func notEnrolled(cluster string) error {
 	return &refusal{
@@ -48,6 +55,22 @@ func earlierState() error {
 		Refusal: api.Refuse(connect.CodeFailedPrecondition, "this device was enrolled by an earlier version of dtsh, with a key that is not used any more").
 			WithHint(enrollAgainHint),
 		cause: errEarlierState,
+	}
+}
+
+const logInHint = "Log in again with: dtsh login"
+
+func foreignKey() error {
+	return &refusal{
+		Refusal: api.Refuse(connect.CodeFailedPrecondition, "the login's key is of another TPM").WithHint(logInHint),
+		cause:   ErrForeignKey,
+	}
+}
+
+func damagedKey(cause error) error {
+	return &refusal{
+		Refusal: api.Refuse(connect.CodeFailedPrecondition, "what is kept of the login's key is damaged").WithHint(logInHint),
+		cause:   cause,
 	}
 }
 

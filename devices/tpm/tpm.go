@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -16,29 +15,70 @@ import (
 // TPM is an open TPM. Its methods may be called from many goroutines; a
 // ceremony has the TPM for itself until it ends.
 type TPM struct {
-	mu sync.Mutex // held over a whole conversation with the chip
-	ch *channel   // guarded by mu
+	turn chan struct{} // has room for one conversation with the chip
+	ch   *channel      // of the conversation
+	kept *madeKey      // of the conversation: see keep
 }
+
+func newTPM(l line, options ...Option) *TPM {
+	t := &TPM{turn: make(chan struct{}, 1), ch: &channel{line: l}}
+	for _, set := range options {
+		set(t)
+	}
+	return t
+}
+
+// Option of Open.
+type Option func(*TPM)
+
+// WhenSlow has slow called where the chip keeps somebody waiting: once in a
+// conversation, which is a call of Open or of a method, when a command has had
+// no answer for two seconds. It is called in a goroutine of its own, while the
+// conversation goes on.
+func WhenSlow(slow func()) Option { return func(t *TPM) { t.ch.slow = slow } }
 
 // hold takes the TPM for a conversation that ends with ctx at the latest; the
-// function that it returns gives it back.
-func (t *TPM) hold(ctx context.Context) (release func()) {
-	t.mu.Lock()
-	t.ch.ctx = ctx
-	return t.mu.Unlock
+// function that it returns gives it back. Whoever comes too late is told so:
+// a ceremony also waits for the server.
+func (t *TPM) hold(ctx context.Context) (release func(), err error) {
+	waiting, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	select {
+	case t.turn <- struct{}{}:
+	case <-waiting.Done():
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, errBusy
+	}
+	t.ch.begin(ctx)
+	return func() { <-t.turn }, nil
 }
 
-// Close ends the connection. Ceremonies have flushed what they loaded.
+// Usable tells whether commands can be sent still. After one that had no answer
+// they cannot: the TPM has to be opened again.
+func (t *TPM) Usable() bool { return !t.ch.gone.Load() }
+
+// Close ends the connection, once the conversation that goes on has ended, and
+// leaves nothing of ours in the TPM.
 func (t *TPM) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	t.ch.begin(ended)
+	t.forget()
 	return t.ch.line.Close()
 }
 
 // Info gives the chip's manufacturer (its vendor ID, such as "IFX" or "IBM")
 // and its firmware version.
 func (t *TPM) Info(ctx context.Context) (manufacturer, firmware string, err error) {
-	defer t.hold(ctx)()
+	release, err := t.hold(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	defer release()
 	manufacturer, firmware, err = t.infoLocked()
 	return manufacturer, firmware, fault(ctx, err)
 }
@@ -77,11 +117,16 @@ func printable(id uint32) string {
 	}, string(text)))
 }
 
-// flush frees a slot, also when the conversation was cut short. A failure
-// shows at the next command, if it matters.
+// flush frees a slot, also when the conversation was cut short; then nobody
+// waits long for it. A failure shows at the next command, if it matters.
 func (t *TPM) flush(h tpm2.TPMHandle) {
 	ctx := t.ch.ctx
 	defer func() { t.ch.ctx = ctx }()
 	t.ch.ctx = context.WithoutCancel(ctx)
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		t.ch.ctx, cancel = context.WithTimeout(t.ch.ctx, flushTimeout)
+		defer cancel()
+	}
 	tpm2.FlushContext{FlushHandle: h}.Execute(t.ch) //nolint:errcheck // see above
 }

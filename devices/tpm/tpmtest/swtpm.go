@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -73,6 +74,25 @@ func (tpm *TPM) Restart(t testing.TB) {
 		t.Fatal(err)
 	}
 	tpm.Address, tpm.stop = again.Address, stop
+}
+
+// Reset turns the chip alone off and on again: whoever is connected stays so, and
+// has to send TPM2_Startup.
+func (tpm *TPM) Reset(t testing.TB) {
+	t.Helper()
+	conn, err := net.Dial("unix", filepath.Join(tpm.dir, "tpm.sock.ctrl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// CMD_INIT without flags, and its result (swtpm_ioctls(3)).
+	result := make([]byte, 4)
+	if _, err := conn.Write([]byte{0, 0, 0, 2, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, result); err != nil || binary.BigEndian.Uint32(result) != 0 {
+		t.Fatalf("the TPM was not reset: %x, %v", result, err)
+	}
 }
 
 // Copy gives a second TPM with what this one has stored, as with the disk of a
