@@ -78,6 +78,7 @@ func (w *world) checkRecord(t *testing.T, req UserRequest) {
 		Kind: "user", Name: "alice", Roles: req.Identity.Roles, Login: "alice,root", LoginID: "login-1",
 		Serials: []uint64{1, 2}, ValidUntil: req.Identity.ValidBefore, RemoteAddr: req.RemoteAddr,
 		Device: &event.Device{DeviceID: "device-1", AssetTag: "TAG1", CredentialID: "cred-1"},
+		Key:    &event.Key{Policy: "none"},
 	}
 	if d := cmp.Diff(want, events[0], cmpopts.IgnoreFields(event.Event{}, "UID", "Time")); d != "" {
 		t.Errorf("record: want (-), got (+):\n%s", d)
@@ -400,6 +401,7 @@ func TestAnExchangedAuthorityDoesNotGetOut(t *testing.T) {
 func TestReadingBackComparesWithWhatWasAskedFor(t *testing.T) {
 	w := newWorld(t, storetest.Open(t))
 	req := w.request(t)
+	attested(&req)
 	p, err := w.ca.prepareUser(req)
 	if err != nil {
 		t.Fatal(err)
@@ -425,6 +427,8 @@ func TestReadingBackComparesWithWhatWasAskedFor(t *testing.T) {
 		"no pin":           func(id *identity.Identity) { id.PinSourceIP = false },
 		"a longer life":    func(id *identity.Identity) { id.ValidBefore = id.ValidBefore.Add(-time.Second) },
 		"a login for none": func(id *identity.Identity) { id.Logins = nil },
+		"a key in the TPM": func(id *identity.Identity) { id.PrivateKeyPolicy = identity.KeyPolicyNone },
+		"another's proof":  func(id *identity.Identity) { id.KeyAttestation = strings.Repeat("cd", 32) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := req.Identity
@@ -433,6 +437,50 @@ func TestReadingBackComparesWithWhatWasAskedFor(t *testing.T) {
 				t.Error("was not noticed")
 			}
 		})
+	}
+	for name, other := range map[string]func(*prepared){
+		"another SSH key": func(p *prepared) { p.sshKey = sshKey(t) },
+		"another TLS key": func(p *prepared) { key, _ := tlsKey(t); p.tlsKey = key.Public() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := p
+			other(&want)
+			if err := w.ca.verifyUser(s, req.Identity, want); err == nil {
+				t.Error("was not noticed")
+			}
+		})
+	}
+}
+
+// attested makes r one for a key in the TPM.
+func attested(r *UserRequest) {
+	r.Identity.PrivateKeyPolicy, r.Identity.KeyAttestation = identity.KeyPolicyHardware, strings.Repeat("ab", 32)
+}
+
+func TestACertificateAndItsRecordSayWhereTheKeyIs(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	certs := w.issue(t, func(r *UserRequest) { attested(r); r.Renewal = true })
+	id, err := identity.UnverifiedFromSSH(certs.SSH)
+	if err != nil || !id.KeyAttested() || id.KeyAttestation != strings.Repeat("ab", 32) {
+		t.Errorf("the certificate says %+v, %v", id, err)
+	}
+	want := &event.Key{Policy: "hardware_key", Attestation: strings.Repeat("ab", 32)}
+	e := w.certEvents(t)[0]
+	if d := cmp.Diff(want, e.Key); d != "" || e.Action != "renew" {
+		t.Errorf("recorded action %q and (-want +got):\n%s", e.Action, d)
+	}
+	for name, less := range map[string]func(*UserRequest){
+		"without a device":     func(r *UserRequest) { r.Identity.Device = identity.Device{} },
+		"without its proof":    func(r *UserRequest) { r.Identity.KeyAttestation = "" },
+		"with less than proof": func(r *UserRequest) { r.Identity.KeyAttestation = "ab" },
+		"as software":          func(r *UserRequest) { r.Identity.PrivateKeyPolicy = identity.KeyPolicyNone },
+	} {
+		req := w.request(t)
+		attested(&req)
+		less(&req)
+		if _, err := w.ca.IssueUser(t.Context(), req, allow); err == nil {
+			t.Errorf("%s: it was issued", name)
+		}
 	}
 }
 

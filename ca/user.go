@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -33,6 +35,8 @@ type UserRequest struct {
 	TLSKey   []byte // PKIX DER
 	// RemoteAddr is for the audit record.
 	RemoteAddr string
+	// Renewal says, in the audit record, that a login lives on with them.
+	Renewal bool
 }
 
 // UserCertificates is what one issuing gives.
@@ -75,9 +79,7 @@ func (c *CA) prepareUser(req UserRequest) (prepared, error) {
 	}
 	id := req.Identity
 	id.Cluster, id.ValidAfter = c.cluster, now.Add(-skew)
-	if id.PrivateKeyPolicy == "" {
-		id.PrivateKeyPolicy = identity.KeyPolicyNone
-	}
+	id.PrivateKeyPolicy = cmp.Or(id.PrivateKeyPolicy, identity.KeyPolicyNone)
 	if err := checkLife(now, id.ValidBefore, maxUserLife); err != nil {
 		return prepared{}, err
 	}
@@ -139,6 +141,10 @@ func userEvent(req UserRequest, id identity.Identity) event.Event {
 		Type: event.CertCreate, User: id.User, Kind: "user", Name: id.User,
 		Roles: id.Roles, Login: strings.Join(id.Logins, ","), LoginID: req.LoginID,
 		ValidUntil: id.ValidBefore.UTC().Truncate(time.Second), RemoteAddr: req.RemoteAddr,
+		Key: &event.Key{Policy: id.PrivateKeyPolicy, Attestation: id.KeyAttestation},
+	}
+	if req.Renewal {
+		e.Action = "renew"
 	}
 	if d := id.Device; d.Trusted() {
 		e.Device = &event.Device{DeviceID: d.ID, AssetTag: d.AssetTag, OSType: req.DeviceOS, CredentialID: d.CredentialID}
@@ -157,13 +163,31 @@ func (c *CA) verifyUser(s signed, want identity.Identity, p prepared) error {
 	if err != nil {
 		return fmt.Errorf("ca: own X.509 certificate: %w", err)
 	}
+	if err := sameKeys(s, p); err != nil {
+		return err
+	}
 	for _, id := range []identity.Identity{got, caller.Identity()} {
 		if id.User != want.User || id.Device != want.Device || !slices.Equal(id.Roles, want.Roles) || id.ValidBefore.After(want.ValidBefore) {
 			return errors.New("ca: own certificate says something else than what was asked for")
 		}
 	}
+	if got.PrivateKeyPolicy != cmp.Or(want.PrivateKeyPolicy, identity.KeyPolicyNone) || got.KeyAttestation != want.KeyAttestation {
+		return errors.New("ca: own SSH certificate says something else of its key than what was asked for")
+	}
 	if !slices.Equal(got.Logins, want.Logins) || got.Permit != want.Permit || got.PinSourceIP != want.PinSourceIP || got.ForceCommand != want.ForceCommand {
 		return errors.New("ca: own SSH certificate grants something else than what was asked for")
+	}
+	return nil
+}
+
+// sameKeys: what is proved of a key, or of who has it, is of no other one.
+func sameKeys(s signed, p prepared) error {
+	der, err := x509.MarshalPKIXPublicKey(p.tlsKey)
+	if err != nil {
+		return fmt.Errorf("ca: %w", err)
+	}
+	if !bytes.Equal(s.ssh.Key.Marshal(), p.sshKey.Marshal()) || !bytes.Equal(s.tls.RawSubjectPublicKeyInfo, der) {
+		return errors.New("ca: own certificate is for another key than was asked for")
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ type Event struct {
 
 	// Action is which one of a kind: "open", "rename" of SFTP; "connect",
 	// "listen", "accept", "end" (by policy) of a port; "upload", "download" of
-	// scp.
+	// scp; "renew" of certificates by which a login lives on.
 	Action string `json:"action,omitempty"`
 	// Path and TargetPath are files on the node; what is not UTF-8 is quoted.
 	Path       string `json:"path,omitempty"`
