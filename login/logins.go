@@ -23,9 +23,13 @@ type Login struct {
 	SSHKey     []byte // wire format, RFC 4253 section 6.6
 	TLSKey     []byte // PKIX DER
 	RemoteAddr string // address without port; empty where unknown
-	Created    time.Time
-	Expires    time.Time
-	DeviceID   string // of the device that proved itself in this login
+	// TTL is how long the person asked the certificates to live; 0: they did not
+	// say. It is kept for renewals.
+	TTL     time.Duration
+	Created time.Time
+	// Expires is when the last of its certificates does, or later.
+	Expires  time.Time
+	DeviceID string // of the device that proved itself in this login
 }
 
 // NewID is the ID of a login that is about to begin: its certificates are
@@ -55,13 +59,13 @@ func (s *Service) Begin(tx *store.Tx, v Verified, l Login) (Login, error) {
 	if uuid.Validate(l.ID) != nil {
 		return Login{}, errors.New("login: the ID of a login is one of NewID's")
 	}
-	if len(l.SSHKey) == 0 || len(l.TLSKey) == 0 || !l.Expires.After(now) {
+	if len(l.SSHKey) == 0 || len(l.TLSKey) == 0 || !l.Expires.After(now) || l.TTL < 0 {
 		return Login{}, errors.New("login: a login needs two keys and an end")
 	}
-	l.User, l.Created, l.DeviceID = v.user, now, ""
-	_, err := tx.Exec(`INSERT INTO logins (id, user_name, ssh_key, tls_key, remote_addr, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		l.ID, l.User, l.SSHKey, l.TLSKey, l.RemoteAddr, store.Micros(l.Created), store.Micros(l.Expires))
+	l.User, l.Created, l.DeviceID, l.TTL = v.user, now, "", l.TTL.Truncate(time.Microsecond)
+	_, err := tx.Exec(`INSERT INTO logins (id, user_name, ssh_key, tls_key, remote_addr, created_at, expires_at, ttl)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		l.ID, l.User, l.SSHKey, l.TLSKey, l.RemoteAddr, store.Micros(l.Created), store.Micros(l.Expires), l.TTL.Microseconds())
 	if err != nil {
 		return Login{}, err
 	}
@@ -84,17 +88,17 @@ func (s *Service) Find(tx *store.Tx, id string) (Login, error) {
 	}
 	l := Login{ID: id}
 	var document string
-	var created, expires int64
-	err := tx.QueryRow(`SELECT l.user_name, l.ssh_key, l.tls_key, l.remote_addr, l.created_at, l.expires_at, l.device_id, u.document
+	var created, expires, ttl int64
+	err := tx.QueryRow(`SELECT l.user_name, l.ssh_key, l.tls_key, l.remote_addr, l.created_at, l.expires_at, l.ttl, l.device_id, u.document
 		FROM logins l JOIN users u ON u.name = l.user_name WHERE l.id = $1`, id).
-		Scan(&l.User, &l.SSHKey, &l.TLSKey, &l.RemoteAddr, &created, &expires, &l.DeviceID, &document)
+		Scan(&l.User, &l.SSHKey, &l.TLSKey, &l.RemoteAddr, &created, &expires, &ttl, &l.DeviceID, &document)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Login{}, errEnded()
 	}
 	if err != nil {
 		return Login{}, fmt.Errorf("login: %w", err)
 	}
-	l.Created, l.Expires = store.Time(created), store.Time(expires)
+	l.Created, l.Expires, l.TTL = store.Time(created), store.Time(expires), time.Duration(ttl)*time.Microsecond
 	u, err := decode(document, 0)
 	if err != nil {
 		return Login{}, err
@@ -157,6 +161,17 @@ func (s *Service) MarkDevice(tx *store.Tx, id, deviceID string) error {
 		return err
 	}
 	_, err := tx.Exec(`UPDATE logins SET device_id = $1 WHERE id = $2`, deviceID, id)
+	return err
+}
+
+// Extend lets a login that stands (CodeUnauthenticated where it does not) live
+// until then. It never shortens it: certificates that outlive their login would
+// be found by nobody who ends what the person has.
+func (s *Service) Extend(tx *store.Tx, id string, until time.Time) error {
+	if _, err := s.Find(tx, id); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`UPDATE logins SET expires_at = $1 WHERE id = $2 AND expires_at < $1`, store.Micros(until), id)
 	return err
 }
 

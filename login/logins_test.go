@@ -15,7 +15,7 @@ import (
 func aLogin(w *world) Login {
 	return Login{
 		ID: NewID(), SSHKey: []byte("ssh"), TLSKey: []byte("tls"), RemoteAddr: home.String(),
-		Expires: w.clock.now().Add(12 * time.Hour),
+		TTL: 12 * time.Hour, Expires: w.clock.now().Add(12 * time.Hour),
 	}
 }
 
@@ -54,7 +54,10 @@ func TestALoginIsFoundAsItBegan(t *testing.T) {
 		}
 
 		w.must(w.write(func(tx *store.Tx) error { return w.MarkDevice(tx, l.ID, "device-1") }))
-		want.DeviceID = "device-1"
+		w.must(w.write(func(tx *store.Tx) error {
+			return w.ReplaceKeys(tx, l.ID, []byte("ssh in the TPM"), []byte("tls in the TPM"))
+		}))
+		want.DeviceID, want.SSHKey, want.TLSKey = "device-1", []byte("ssh in the TPM"), []byte("tls in the TPM")
 		found, err = w.find(l.ID)
 		w.must(err)
 		diff(t, want, found)
@@ -75,6 +78,7 @@ func TestNobodyCannotBegin(t *testing.T) {
 		"no TLS key":     func(l *Login) { l.TLSKey = nil },
 		"no end":         func(l *Login) { l.Expires = time.Time{} },
 		"an end already": func(l *Login) { l.Expires = w.clock.now() },
+		"less than none": func(l *Login) { l.TTL = -1 },
 	} {
 		l := aLogin(w)
 		change(&l)
@@ -132,9 +136,43 @@ func TestALoginEnds(t *testing.T) {
 				_, err := w.find(l.ID)
 				refused(t, err, connect.CodeUnauthenticated, "dtsh login")
 				refused(t, w.write(func(tx *store.Tx) error { return w.End(tx, l.ID) }), connect.CodeUnauthenticated, "has ended")
-				refused(t, w.write(func(tx *store.Tx) error { return w.MarkDevice(tx, l.ID, "d") }), connect.CodeUnauthenticated, "has ended")
+				for _, act := range []func(tx *store.Tx) error{
+					func(tx *store.Tx) error { return w.MarkDevice(tx, l.ID, "d") },
+					func(tx *store.Tx) error { return w.ReplaceKeys(tx, l.ID, []byte("ssh"), []byte("tls")) },
+					func(tx *store.Tx) error { return w.Extend(tx, l.ID, w.clock.now().Add(time.Hour)) },
+				} {
+					refused(t, w.write(act), connect.CodeUnauthenticated, "has ended")
+				}
 			})
 		})
+	}
+}
+
+func TestALoginIsLengthenedAndNeverShortened(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		l := w.begun()
+		for _, until := range []time.Duration{13 * time.Hour, time.Hour, 0, -time.Hour} {
+			w.must(w.write(func(tx *store.Tx) error { return w.Extend(tx, l.ID, w.clock.now().Add(until)) }))
+			found, err := w.find(l.ID)
+			w.must(err)
+			diff(t, w.clock.now().Add(13*time.Hour), found.Expires)
+		}
+		w.clock.forward(13*time.Hour - time.Second)
+		_, err := w.find(l.ID)
+		w.must(err)
+		w.clock.forward(time.Second)
+		_, err = w.find(l.ID)
+		refused(t, err, connect.CodeUnauthenticated, "has ended")
+	})
+}
+
+func TestALoginKeepsTwoKeys(t *testing.T) {
+	w := newWorld(t, storetest.Open(t))
+	l := w.begun()
+	for _, keys := range [][2][]byte{{nil, []byte("tls")}, {[]byte("ssh"), nil}} {
+		if err := w.write(func(tx *store.Tx) error { return w.ReplaceKeys(tx, l.ID, keys[0], keys[1]) }); err == nil {
+			t.Errorf("%q are its keys", keys)
+		}
 	}
 }
 
