@@ -1,7 +1,10 @@
 package authd
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"devicetrust/audit/event"
 	"devicetrust/devices"
 	"devicetrust/identity"
+	"devicetrust/login"
 	"devicetrust/policy"
 	"devicetrust/resource"
 	"devicetrust/store"
@@ -183,32 +187,37 @@ func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.B
 	return h.s.issueTrusted(ctx, c, verified, stream)
 }
 
+// issueTrusted issues the certificates of c's login again, with the device in
+// them, for the keys that the device's TPM has now proved to hold, or else for
+// those that the login has.
+//
+// The certificates from before are not revoked. They say less: no device, or
+// one that proved itself in this same login; they end soon, and with the login.
+// The keys of the first two never left the memory of dtsh, and a revocation for
+// each login would have to be told to every server until a week after its end.
 func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Verified, stream devices.AuthenticateStream) error {
-	keys := verified.Keys()
-	sshKey, tlsKey := keys.SSH(), keys.TLS()
-	if sshKey == nil {
-		var err error
-		if sshKey, err = ssh.ParsePublicKey(c.login.SSHKey); err != nil {
-			return err
-		}
-		tlsKey = c.login.TLSKey
+	want, err := s.trustedIssuing(c, verified)
+	if err != nil {
+		return err
 	}
 	device := verified.Device()
-	certs, err := s.issue(ctx, issuing{
-		user: c.login.User, loginID: c.login.ID, sshKey: sshKey, tlsKey: tlsKey, keyAttestation: keys.Attestation(),
-		// The device never lengthens the life of what the login had.
-		until: c.identity.ValidBefore, device: device, evidence: verified.Evidence(), deviceOS: verified.OSType(), addr: c.addr,
-	}, func(tx *store.Tx, _ time.Time) error {
-		if _, err := s.login.Find(tx, c.login.ID); err != nil {
+	out, err := s.issue(ctx, want, func(tx *store.Tx, until time.Time) error {
+		l, err := s.login.Find(tx, c.login.ID)
+		if err != nil {
 			return err
 		}
 		if err := s.devices.StillStands(tx, verified); err != nil {
 			return err
 		}
-		if err := s.login.ReplaceKeys(tx, c.login.ID, sshKey.Marshal(), tlsKey); err != nil {
+		if err := s.takeKeys(tx, l, c.login, verified.Keys()); err != nil {
 			return err
 		}
-		return s.login.MarkDevice(tx, c.login.ID, device.ID)
+		if want.renewal {
+			if err := s.login.Extend(tx, l.ID, until); err != nil {
+				return err
+			}
+		}
+		return s.login.MarkDevice(tx, l.ID, device.ID)
 	})
 	if err != nil {
 		return recordFailure(ctx, s, err, event.Event{
@@ -218,10 +227,46 @@ func (s *Server) issueTrusted(ctx context.Context, c caller, verified devices.Ve
 	}
 	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{
 		Success: &dtv1.AuthenticateSuccess{
-			Certificates: certs, DeviceId: device.ID, AssetTag: device.AssetTag,
+			Certificates: out.certificates, DeviceId: device.ID, AssetTag: device.AssetTag,
 			EvidenceLevel: verified.Evidence().Level, Warnings: verified.Warnings(),
+			RenewableUntil: timestamppb.New(out.most),
 		},
 	}})
+}
+
+// trustedIssuing is what a device that proved itself in c's login asks for.
+func (s *Server) trustedIssuing(c caller, verified devices.Verified) (issuing, error) {
+	keys := verified.Keys()
+	want := issuing{
+		user: c.login.User, loginID: c.login.ID, sshKey: keys.SSH(), tlsKey: keys.TLS(), keyAttestation: keys.Attestation(),
+		// The device never lengthens the life of what the login had; a renewal
+		// does, as far as the person asked and policy allows.
+		until: c.identity.ValidBefore, began: c.login.Created, renewal: verified.Renew(),
+		device: verified.Device(), evidence: verified.Evidence(), deviceOS: verified.OSType(), addr: c.addr,
+	}
+	if want.renewal {
+		want.until = s.now().Add(cmp.Or(c.login.TTL, defaultCertTTL))
+	}
+	if want.sshKey == nil {
+		var err error
+		if want.sshKey, err = ssh.ParsePublicKey(c.login.SSHKey); err != nil {
+			return issuing{}, fmt.Errorf("authd: the key of a login: %w", err)
+		}
+		want.tlsKey = c.login.TLSKey
+	}
+	return want, nil
+}
+
+// takeKeys gives the login now those of its keys that the ceremony was about:
+// proved ones, or the ones that it had before, and must have still.
+func (s *Server) takeKeys(tx *store.Tx, now, before login.Login, proved devices.LoginKeys) error {
+	if proved.SSH() != nil {
+		return s.login.ReplaceKeys(tx, now.ID, proved.SSH().Marshal(), proved.TLS())
+	}
+	if !bytes.Equal(now.SSHKey, before.SSHKey) || !bytes.Equal(now.TLSKey, before.TLSKey) {
+		return api.Refuse(connect.CodeAborted, "the login was given other keys at this moment").WithHint("Try again")
+	}
+	return nil
 }
 
 // deviceTrust are the settings in force.

@@ -30,9 +30,14 @@ type issuing struct {
 	sshKey  ssh.PublicKey
 	tlsKey  []byte
 	// until is the latest end of life: what the person asked for, or what is
-	// left of the login that the device was added to.
-	until  time.Time
-	device identity.Device
+	// left of the certificates that the device is added to.
+	until time.Time
+	// began is when the login did, from when on max_session_ttl counts; zero: it
+	// begins now.
+	began time.Time
+	// renewal lets the login live on, and is for the record.
+	renewal bool
+	device  identity.Device
 	// evidence is what the device proved of itself.
 	evidence identity.Evidence
 	// keyAttestation is that of sshKey, where it is in the TPM of the device.
@@ -43,74 +48,96 @@ type issuing struct {
 	addr netip.Addr
 }
 
+// granted is what policy gives.
+type granted struct {
+	identity identity.Identity
+	// most is the end of the session's maximum.
+	most time.Time
+}
+
+// issued is what issue gives.
+type issued struct {
+	certificates *dtv1.Certificates
+	// most is until when renewing could lengthen their life.
+	most time.Time
+}
+
 // issue gives certificates for what policy grants at this moment. check runs
 // in the transaction that records them, and is told when they end.
-func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.Tx, until time.Time) error) (*dtv1.Certificates, error) {
-	var id identity.Identity
+func (s *Server) issue(ctx context.Context, want issuing, check func(tx *store.Tx, until time.Time) error) (issued, error) {
+	now := s.now()
+	if want.began.IsZero() {
+		want.began = now
+	}
+	var g granted
 	err := s.db.Read(ctx, func(tx *store.Tx) (err error) {
-		id, err = s.grant(tx, want, s.now())
+		g, err = s.grant(tx, want, now)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return issued{}, err
 	}
-	granted := s.now()
 	certs, err := s.ca.IssueUser(ctx, ca.UserRequest{
-		Identity: id, LoginID: want.loginID, DeviceOS: want.deviceOS, SSHKey: want.sshKey, TLSKey: want.tlsKey, RemoteAddr: callerOf(ctx).remote(),
+		Identity: g.identity, LoginID: want.loginID, DeviceOS: want.deviceOS, SSHKey: want.sshKey, TLSKey: want.tlsKey,
+		RemoteAddr: callerOf(ctx).remote(), Renewal: want.renewal,
 	}, func(tx *store.Tx) error {
-		if err := check(tx, id.ValidBefore); err != nil {
+		if err := check(tx, g.identity.ValidBefore); err != nil {
 			return err
 		}
 		// Between reading and recording somebody may have taken away what
 		// was granted; what is recorded is what holds now.
-		again, err := s.grant(tx, want, granted)
+		again, err := s.grant(tx, want, now)
 		if err != nil {
 			return err
 		}
-		again.ValidBefore = id.ValidBefore
-		if !reflect.DeepEqual(again, id) {
+		if !reflect.DeepEqual(again, g) {
 			return api.Refuse(connect.CodeAborted, "your access was changed at this moment").WithHint(hintLogin)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return issued{}, err
 	}
-	return &dtv1.Certificates{
-		Ssh: certs.SSH.Marshal(), Tls: certs.TLS, Roles: id.Roles, Logins: loginsShown(id), ValidUntil: timestamppb.New(id.ValidBefore),
-	}, nil
+	return issued{most: g.most, certificates: &dtv1.Certificates{
+		Ssh: certs.SSH.Marshal(), Tls: certs.TLS, Roles: g.identity.Roles, Logins: loginsShown(g.identity),
+		ValidUntil: timestamppb.New(g.identity.ValidBefore),
+	}}, nil
 }
 
-// grant is the identity that policy gives a user now.
-func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Identity, error) {
+// grant is what policy gives a user now.
+func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (granted, error) {
 	user, err := s.login.GetUser(tx, want.user)
 	if err != nil {
-		return identity.Identity{}, err
+		return granted{}, err
 	}
 	state, err := s.policyState(tx)
 	if err != nil {
-		return identity.Identity{}, err
+		return granted{}, err
 	}
 	roles := append([]string(nil), user.Spec.Roles...)
 	sort.Strings(roles)
 	subject := withDevice(policy.Subject{User: want.user, Roles: roles, Traits: user.Spec.Traits}, want.device, want.evidence)
+	subject.KeyAttested = want.keyAttestation != ""
 	d := policy.Decide(state, policy.Request{Action: policy.LogIn, Subject: subject, Now: now})
 	if !d.Allowed() {
-		return identity.Identity{}, api.Refuse(connect.CodePermissionDenied, "access denied: %s", d.Reason)
+		return granted{}, api.Refuse(connect.CodePermissionDenied, "access denied: %s", d.Reason)
 	}
-	life := d.Limits.MaxSessionTTL
-	if life == 0 {
-		life = policy.MaxSessionTTLDefault
+	if d.Limits.AttestedKey && want.device.Trusted() && !subject.KeyAttested {
+		return granted{}, needsAttestedKey(state, subject, want.deviceOS)
 	}
-	until := now.Add(life)
-	if want.until.Before(until) {
-		until = want.until
+	life := cmp.Or(d.Limits.MaxSessionTTL, policy.MaxSessionTTLDefault)
+	// A login that another replica's clock began is not longer for that.
+	most := earlier(want.began, now).Add(life).Truncate(time.Second)
+	until := earlier(want.until, most).Truncate(time.Second) // as certificates count
+	if !most.After(now) {
+		return granted{}, api.Refuse(connect.CodeUnauthenticated, "this login has lasted for the longest that a session may, %s", life).
+			WithHint(hintLogin)
 	}
 	keyPolicy := identity.KeyPolicyNone
-	if want.keyAttestation != "" {
+	if subject.KeyAttested {
 		keyPolicy = identity.KeyPolicyHardware
 	}
-	return identity.Identity{
+	return granted{most: most, identity: identity.Identity{
 		Cluster: s.ca.Cluster(), User: want.user, Roles: roles, Traits: user.Spec.Traits,
 		Logins: policy.LoginsOf(state, subject),
 		Device: want.device, Evidence: want.evidence,
@@ -120,9 +147,36 @@ func (s *Server) grant(tx *store.Tx, want issuing, now time.Time) (identity.Iden
 		},
 		LoginIP: want.addr, PinSourceIP: d.Limits.PinSourceIP,
 		PrivateKeyPolicy: keyPolicy, KeyAttestation: want.keyAttestation,
-		// Certificates count in whole seconds.
-		ValidBefore: until.Truncate(time.Second),
-	}, nil
+		ValidBefore: until,
+	}}, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// needsAttestedKey says which role of sub asks for a key in the TPM, which the
+// device has not shown. Without a device the certificate is good for nothing
+// there anyhow, and the person may do what the other roles allow.
+func needsAttestedKey(state *policy.State, sub policy.Subject, deviceOS string) *api.Refusal {
+	who := "a role"
+	for _, name := range sub.Roles {
+		one := sub
+		one.Roles = []string{name}
+		if policy.Decide(state, policy.Request{Action: policy.LogIn, Subject: one}).Limits.AttestedKey {
+			who = fmt.Sprintf("role %q", name)
+			break
+		}
+	}
+	if deviceOS == "macos" {
+		return api.Refuse(connect.CodePermissionDenied, "%s requires a key in the device's TPM, and a macOS device cannot prove one", who).
+			WithHint("Log in on an enrolled machine with a TPM")
+	}
+	return api.Refuse(connect.CodePermissionDenied, "%s requires a key in the device's TPM", who).
+		WithHint("Log in without --key=software; a dtsh that has no such flag is too old")
 }
 
 // policyState is all that Decide needs, with the serials that are revoked

@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -30,10 +31,7 @@ func (h loginService) Login(ctx context.Context, req *connect.Request[dtv1.Login
 	if err != nil {
 		return nil, err
 	}
-	if ttl == 0 {
-		ttl = defaultCertTTL
-	}
-	if ttl < minCertTTL {
+	if ttl != 0 && ttl < minCertTTL {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "a certificate lives at least %s, not %s", minCertTTL, ttl)
 	}
 	verified, err := s.login.CheckPassword(ctx, m.GetUser(), login.NewSecret(m.GetPassword()), c.addr)
@@ -42,12 +40,12 @@ func (h loginService) Login(ctx context.Context, req *connect.Request[dtv1.Login
 	}
 	want := issuing{
 		user: verified.User(), loginID: login.NewID(), sshKey: sshKey, tlsKey: m.GetTlsPublicKey(),
-		until: s.now().Add(ttl), addr: c.addr,
+		until: s.now().Add(cmp.Or(ttl, defaultCertTTL)), addr: c.addr,
 	}
-	certs, err := s.issue(ctx, want, func(tx *store.Tx, until time.Time) error {
+	out, err := s.issue(ctx, want, func(tx *store.Tx, until time.Time) error {
 		_, err := s.login.Begin(tx, verified, login.Login{
 			ID: want.loginID, SSHKey: m.GetSshPublicKey(), TLSKey: m.GetTlsPublicKey(),
-			RemoteAddr: c.remote(), Expires: until,
+			RemoteAddr: c.remote(), TTL: ttl, Expires: until,
 		})
 		return err
 	})
@@ -58,7 +56,7 @@ func (h loginService) Login(ctx context.Context, req *connect.Request[dtv1.Login
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&dtv1.LoginResponse{Certificates: certs, Cluster: cluster}), nil
+	return connect.NewResponse(&dtv1.LoginResponse{Certificates: out.certificates, Cluster: cluster}), nil
 }
 
 func (h loginService) AcceptInvite(ctx context.Context, req *connect.Request[dtv1.AcceptInviteRequest]) (*connect.Response[dtv1.AcceptInviteResponse], error) {

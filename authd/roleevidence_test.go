@@ -26,14 +26,14 @@ func TestACertificateCarriesTheEvidenceOfItsDevice(t *testing.T) {
 	}
 	want := identity.Evidence{Level: "event_log", TPMManufacturer: "IFX", TPMFirmware: "7.85.4555.0"}
 	k := newKeys(t)
-	certs, err := s.issue(t.Context(), issuing{
+	out, err := s.issue(t.Context(), issuing{
 		user: "alice", loginID: "login", sshKey: k.ssh.PublicKey(), tlsKey: k.der, until: vectors.Now.Add(time.Hour),
 		device: identity.Device{ID: "d", AssetTag: "t", CredentialID: "c"}, evidence: want,
 	}, func(*store.Tx, time.Time) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ssh.ParsePublicKey(certs.GetSsh())
+	key, err := ssh.ParsePublicKey(out.certificates.GetSsh())
 	if err != nil {
 		t.Fatal(err)
 	}
