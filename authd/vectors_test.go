@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,9 +38,9 @@ func TestExplainAnswersTheGoldenVectors(t *testing.T) {
 			s := explainer(t, f)
 			for _, c := range f.Cases {
 				// Explain is about sessions, and certificates carry neither
-				// half a device, evidence of none nor a mark of machines. The
-				// control plane knows what is in force.
-				ofNone := !c.Device && c.Evidence != (policy.Evidence{})
+				// half a device, evidence of none, a key in the TPM of none nor a
+				// mark of machines. The control plane knows what is in force.
+				ofNone := !c.Device && (c.Evidence != (policy.Evidence{}) || c.Key)
 				if c.Action != policy.OpenSession || c.HalfDevice || ofNone || c.Bot || c.Age != 0 {
 					continue
 				}
@@ -168,6 +169,9 @@ func certify(ctx context.Context, s *Server, sub policy.Subject, change ...func(
 		Device:      identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
 		Evidence:    identity.Evidence{Level: string(sub.DeviceEvidence.Level), TPMManufacturer: sub.DeviceEvidence.TPMManufacturer, TPMFirmware: sub.DeviceEvidence.TPMFirmware},
 		ValidBefore: vectors.Now.Add(time.Hour),
+	}
+	if sub.KeyAttested {
+		id.PrivateKeyPolicy, id.KeyAttestation = identity.KeyPolicyHardware, strings.Repeat("ab", 32)
 	}
 	for _, f := range change {
 		f(&id)

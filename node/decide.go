@@ -83,6 +83,8 @@ func (w decider) decide(st *state, id identity.Identity, r policy.Request) (poli
 			no.reason, no.hint = policy.ReasonTrustedDevice, enrollHint
 		case policy.CauseEvidence:
 			no.hint = evidenceHint
+		case policy.CauseAttestedKey:
+			no.hint = attestedKeyHint
 		case policy.CauseForwarding:
 			no.hint = forwardHint
 		default: // the reason says it
@@ -98,6 +100,10 @@ const enrollHint = "Enroll this device with: dtsh device enroll --current-device
 // evidenceHint is that of a denial for want of evidence, which is as old as the
 // certificate.
 const evidenceHint = "See what this device proved: dtsh status --format=json; once it can prove more, log in again: dtsh login"
+
+// attestedKeyHint is that of a denial for want of a key in a TPM, which logins
+// have by themselves where they can.
+const attestedKeyHint = "Log in again from an enrolled device with a TPM, without --key=software: dtsh login"
 
 // forwardHint is that of a denial for want of an option in a role.
 const forwardHint = "Ask who administers the cluster for a role that allows it, then log in again: dtsh login"

@@ -65,6 +65,9 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 		Device:   identity.Device{ID: sub.DeviceID, AssetTag: sub.DeviceAssetTag, CredentialID: sub.DeviceCredentialID},
 		Evidence: identity.Evidence{Level: string(sub.DeviceEvidence.Level), TPMManufacturer: sub.DeviceEvidence.TPMManufacturer, TPMFirmware: sub.DeviceEvidence.TPMFirmware},
 	}
+	if sub.KeyAttested {
+		id.PrivateKeyPolicy, id.KeyAttestation = identity.KeyPolicyHardware, strings.Repeat("ab", 32)
+	}
 	s := &server{nodeID: c.Node.Metadata.Name, name: c.Node.Spec.Hostname, states: heardAt(vectors.Now.Add(-c.Age))}
 	if c.Age == policy.NeverHeard {
 		s.states = newHolder()
@@ -86,6 +89,9 @@ func decideVector(t *testing.T, f vectors.File, c vectors.Case) *string {
 		return wrong("the reason is " + no.reason)
 	}
 	if (c.Cause == policy.CauseEvidence) != (no.hint == evidenceHint) {
+		return wrong("the hint is " + no.hint)
+	}
+	if (c.Cause == policy.CauseAttestedKey) != (no.hint == attestedKeyHint) {
 		return wrong("the hint is " + no.hint)
 	}
 	if c.Rule != "" && !strings.Contains(strings.Join(no.details, "\n"), c.Rule+":") {

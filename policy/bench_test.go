@@ -11,6 +11,8 @@ import (
 func BenchmarkDecide(b *testing.B) {
 	s, r := twentyRoles(b)
 	b.Run("allowed", func(b *testing.B) { benchmark(b, s, r, CauseGranted) })
+	r.Subject.KeyAttested = false
+	b.Run("software-key", func(b *testing.B) { benchmark(b, s, r, CauseAttestedKey) })
 	r.Subject.DeviceEvidence.Level = EvidenceQuote
 	b.Run("less-evidence", func(b *testing.B) { benchmark(b, s, r, CauseEvidence) })
 	r.Subject.DeviceID = ""
@@ -78,12 +80,13 @@ func benchmark(b *testing.B, s *State, r Request, want Cause) {
 	b.ReportMetric(5000, "limit-ns/op")
 }
 
-// twentyRoles: half of them match the node, and a device with evidence is
-// demanded.
+// twentyRoles: half of them match the node, and a device with evidence and a key
+// in its TPM is demanded.
 func twentyRoles(tb testing.TB) (*State, Request) {
 	s, r := presetState(tb), session()
 	s.Preference.DeviceTrust.Mode = ModeRequired
-	r.Subject.Roles = nil
+	yes := true
+	r.Subject.Roles, r.Subject.KeyAttested = nil, true
 	r.Subject.DeviceEvidence = Evidence{EvidenceSecureBoot, "IFX", "7.85.4555.0"}
 	r.Node.Labels = map[string]string{"env": "dev", "team": "a", "os": "linux"}
 	for i := range 20 {
@@ -95,7 +98,7 @@ func twentyRoles(tb testing.TB) (*State, Request) {
 		s.Roles[name] = mustRole(tb, name, RoleSpec{
 			Options: RoleOptions{DeviceTrustMode: ModeRequired, DeviceEvidence: &EvidenceDemand{
 				Level: EvidenceEventLog, TPMs: []TPMDemand{{Manufacturer: "STM"}, {Manufacturer: "IFX", MinFirmware: "7.85"}},
-			}},
+			}, RequireAttestedKey: &yes},
 			Allow: RoleConditions{Logins: []string{"ubuntu", "{{internal.logins}}"}, NodeLabels: map[string]Values{"env": {"dev", "test"}, "team": team, "os": {"*"}}},
 			Deny:  RoleConditions{NodeLabels: map[string]Values{"env": {"prod"}}},
 		})

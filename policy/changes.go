@@ -16,7 +16,7 @@ func changes(s *State, r Request, d Decision) []string {
 	w := ways{state: s, request: r}
 	user := strconv.Quote(r.Subject.User)
 	switch d.Cause {
-	case CauseTrustedDevice, CauseEvidence:
+	case CauseTrustedDevice, CauseEvidence, CauseAttestedKey:
 		w.otherDevice()
 	case CauseRevoked, CausePrincipal:
 		w.try("log in again", s, renewed(r))
@@ -79,17 +79,17 @@ func (w *ways) otherDevice() {
 // from its own; nothing where its device is not what keeps it out.
 func loginsFrom(s *State, r Request) []string {
 	e := evaluation{state: s, request: &r, quiet: true}
-	if c := e.decide().Cause; c != CauseTrustedDevice && c != CauseEvidence {
+	if c := e.decide().Cause; c != CauseTrustedDevice && c != CauseEvidence && c != CauseAttestedKey {
 		return nil
 	}
 	var logins []string
 	for _, d := range demandedDevices(e.here) {
 		r := renewed(r)
 		r.Subject.DeviceID, r.Subject.DeviceAssetTag, r.Subject.DeviceCredentialID = "another", "another", "another"
-		r.Subject.DeviceEvidence = d.evidence
+		r.Subject.DeviceEvidence, r.Subject.KeyAttested = d.evidence, d.attestsKey
 		e := evaluation{state: s, request: &r, quiet: true}
 		if e.decide().Allowed() {
-			logins = append(logins, "log in from "+d.title)
+			logins = append(logins, d.login+d.title)
 		}
 	}
 	return logins
@@ -97,31 +97,39 @@ func loginsFrom(s *State, r Request) []string {
 
 // demandedDevice is one that roles may be content with.
 type demandedDevice struct {
-	title    string
-	evidence Evidence
+	// login ends before the title: "log in from ".
+	login, title string
+	evidence     Evidence
+	attestsKey   bool
 }
 
-// demandedDevices are those with the highest level that roles demand, one of
-// each manufacturer where a role names some; whether all roles are content
+// demandedDevices are those with the highest level that roles demand, and the
+// login's key in their TPM where one demands that, one of each manufacturer
+// where a role names some; whether all roles are content
 // with it has to be asked.
 func demandedDevices(roles []*role) []demandedDevice {
-	d := demandedDevice{"an enrolled device", Evidence{Level: highestLevel(roles)}}
+	d := demandedDevice{login: "log in from ", title: "an enrolled device", evidence: Evidence{Level: highestLevel(roles)}}
+	join := " with "
 	if d.evidence.Level != EvidenceNone {
-		d.title += " with evidence " + d.evidence.Level.title()
+		d.title += join + "evidence " + d.evidence.Level.title()
+		join = " and "
+	}
+	if slices.ContainsFunc(roles, func(r *role) bool { return r.key != nil }) {
+		d.login, d.attestsKey = "log in without --key=software from ", true
 	}
 	tpms := newestOfEach(roles)
 	if len(tpms) == 0 {
+		if d.attestsKey {
+			d.title += join + "a TPM"
+		}
 		return []demandedDevice{d}
-	}
-	join := " with "
-	if d.evidence.Level != EvidenceNone {
-		join = " and "
 	}
 	var all []demandedDevice
 	for _, t := range tpms {
-		ev := d.evidence
-		ev.TPMManufacturer, ev.TPMFirmware = t.manufacturer, t.minFirmware
-		all = append(all, demandedDevice{d.title + join + tpmTitles([]tpmDemand{t}), ev})
+		one := d
+		one.title += join + tpmTitles([]tpmDemand{t})
+		one.evidence.TPMManufacturer, one.evidence.TPMFirmware = t.manufacturer, t.minFirmware
+		all = append(all, one)
 	}
 	return all
 }

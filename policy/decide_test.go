@@ -211,6 +211,13 @@ func TestADenialSaysWhatWouldChangeIt(t *testing.T) {
 	chips := func(s *State, r *Request, level EvidenceLevel) {
 		wants(s, r, "chips", EvidenceDemand{Level: level, TPMs: []TPMDemand{{"IFX", "7.85"}, {"STM", ""}}})
 	}
+	yes := true
+	attested := func(s *State, r *Request) {
+		s.Roles["attested"] = mustRole(t, "attested", RoleSpec{
+			Options: RoleOptions{RequireAttestedKey: &yes}, Allow: RoleConditions{NodeLabels: map[string]Values{"*": {"*"}}},
+		})
+		r.Subject.Roles = append(r.Subject.Roles, "attested")
+	}
 	demand := func(s *State, r *Request) { s.Preference.DeviceTrust.Mode = ModeRequired; noDevice(r) }
 	for name, row := range map[string]struct {
 		change func(*State, *Request)
@@ -261,6 +268,20 @@ func TestADenialSaysWhatWouldChangeIt(t *testing.T) {
 		}, []string{"log in from an enrolled device with a TPM of A", "log in from an enrolled device with a TPM of B", "log in from an enrolled device with a TPM of C"}},
 		"a role and evidence": {func(s *State, r *Request) { measured(s, r); r.Subject.Roles = []string{"measured"} },
 			[]string{`add role "access" to user "alice", and log in from an enrolled device with evidence "event_log"`}},
+		"a key that is not attested": {attested, []string{"log in without --key=software from an enrolled device with a TPM"}},
+		"no device for a key": {func(s *State, r *Request) { attested(s, r); noDevice(r) },
+			[]string{"log in without --key=software from an enrolled device with a TPM"}},
+		"a key and evidence": {func(s *State, r *Request) { measured(s, r); attested(s, r) },
+			[]string{`log in without --key=software from an enrolled device with evidence "event_log" and a TPM`}},
+		"a key and another TPM": {func(s *State, r *Request) { chips(s, r, EvidenceQuote); attested(s, r) },
+			[]string{`log in without --key=software from an enrolled device with evidence "quote" and a TPM of IFX (firmware 7.85 or later)`,
+				`log in without --key=software from an enrolled device with evidence "quote" and a TPM of STM`}},
+		"a role and a key": {func(s *State, r *Request) { attested(s, r); r.Subject.Roles = []string{"attested"} },
+			[]string{`add role "access" to user "alice", and log in without --key=software from an enrolled device with a TPM`}},
+		"a forward without the key": {func(s *State, r *Request) {
+			attested(s, r)
+			r.Action, r.Target = Forward, Target{Kind: ToPort, Host: "db", Port: 5432}
+		}, []string{"log in without --key=software from an enrolled device with a TPM"}},
 		"a bad question": {func(_ *State, r *Request) { r.Login = "" }, nil},
 		"two locks": {func(s *State, _ *Request) {
 			s.Locks = []Lock{{Name: "a", Target: LockTarget{User: "alice"}}, {Name: "b", Target: LockTarget{Role: "access"}}}
@@ -296,6 +317,9 @@ func TestChangesAreFew(t *testing.T) {
 func TestWhoAsksForATrustedDeviceIsNamed(t *testing.T) {
 	s := presetState(t)
 	s.Roles["measured"] = mustRole(t, "measured", RoleSpec{Options: RoleOptions{DeviceEvidence: &EvidenceDemand{Level: EvidenceKey}}})
+	yes, no := true, false
+	s.Roles["attested"] = mustRole(t, "attested", RoleSpec{Options: RoleOptions{RequireAttestedKey: &yes}})
+	s.Roles["unattested"] = mustRole(t, "unattested", RoleSpec{Options: RoleOptions{RequireAttestedKey: &no}})
 	sub := Subject{User: "alice", Roles: []string{"access", "require-trusted-device", "unknown"}}
 	for name, row := range map[string]struct {
 		mode Mode
@@ -304,6 +328,7 @@ func TestWhoAsksForATrustedDeviceIsNamed(t *testing.T) {
 	}{
 		"a role":                 {ModeOptional, sub, []string{"role require-trusted-device"}},
 		"a role, by evidence":    {ModeOff, Subject{Roles: []string{"measured"}}, []string{"role measured"}},
+		"a role, by the key":     {ModeOff, Subject{Roles: []string{"attested", "unattested"}}, []string{"role attested"}},
 		"nobody":                 {ModeOff, Subject{Roles: []string{"access"}}, nil},
 		"the cluster":            {ModeRequired, Subject{}, []string{"the cluster"}},
 		"the cluster, of people": {ModeRequiredForHumans, Subject{Bot: true}, nil},

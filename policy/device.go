@@ -55,9 +55,9 @@ func newDemands(source string, m Mode) demands {
 // clusterDemands are those of the cluster's mode, without the mode.
 var clusterDemands = newDemands("cluster_auth_preference device_trust.mode", ModeUnset)
 
-// checkDevice holds the subject to the cluster's mode, and to the mode and the
-// evidence of every role that allows the node, whether or not it grants the
-// login. It gives CauseUnknown where the subject passes.
+// checkDevice holds the subject to the cluster's mode, and to the mode, the
+// evidence and the key of every role that allows the node, whether or not it
+// grants the login. It gives CauseUnknown where the subject passes.
 func (e *evaluation) checkDevice() Cause {
 	cluster := clusterDemands
 	cluster.mode = e.state.Preference.DeviceTrust.Mode
@@ -68,6 +68,9 @@ func (e *evaluation) checkDevice() Cause {
 		}
 		if r.evidence != nil {
 			cause = worse(cause, e.checkEvidence(r.evidence))
+		}
+		if r.key != nil {
+			cause = worse(cause, e.checkKey(r.key))
 		}
 	}
 	return cause
@@ -98,10 +101,10 @@ func (e *evaluation) checkMode(d *demands) Cause {
 }
 
 // worse of two outcomes: a mode that nobody understands cannot be met, a
-// demand for a device can, and what a device proves is asked where there is
-// one.
+// demand for a device can, and what a device proves, and of which key, is asked
+// where there is one.
 func worse(a, b Cause) Cause {
-	for _, c := range [...]Cause{CauseUnknownMode, CauseTrustedDevice, CauseEvidence} {
+	for _, c := range [...]Cause{CauseUnknownMode, CauseTrustedDevice, CauseEvidence, CauseAttestedKey} {
 		if a == c || b == c {
 			return c
 		}
@@ -125,7 +128,7 @@ func DemandersOf(s *State, sub Subject) (names []string) {
 		names = append(names, "the cluster")
 	}
 	for _, r := range s.rolesOf(sub) {
-		if demands(r.demands.mode) || r.evidence != nil {
+		if demands(r.demands.mode) || r.evidence != nil || r.key != nil {
 			names = append(names, "role "+r.name)
 		}
 	}
@@ -138,6 +141,8 @@ func (e *evaluation) deviceReason(c Cause) string {
 		return ReasonTrustedDevice
 	case CauseEvidence:
 		return e.evidenceReason()
+	case CauseAttestedKey:
+		return ReasonAttestedKey
 	default:
 		return "the cluster's device trust mode is unknown here, so nobody is let in"
 	}

@@ -164,6 +164,7 @@ const (
 	CauseTrustedDevice Cause = "trusted-device-required"
 	CauseUnknownMode   Cause = "unknown-mode"
 	CauseEvidence      Cause = "device-evidence-required"
+	CauseAttestedKey   Cause = "attested-key-required"
 	CauseForwarding    Cause = "forwarding-not-granted"
 	CauseStaleLocks    Cause = "stale-locks"
 )

@@ -19,6 +19,7 @@ type role struct {
 	allow, deny conditions
 	demands     demands
 	evidence    *evidenceDemands // nil: none
+	key         *keyDemand       // nil: none
 	locking     locking
 	granted     string // the reason of an allow
 	rules       int    // the most that it adds to Decision.Rules about a session or a call
@@ -83,6 +84,7 @@ func NewRole(name string, spec RoleSpec) (Role, error) {
 	if r.evidence, err = newEvidenceDemands(name, spec.Options.DeviceEvidence); err != nil {
 		return Role{}, err
 	}
+	r.key = newKeyDemand(name, spec.Options.RequireAttestedKey)
 	if r.allow, err = newConditions(RuleAllow, name, "allow", spec.Allow); err != nil {
 		return Role{}, err
 	}
@@ -94,10 +96,10 @@ func NewRole(name string, spec RoleSpec) (Role, error) {
 }
 
 // countRules: one for the allow block, and one for each part of the deny
-// block, for the mode and for the evidence where there are such.
+// block, for the mode, for the evidence and for the key where there are such.
 func (r *role) countRules() int {
 	n := 1
-	for _, silent := range []bool{r.demands.mode == ModeUnset, r.evidence == nil, r.deny.labels.none(), r.deny.logins.none(), len(r.deny.rules.rules) == 0} {
+	for _, silent := range []bool{r.demands.mode == ModeUnset, r.evidence == nil, r.key == nil, r.deny.labels.none(), r.deny.logins.none(), len(r.deny.rules.rules) == 0} {
 		if !silent {
 			n++
 		}

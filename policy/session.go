@@ -23,7 +23,7 @@ func (e *evaluation) decideSession() Decision {
 		return e.deny(CausePrincipal, fmt.Sprintf("the certificate does not name login %.64q", r.Login))
 	}
 	// 9. The strictest of the modes that apply must be met, and every demand
-	// for evidence.
+	// for evidence or for a key in a TPM.
 	if cause := e.checkDevice(); cause != CauseUnknown {
 		return e.deny(cause, e.deviceReason(cause))
 	}

@@ -35,8 +35,9 @@ type RoleOptions struct {
 	// DeviceEvidence is asked for on the nodes that the role itself allows,
 	// of humans and of machines; nil asks for none.
 	DeviceEvidence *EvidenceDemand `yaml:"device_evidence,omitempty" json:"device_evidence,omitempty"`
-	// RequireAttestedKey: on the nodes that the role itself allows, a
-	// certificate's key must be proved to be in the TPM of a trusted device.
+	// RequireAttestedKey: on the nodes that the role itself allows, of humans and
+	// of machines, a certificate's key must be proved to be in the TPM of a
+	// trusted device. False asks for nothing.
 	RequireAttestedKey *bool `yaml:"require_attested_key,omitempty" json:"require_attested_key,omitempty"`
 }
 

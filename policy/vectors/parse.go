@@ -188,7 +188,7 @@ func (k cast) readWho(c *Case, who string) (err error) {
 			continue
 		}
 		flag, ok := map[string]*bool{
-			"device": &c.Device, "half-device": &c.HalfDevice, "bot": &c.Bot, "stale": &c.Stale, "revoked": &c.Revoked,
+			"device": &c.Device, "half-device": &c.HalfDevice, "tpm-key": &c.Key, "bot": &c.Bot, "stale": &c.Stale, "revoked": &c.Revoked,
 		}[word]
 		if !ok {
 			return fmt.Errorf("%q says nothing about a user", word)

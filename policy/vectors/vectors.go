@@ -19,8 +19,9 @@
 // a trusted device, alice+half-device one whose credential is missing,
 // alice+device+quote and alice+device+tpm=IFX/7.85 one that has proved so much
 // (key, quote, event_log, secure_boot; +unheard-of is a level that there is
-// not) and whose TPM is known, alice+bot is a machine, alice+stale has a certificate from before its
-// logins were granted, alice+revoked one that was revoked, alice+age=6m asks
+// not) and whose TPM is known, alice+device+tpm-key one in whose TPM the
+// certificate's key is, alice+bot is a machine, alice+stale has a certificate
+// from before its logins were granted, alice+revoked one that was revoked, alice+age=6m asks
 // where it was last known 6 minutes ago that the policy is the one in force, and
 // alice+age=unknown where nothing is known of that. EFFECT is allow or
 // deny, CAUSE a policy.Cause, RULE the source of a rule that must have had
@@ -60,8 +61,8 @@ type Case struct {
 	Line string
 	User *resource.User
 	// What is special about the certificate.
-	Device, HalfDevice, Bot, Stale, Revoked bool
-	Evidence                                policy.Evidence
+	Device, HalfDevice, Key, Bot, Stale, Revoked bool
+	Evidence                                     policy.Evidence
 	// Age of what is decided by.
 	Age time.Duration
 
@@ -119,7 +120,7 @@ func (f File) State(c Case) (*policy.State, error) {
 func (c Case) Request(s *policy.State) policy.Request {
 	sub := policy.Subject{
 		User: c.User.Metadata.Name, Roles: c.User.Spec.Roles, Traits: c.User.Spec.Traits, Serial: Serial, Bot: c.Bot,
-		DeviceEvidence: c.Evidence,
+		DeviceEvidence: c.Evidence, KeyAttested: c.Key,
 	}
 	sub.Principals = append([]string{}, policy.LoginsOf(s, sub)...)
 	if c.Stale {
