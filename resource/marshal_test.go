@@ -43,6 +43,7 @@ func everything() []Resource {
 			DeviceEvidence: &policy.EvidenceDemand{Level: policy.EvidenceEventLog, TPMs: []policy.TPMDemand{
 				{Manufacturer: "IFX", MinFirmware: "7.85"}, {Manufacturer: "STM"},
 			}},
+			RequireAttestedKey: &yes,
 		},
 		Allow: conditions, Deny: conditions,
 	}}

@@ -40,6 +40,7 @@ spec:
     forward_agent: false
     lock: strict
     device_evidence: {level: quote, tpms: [{manufacturer: 'IFX', min_firmware: 7.80}]}
+    require_attested_key: no
   allow:
     logins: ['{{internal.logins}}', ubuntu]
     node_labels:
@@ -59,6 +60,8 @@ spec:
 					PortForwarding: &yes, ForwardAgent: &no, Lock: "strict",
 					// The firmware as it is written, and not a number without its 0.
 					DeviceEvidence: &policy.EvidenceDemand{Level: policy.EvidenceQuote, TPMs: []policy.TPMDemand{{Manufacturer: "IFX", MinFirmware: "7.80"}}},
+					// False as it is written, and not left out.
+					RequireAttestedKey: &no,
 				},
 				Allow: policy.RoleConditions{
 					Logins:     []string{"{{internal.logins}}", "ubuntu"},
@@ -169,6 +172,13 @@ func TestMistakesAreToldWithTheirLine(t *testing.T) {
 		"a TPM of another kind":     {role("  options:\n    device_evidence:\n      tpms:\n      - model: SLB9670\n"), `line 8: field "model" is not supported in a role (spec.options.device_evidence.tpms[0])`},
 		"a vendor's full name":      {role("  options:\n    device_evidence:\n      tpms:\n      - manufacturer: STM\n      - manufacturer: Infineon\n"), `line 9: spec.options.device_evidence.tpms[1].manufacturer: "Infineon" is not a vendor ID: 1 to 4 characters such as IFX, or eight digits such as id:00001014`},
 		"firmware in words":         {role("  options:\n    device_evidence:\n      tpms:\n      - manufacturer: IFX\n        min_firmware: latest\n"), `line 9: spec.options.device_evidence.tpms[0].min_firmware: "latest" is not a version such as 7.85: up to 4 numbers with dots`},
+		"a key that may be":         {role("  options:\n    require_attested_key: maybe\n"), `line 6: spec.options.require_attested_key is true or false, and not "maybe"`},
+		"a key in a text":           {role("  options:\n    require_attested_key: \"true\"\n"), `line 6: spec.options.require_attested_key is true or false, and not "true"`},
+		"a key in a number":         {role("  options:\n    require_attested_key: 1\n"), `line 6: spec.options.require_attested_key is true or false, and not "1"`},
+		"a key in a list":           {role("  options:\n    require_attested_key: [true]\n"), `line 6: spec.options.require_attested_key is one value, and not a list or fields`},
+		"a key twice":               {role("  options:\n    require_attested_key: true\n    require_attested_key: false\n"), `line 7: field "require_attested_key" is there twice (spec.options)`},
+		"a key in the wrong place":  {role("  require_attested_key: true\n"), `line 5: field "require_attested_key" is not supported in a role (spec)`},
+		"a key of another name":     {role("  options:\n    require_attested_keys: true\n"), `line 6: field "require_attested_keys" is not supported in a role (spec.options)`},
 		"a label with fields":       {role("  allow:\n    node_labels:\n      env: {a: b}\n"), "line 7: spec.allow.node_labels.env: a label's values are one text or a list of texts"},
 		"a label without a value":   {role("  allow:\n    node_labels:\n      env:\n"), "line 7: spec.allow.node_labels.env: a label's values are one text or a list of texts"},
 		"a pattern":                 {role("  allow:\n    node_labels:\n      env: [dev, 'prod-*']\n"), `line 7: spec.allow.node_labels.env: "prod-*" is a pattern or a variable, which are not supported here`},
