@@ -139,6 +139,8 @@ func TestASubjectIsAllThatTheCertificateSays(t *testing.T) {
 		User: "alice", Roles: []string{"access"}, Traits: map[string][]string{"logins": {"root"}}, Serial: 9,
 		Device:   identity.Device{ID: "d", AssetTag: "t", CredentialID: "c"},
 		Evidence: identity.Evidence{Level: "quote", TPMManufacturer: "IFX", TPMFirmware: "7.2"},
+
+		PrivateKeyPolicy: identity.KeyPolicyHardware, KeyAttestation: strings.Repeat("ab", 32),
 	}
 	want := policy.Subject{
 		User: "alice", Roles: []string{"access"}, Traits: map[string][]string{"logins": {"root"}}, Serial: 9,
@@ -146,6 +148,7 @@ func TestASubjectIsAllThatTheCertificateSays(t *testing.T) {
 		Principals: []string{},
 		DeviceID:   "d", DeviceAssetTag: "t", DeviceCredentialID: "c",
 		DeviceEvidence: policy.Evidence{Level: "quote", TPMManufacturer: "IFX", TPMFirmware: "7.2"},
+		KeyAttested:    true,
 	}
 	if diff := cmp.Diff(want, feed.Subject(id)); diff != "" {
 		t.Error(diff)
@@ -153,6 +156,33 @@ func TestASubjectIsAllThatTheCertificateSays(t *testing.T) {
 	id.Logins, want.Principals = []string{"root"}, []string{"root"}
 	if diff := cmp.Diff(want, feed.Subject(id)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Policy, digest and all of the device, or the key is in no TPM.
+func TestAKeyThatIsHalfSaidToBeAttestedIsNot(t *testing.T) {
+	for name, spoil := range map[string]func(*identity.Identity){
+		"the device alone":     func(id *identity.Identity) { id.PrivateKeyPolicy, id.KeyAttestation = identity.KeyPolicyNone, "" },
+		"no policy":            func(id *identity.Identity) { id.PrivateKeyPolicy = "" },
+		"a software key's":     func(id *identity.Identity) { id.PrivateKeyPolicy = identity.KeyPolicyNone },
+		"an unknown policy":    func(id *identity.Identity) { id.PrivateKeyPolicy = "hardware_key_touch" },
+		"no digest":            func(id *identity.Identity) { id.KeyAttestation = "" },
+		"no device":            func(id *identity.Identity) { id.Device = identity.Device{} },
+		"no ID":                func(id *identity.Identity) { id.Device.ID = "" },
+		"no asset tag":         func(id *identity.Identity) { id.Device.AssetTag = "" },
+		"no credential ID":     func(id *identity.Identity) { id.Device.CredentialID = "" },
+		"nothing of it at all": func(id *identity.Identity) { *id = identity.Identity{User: "alice"} },
+	} {
+		id := identity.Identity{
+			User: "alice", Device: identity.Device{ID: "d", AssetTag: "t", CredentialID: "c"},
+			PrivateKeyPolicy: identity.KeyPolicyHardware, KeyAttestation: strings.Repeat("ab", 32),
+		}
+		if !feed.Subject(id).KeyAttested {
+			t.Fatal("it is not attested as it is")
+		}
+		if spoil(&id); feed.Subject(id).KeyAttested {
+			t.Errorf("%s: it is attested", name)
+		}
 	}
 }
 

@@ -483,6 +483,16 @@ func TestWhatCannotBeReadDenies(t *testing.T) {
 				e.What = &dtv1.StateEntry_Role{Role: []byte(`{}`)}
 			}
 		}, false},
+		// As one of today is to a server of yesterday: what it demands is not known.
+		"the role, with an option of a later version": {func(e *dtv1.StateEntry) {
+			if r := string(e.GetRole()); strings.Contains(r, `"role-1"`) {
+				later := strings.Replace(r, `"spec":{`, `"spec":{"options":{"require_what_is_new":true},`, 1)
+				if later == r {
+					t.Fatalf("the role is written otherwise: %s", r)
+				}
+				e.What = &dtv1.StateEntry_Role{Role: []byte(later)}
+			}
+		}, false},
 		"a role twice": {func(e *dtv1.StateEntry) {
 			if strings.Contains(string(e.GetRole()), `"role-2"`) {
 				e.What = &dtv1.StateEntry_Role{Role: newPlane(t).content.Roles["role-1"]}
