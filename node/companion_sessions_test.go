@@ -93,8 +93,13 @@ func TestWhoIsOnAStockSSHDIsJudgedAsOnOurOwn(t *testing.T) {
 		"a revoked serial, by the log":        {partly, func(p *policy.State) { p.Revoked = policy.RevokedOnly(numbered().Serial, "stolen") }, "stolen"},
 		"a device is asked for":               {whole, func(p *policy.State) { *p = *access(t, requireDevice) }, policy.ReasonTrustedDevice},
 		"a device is asked for, by the log":   {partly, func(p *policy.State) { *p = *access(t, requireDevice) }, partlyKnown},
-		"a role is gone":                      {whole, func(p *policy.State) { delete(p.Roles, "access") }, "no policy"},
-		"all is gone, by the log":             {partly, func(p *policy.State) { *p = policy.State{} }, "no policy"},
+		"an attested key is asked for": {func(a gossh.Signer, id identity.Identity) sshd.Proof { return whole(a, onDevice(id)) },
+			func(p *policy.State) { *p = *access(t, requireAttestedKey) }, policy.ReasonAttestedKey},
+		"an attested key is asked for, and it is one": {func(a gossh.Signer, id identity.Identity) sshd.Proof { return whole(a, inTPM(id)) },
+			func(p *policy.State) { *p = *access(t, requireAttestedKey) }, ""},
+		"an attested key is asked for, by the log": {partly, func(p *policy.State) { *p = *access(t, requireAttestedKey) }, partlyKnown},
+		"a role is gone":          {whole, func(p *policy.State) { delete(p.Roles, "access") }, "no policy"},
+		"all is gone, by the log": {partly, func(p *policy.State) { *p = policy.State{} }, "no policy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, authority, _ := aside(t)
