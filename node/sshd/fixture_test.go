@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,6 +123,12 @@ func (s *site) alice() identity.Identity {
 		Permit:     identity.Permit{PTY: true, PortForwarding: true, AgentForwarding: true, X11Forwarding: true},
 		ValidAfter: s.now.Add(-time.Minute), ValidBefore: s.now.Add(time.Hour),
 	}
+}
+
+// inTPM puts id's key into the TPM of a device.
+func inTPM(id *identity.Identity) {
+	id.Device = identity.Device{ID: "d-1", AssetTag: "TAG", CredentialID: "c-1"}
+	id.PrivateKeyPolicy, id.KeyAttestation = identity.KeyPolicyHardware, strings.Repeat("ab", 32)
 }
 
 // certify gives a certificate for key: alice's, with the change.

@@ -266,6 +266,11 @@ func TestAStockSshdAdmitsWhomPolicyAdmits(t *testing.T) {
 	enter("who has one", s.own(func(id *identity.Identity) {
 		id.Device = identity.Device{ID: "d", AssetTag: "t", CredentialID: "c"}
 	}), "root", true, "")
+	s.publish(func() { s.setRole("access", map[string]any{"require_attested_key": true}, nil) })
+	enter("whose key is software", s.own(func(id *identity.Identity) {
+		id.Device = identity.Device{ID: "d", AssetTag: "t", CredentialID: "c"}
+	}), "root", false, "cause=attested-key-required")
+	enter("whose key is in the TPM", s.own(inTPM), "root", true, "")
 	s.publish(func() { s.setRole("access", nil, nil) })
 	s.must(os.Rename(s.dir.State(), s.dir.State()+".away"))
 	if text := s.sshdLog.String(); strings.Contains(text, "failed, status") || !strings.Contains(text, "does not contain an authorized principal") {

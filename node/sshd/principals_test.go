@@ -61,8 +61,12 @@ func TestWhatEndsAccessRefuses(t *testing.T) {
 			s.setRole("access", nil, map[string]any{"node_labels": map[string]any{"env": "prod"}})
 			s.labels = nil
 		}, cause: policy.CauseNotGranted},
-		"no device":                  {change: func(s *site) { s.content.Preference = []byte(preference("required")) }, cause: policy.CauseTrustedDevice, reason: policy.ReasonTrustedDevice},
-		"no device for the role":     {change: func(s *site) { s.setRole("access", map[string]any{"device_trust_mode": "required"}, nil) }, cause: policy.CauseTrustedDevice},
+		"no device":              {change: func(s *site) { s.content.Preference = []byte(preference("required")) }, cause: policy.CauseTrustedDevice, reason: policy.ReasonTrustedDevice},
+		"no device for the role": {change: func(s *site) { s.setRole("access", map[string]any{"device_trust_mode": "required"}, nil) }, cause: policy.CauseTrustedDevice},
+		"a software key": {change: func(s *site) { s.setRole("access", map[string]any{"require_attested_key": true}, nil) },
+			of: device, cause: policy.CauseAttestedKey, reason: policy.ReasonAttestedKey},
+		"no device for the key": {change: func(s *site) { s.setRole("access", map[string]any{"require_attested_key": true}, nil) },
+			cause: policy.CauseTrustedDevice, reason: policy.ReasonTrustedDevice},
 		"another principal":          {of: func(id *identity.Identity) { id.Logins = []string{"alice"} }, cause: "certificate-not-a-principal"},
 		"no principal":               {of: func(id *identity.Identity) { id.Logins = nil }, cause: "certificate-not-a-principal"},
 		"an expired certificate":     {of: func(id *identity.Identity) { id.ValidBefore = noon }, cause: "certificate-expired"},
@@ -97,6 +101,28 @@ func TestWhatEndsAccessRefuses(t *testing.T) {
 				t.Errorf("got %q, %v; want %s", line, no, row.cause)
 			}
 		})
+	}
+}
+
+func TestAnAttestedKeyIsAdmittedWhereOneIsDemanded(t *testing.T) {
+	s := newSite(t, noon)
+	s.publish(func() { s.setRole("access", map[string]any{"require_attested_key": true}, nil) })
+	attested := func() *ssh.Certificate { return s.certify(newKey(t, 9).PublicKey(), inTPM) }
+	if line, no := ask(s.arguments("root", attested()), noon); no != nil || line != goodLine {
+		t.Errorf("got %q, %v", line, no)
+	}
+	// The authority says it whole, or not at all.
+	for name, spoil := range map[string]func(map[string]string){
+		"no digest":           func(e map[string]string) { delete(e, "key-attestation@devicetrust") },
+		"no digest's form":    func(e map[string]string) { e["key-attestation@devicetrust"] = "yes" },
+		"no policy":           func(e map[string]string) { delete(e, "private-key-policy") },
+		"the policy of files": func(e map[string]string) { e["private-key-policy"] = "none" },
+	} {
+		cert := attested()
+		spoil(cert.Extensions)
+		if line, no := ask(s.arguments("root", s.signed(cert, s.ca)), noon); line != "" || no == nil || no.cause != string(policy.CauseAttestedKey) {
+			t.Errorf("%s: got %q, %v", name, line, no)
+		}
 	}
 }
 
