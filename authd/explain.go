@@ -68,6 +68,10 @@ func (s *Server) explain(tx *store.Tx, m *dtv1.ExplainRequest) (*dtv1.ExplainRes
 	out := &dtv1.ExplainResponse{State: stateReport(node, sequence), Rules: about.notes}
 	d := policy.Explain(state, asked)
 	answer(out, d, about)
+	if out.Allowed && m.GetDevice() != "" && d.Limits.AttestedKey {
+		out.Rules = append(out.Rules, note(policy.RuleSkip, "key of the login",
+			"it is taken to be in the device's TPM, where it is not with --key=software"))
+	}
 	if out.Allowed && node.Spec.Enforcer == resource.EnforcerSSHD {
 		out.Rules = append(out.Rules, unheld(d.Limits)...)
 	}
@@ -135,6 +139,8 @@ func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainReq
 		return about, nil
 	}
 	about.subject = withDevice(about.subject, device, evidence)
+	// Logins have their key there unless somebody wants it otherwise.
+	about.subject.KeyAttested = devices.HasTPM(d)
 	return about, nil
 }
 

@@ -81,6 +81,52 @@ func TestExplainExpectsOfADeviceWhatItLastProved(t *testing.T) {
 	}
 }
 
+// Where a login's key will be is not known before; where there is a TPM it is
+// there, unless somebody wants it otherwise.
+func TestExplainExpectsTheKeyOfALoginInTheTPMOfItsDevice(t *testing.T) {
+	r := start(t)
+	doc := `{kind: role, version: v7, metadata: {name: attested}, spec: {options: {require_attested_key: true}, allow: {node_labels: {'*': '*'}}}}`
+	if _, err := r.resources().CreateResource(t.Context(), connect.NewRequest(&dtv1.CreateResourceRequest{Kind: "role", Resource: []byte(doc)})); err != nil {
+		t.Fatal(err)
+	}
+	r.addUser("alice", "access", "attested")
+	r.join("web")
+	l := r.newLaptop("TAG12345")
+	l.enroll(r.login("alice"))
+	const change = "log in without --key=software from an enrolled device with a TPM"
+	for _, row := range []struct {
+		attestation, device, reason string
+		notes                       []string
+	}{
+		{"tpm_ekpub", "TAG12345", "", []string{"a key in the TPM of a trusted device is demanded, and it is there", "where it is not with --key=software"}},
+		{"tpm_ekcert", "TAG12345", "", nil},
+		{"tpm_ekcert_trusted", "TAG12345", "", nil},
+		{"macos_key", "TAG12345", "access to resource requires a key that is in the TPM of a trusted device", nil},
+		{"of a later version", "TAG12345", "access to resource requires a key that is in the TPM of a trusted device", nil},
+		{"tpm_ekpub", "", "access to resource requires a trusted device", nil},
+	} {
+		r.execute(`UPDATE devices SET document = json_set(document, '$.spec.credential.device_attestation_type', '` + row.attestation + `')`)
+		res, err := r.adminService().Explain(t.Context(), connect.NewRequest(&dtv1.ExplainRequest{
+			User: "alice", Login: "root", Node: "web", Device: row.device,
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := res.Msg
+		if m.GetAllowed() != (row.reason == "") || row.reason != "" && m.GetReason() != row.reason {
+			t.Errorf("%+v: allowed %t: %s", row, m.GetAllowed(), m.GetReason())
+		}
+		if !m.GetAllowed() && !slices.Equal(m.GetChanges(), []string{change}) {
+			t.Errorf("%+v: changes %q", row, m.GetChanges())
+		}
+		for _, want := range row.notes {
+			if !slices.ContainsFunc(m.GetRules(), func(r *dtv1.ExplainRule) bool { return strings.Contains(r.GetDetail(), want) }) {
+				t.Errorf("%+v: nothing says %q in %v", row, want, m.GetRules())
+			}
+		}
+	}
+}
+
 func TestExplainSaysWhyADeviceDoesNotCount(t *testing.T) {
 	r := start(t)
 	r.addUser("alice", "access")

@@ -37,6 +37,20 @@ const (
 	attestedMacOS = "macos_key"
 )
 
+// HasTPM tells whether d is known by its TPM, in which the keys of its logins
+// may be.
+func HasTPM(d resource.Device) bool {
+	if d.Spec.Credential == nil {
+		return false
+	}
+	switch d.Spec.Credential.DeviceAttestationType {
+	case attestedKey, attestedCert, attestedTrusted:
+		return true
+	default:
+		return false
+	}
+}
+
 // Trust is what the cluster asks of a machine that enrolls.
 type Trust struct {
 	// AllowedCAs in PEM; where there is one, a TPM's certificate must be of

@@ -22,7 +22,8 @@ func (a *app) explain() *cobra.Command {
 that took part and what would change the answer.
 
 Without --device, as for a login on no trusted device; with it, as for one on
-that device, which proves what it last proved. With --certificate, what the node
+that device, which proves what it last proved and has its key in its TPM, where
+there is one. With --certificate, what the node
 makes of exactly that certificate: one that it refuses is denied, and why; --from
 is where the connection comes from. --forward and --listen ask about a forwarding
 (ssh -L, ssh -R) instead of a session.
