@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	gossh "golang.org/x/crypto/ssh"
 
 	"devicetrust/audit/event"
@@ -125,4 +126,46 @@ func TestADemandForAnAttestedKeyEndsSessionsOfSoftwareKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the session of the attested key goes on", func() bool { return strings.Contains(out.String(), "still here") })
+}
+
+// The digest leads from a session to the proof in the record of its login. What
+// is done in a session does not say it again.
+func TestRecordsOfSessionsSayWhichKeyOpenedThem(t *testing.T) {
+	n := startNode(t)
+	digest := strings.Repeat("ab", 32)
+	come := func(id identity.Identity) {
+		c := n.mustDial(tester, n.cluster.certify(t, id, newSigner(t)))
+		if err := newSession(t, c).Run("true"); err != nil {
+			t.Error(err)
+		}
+	}
+	attested, software, silent := inTPM(alice()), onDevice(alice()), alice()
+	attested.User, software.User, silent.User = "attested", "software", "silent"
+	software.PrivateKeyPolicy = identity.KeyPolicyNone
+	for _, id := range []identity.Identity{attested, software, silent} {
+		come(id)
+	}
+	n.decideBy(access(t, requireAttestedKey))
+	signer := n.cluster.certify(t, software, newSigner(t))
+	if dialRaw(t, n.address).sign(tester, signer.PublicKey(), signer) != authFailure {
+		t.Error("a software key is let in")
+	}
+	wants := map[string]*event.Key{
+		"attested": {Policy: "hardware_key", Attestation: digest}, "software": {Policy: "none"}, "silent": nil,
+	}
+	n.recorded(event.SessionRejected)
+	seen := map[string]int{}
+	for _, e := range n.records() {
+		var want *event.Key
+		if e.Type == event.SessionStart || e.Type == event.SessionRejected {
+			want = wants[e.User]
+			seen[e.User]++
+		}
+		if diff := cmp.Diff(want, e.Key); diff != "" {
+			t.Errorf("%s of %s: %s", e.Type, e.User, diff)
+		}
+	}
+	if diff := cmp.Diff(map[string]int{"attested": 1, "software": 2, "silent": 1}, seen); diff != "" {
+		t.Error(diff)
+	}
 }

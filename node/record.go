@@ -51,7 +51,20 @@ func about(e event.Event, id identity.Identity, login string, from netip.AddrPor
 			DeviceID: id.Device.ID, AssetTag: id.Device.AssetTag, CredentialID: id.Device.CredentialID,
 		}
 	}
+	// Once for a session; what is done in it has its ID.
+	if e.Type == event.SessionStart || e.Type == event.SessionRejected {
+		e.Key = keyOf(id)
+	}
 	return e
+}
+
+// keyOf is what the certificate says of its key, so that the record of a session
+// leads to the proof in that of the login; nil where it says nothing.
+func keyOf(id identity.Identity) *event.Key {
+	if id.PrivateKeyPolicy == "" {
+		return nil
+	}
+	return &event.Key{Policy: id.PrivateKeyPolicy, Attestation: id.KeyAttestation}
 }
 
 // recordRefusal notes that somebody was not let in.

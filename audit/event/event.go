@@ -24,7 +24,8 @@ type Event struct {
 	Device  *Device `json:"device,omitempty"`
 	// TrustedDevice is set on all that a session with a device does.
 	TrustedDevice *Device `json:"trusted_device,omitempty"`
-	// Key is of the SSH certificate that an act led to.
+	// Key is of the SSH certificate that an act led to, or that opened a session
+	// or would have.
 	Key *Key `json:"key,omitempty"`
 
 	Name       string    `json:"name,omitempty"` // of the resource acted on
