@@ -58,15 +58,16 @@ var arrows = map[string][]string{
 	"node": with(wire, "node/helper", "node/filetransfer", "node/sockets", "node/sshd", "feed", "durable", "identity",
 		"identity/krl", "policy", "resource", "audit/event"),
 	"node/sshd": {"api", "feed", "durable", "identity", "identity/krl", "policy", "audit/event"},
-	"client": with(wire, "client/machine", "identity", "policy", "resource",
+	"client": with(wire, "client/machine", "client/agent", "identity", "policy", "resource",
 		"devices/tpm", "devices/assettag"),
+	"client/agent":   {"api", "identity"},
 	"client/machine": with(wire, "devices/assettag"),
 	// floor 5
 	"cmd/internal/cli": with(wire, "resource"),
 	"cmd/dtauthd": {"cmd/internal/cli", "authd", "store", "audit", "ca", "login", "devices",
 		"policy/catalog"},
 	"cmd/dtnoded": {"cmd/internal/cli", "node", "node/sshd", "api"},
-	"cmd/dtsh": with(wire, "cmd/internal/cli", "client", "client/machine", "identity",
+	"cmd/dtsh": with(wire, "cmd/internal/cli", "client", "client/machine", "client/agent", "identity",
 		"resource", "devices/assettag", "devices/tpm"),
 	"cmd/dtctl": with(wire, "cmd/internal/cli", "client", "resource", "policy", "audit/event"),
 }
@@ -81,7 +82,7 @@ var testOnly = []string{"store/storetest", "policy/vectors", "devices/tpm/tpmtes
 // What runs on servers and laptops does not contain the signer, nor what it
 // signs from.
 var (
-	outside = []string{"node", "node/sshd", "feed", "client", "client/machine", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
+	outside = []string{"node", "node/sshd", "feed", "client", "client/machine", "client/agent", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
 	inside  = []string{"ca", "login", "devices", "devices/mdm", "policy/catalog", "store", "audit", "authd"}
 )
 
