@@ -171,7 +171,7 @@ func TestAWrongCommandLineIsStatus2(t *testing.T) {
 func TestWhatIsNotInThisVersionSaysSo(t *testing.T) {
 	s := newSeat(t)
 	for line, name := range map[string]string{
-		"scp a b:": "dtsh scp", "proxy ssh x": "dtsh proxy", "agent": "dtsh agent", "mfa ls": "dtsh mfa",
+		"scp a b:": "dtsh scp", "agent": "dtsh agent", "mfa ls": "dtsh mfa",
 		"ssh -L 1:a:1 root@web-1": "dtsh ssh -L", "ssh -A root@web-1": "dtsh ssh -A", "login --otp=123456": "dtsh login --otp",
 	} {
 		want(t, s.dtsh(strings.Fields(line)...), 2, "", `^ERROR: `+name+` is not in this version\n`)
