@@ -29,7 +29,7 @@ and believe only servers that the cluster has certified.`,
 			if err != nil {
 				return err
 			}
-			text, skipped, err := p.SSHConfig(nodes)
+			text, skipped, err := p.SSHConfig(nodes, "")
 			if err != nil {
 				return err
 			}
