@@ -24,6 +24,8 @@ type stockSession struct {
 	// before: it was there while sshd did not follow our part of its
 	// configuration, which asks for a certificate.
 	before bool
+	// reason is that of a cut, whose record is written.
+	reason string
 	// told: that it is left alone was said.
 	told bool
 }
@@ -43,7 +45,9 @@ func (c *sidecar) enforce(ctx context.Context) {
 			return
 		case <-c.changed:
 			// Those who are known are asked about first: to look takes a while.
-			c.judgeAll(true)
+			if c.looked {
+				c.judgeAll(true)
+			}
 			next.Reset(0)
 			continue
 		case <-c.watch.News():
@@ -52,8 +56,10 @@ func (c *sidecar) enforce(ctx context.Context) {
 			}
 		case <-next.C:
 		}
-		c.look(ctx)
-		c.judgeAll(false)
+		if c.look(ctx) {
+			c.judgeAll(false)
+			c.remember()
+		}
 		next.Reset(c.untilNext(pace))
 	}
 }
@@ -71,13 +77,14 @@ func (c *sidecar) untilNext(pace time.Duration) time.Duration {
 	return max(pace, 10*time.Millisecond)
 }
 
-// look takes who is in now.
-func (c *sidecar) look(ctx context.Context) {
+// look takes who is in now; false where that cannot be seen.
+func (c *sidecar) look(ctx context.Context) bool {
 	live, listening, err := c.watch.Look()
 	if err != nil {
 		c.config.Log.Error("the connections of sshd cannot be looked at", "error", err)
-		return
+		return false
 	}
+	c.looked = true
 	if c.deaf == listening {
 		c.deaf = !listening
 		if c.deaf {
@@ -99,18 +106,28 @@ func (c *sidecar) look(ctx context.Context) {
 			continue
 		}
 		delete(c.sessions, id)
-		if s.recorded && !s.cut {
-			if err := c.record(c.eventOf(s, event.Event{Type: event.SessionEnd, Success: true})); err != nil {
-				c.config.Log.Error("the end of a session is not recorded", "sid", id, "error", err)
-			}
+		if s.recorded && s.reason == "" {
+			c.recordEnd(s)
 		}
+	}
+	return true
+}
+
+// recordEnd is for a connection that is not cut.
+func (c *sidecar) recordEnd(s *stockSession) {
+	e := event.Event{Type: event.SessionEnd, Success: true}
+	if s.connection.Found.IsZero() {
+		e.Message = overMeanwhile
+	}
+	if err := c.record(c.eventOf(s, e)); err != nil {
+		c.config.Log.Error("the end of a session is not recorded", "sid", s.connection.ID, "error", err)
 	}
 }
 
 // recordStart records the beginning once it is known whose it is. It is later
 // than on our own node, where it comes first.
 func (c *sidecar) recordStart(s *stockSession) {
-	if s.recorded || s.cut || len(s.connection.Proofs) == 0 {
+	if s.recorded || s.cut || s.reason != "" || len(s.connection.Proofs) == 0 {
 		return
 	}
 	err := c.record(c.eventOf(s, event.Event{Type: event.SessionStart, Success: true}))
@@ -156,18 +173,25 @@ func (c *sidecar) record(events ...event.Event) error {
 // judgeAll asks about everybody who is in, or all who are known, and cuts those
 // who would not be let in.
 func (c *sidecar) judgeAll(known bool) {
+	// Read first: what changes meanwhile was not asked.
+	c.judged = stateMark(c.states.get())
 	var cut []sshd.Condemned
 	var events []event.Event
 	for _, s := range c.sessions {
 		if s.cut || known && len(s.connection.Proofs) == 0 {
 			continue
 		}
+		if s.reason != "" { // its end was recorded before this start
+			s.cut = true
+			cut = append(cut, s.connection.Condemn(plain(s.reason)))
+			continue
+		}
 		no := c.judge(s)
 		if no == nil {
 			continue
 		}
-		s.cut = true
 		reason := no.reason
+		s.cut, s.reason = true, reason
 		events = append(events, c.eventAbout(s, no.identity, event.Event{
 			Type: event.SessionEnd, Message: reason, Reasons: boundedLines(no.details),
 		}))
@@ -176,13 +200,20 @@ func (c *sidecar) judgeAll(known bool) {
 	if len(cut) == 0 {
 		return
 	}
-	if err := c.record(events...); err != nil { // nobody stays for want of a record
+	if err := c.recordCuts(events); err != nil { // nobody stays for want of a record
 		c.config.Log.Error("the ends of sessions are not recorded", "error", err)
 	}
 	go c.cut(cut)
 	for _, e := range events {
 		c.config.Log.Info("connection is ended", "sid", e.SessionID, "user", e.User, "login", e.Login, "remote", e.RemoteAddr, "reason", e.Message)
 	}
+}
+
+func (c *sidecar) recordCuts(events []event.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	return c.record(events...)
 }
 
 func (c *sidecar) cut(all []sshd.Condemned) {
@@ -227,10 +258,14 @@ func (c *sidecar) judge(s *stockSession) *refusal {
 	if st.removed { // there is no authority to find out by any more
 		return &refusal{cause: causeRemoved, reason: removedReason}
 	}
-	if c.config.Now().Sub(l.Seen) < companionGrace {
+	if c.config.Now().Sub(l.Found) < companionGrace {
 		return nil
 	}
-	return &refusal{cause: causeUnknownSession, reason: unknownSession}
+	no := &refusal{cause: causeUnknownSession, reason: unknownSession}
+	if l.Began.Before(c.started) && !l.Recalled {
+		no.reason = olderThanSync
+	}
+	return no
 }
 
 // causeUnknownSession is that too little is known of a connection.

@@ -47,7 +47,7 @@ func (c *sidecar) in(l *sshd.Connection) *stockSession {
 	if l.Began.IsZero() {
 		l.Began = c.config.Now()
 	}
-	l.Seen = c.config.Now()
+	l.Seen, l.Found = c.config.Now(), c.config.Now()
 	return &stockSession{connection: l, since: c.states.get().policy}
 }
 

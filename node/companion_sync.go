@@ -65,7 +65,15 @@ type sidecar struct {
 
 	// of enforce's goroutine
 	sessions map[string]*stockSession
-	deaf     bool // no sshd listens, which was said
+	started  time.Time
+	looked   bool   // at who is in, since
+	judged   string // the mark of the state by which all were last
+	deaf     bool   // no sshd listens, which was said
+	// memory has the last of what is to be kept on the disk, of capacity 1;
+	// remembered is that; crowded: that some have no room was said.
+	memory     chan []byte
+	remembered []byte
+	crowded    bool
 
 	// of keepFiles' goroutine
 	unmended string // what was said last of it
@@ -73,7 +81,7 @@ type sidecar struct {
 
 func newSidecar(ctx context.Context, config SyncConfig) (c *sidecar, err error) {
 	c = &sidecar{
-		config: config, changed: make(chan struct{}, 1), states: newHolder(), sessions: map[string]*stockSession{},
+		config: config, changed: make(chan struct{}, 1), states: newHolder(), memory: make(chan []byte, 1), started: config.Now(), sessions: map[string]*stockSession{},
 		kept: &sshd.Kept{Dir: sshd.DirOf(config.SSHDConfig)},
 	}
 	defer func() {
@@ -238,6 +246,7 @@ func (c *sidecar) run(ctx context.Context) error {
 			c.config.Log.Error("what sshd decides by cannot be written", "error", err)
 		}
 	}
+	c.recall()
 	files, source := c.watch.Sources()
 	c.config.Log.Info("serving", "sshd_config", c.config.SSHDConfig, "name", c.node.Name, "node_id", c.node.ID, "cluster", c.node.Cluster,
 		"told_of_files", files, "log", source, "pid", os.Getpid())
@@ -247,7 +256,12 @@ func (c *sidecar) run(ctx context.Context) error {
 	doing.Go(func() { c.member.heartbeat(ctx) })
 	doing.Go(func() { c.member.keepRenewed(ctx, c.creds, c.renewed) })
 	doing.Go(func() { c.keepFiles(ctx) })
+	doing.Go(func() { keepMemory(ctx, c.config.DataDir, c.memory, c.config.Log) })
 	c.enforce(ctx)
+	if c.looked { // else what is on the disk is right
+		c.remember()
+	}
+	close(c.memory)
 	doing.Wait()
 	c.flush()
 	c.config.Log.Info("stopped", "pid", os.Getpid())

@@ -19,6 +19,12 @@ const (
 	// companionGrace is how long a connection may be there before it is known
 	// whose it is: the log may be late.
 	companionGrace = 5 * time.Second
+	// maxConnectionsFile has room for some thousand connections, with a
+	// certificate of 2 KiB each.
+	maxConnectionsFile = 16 << 20
+	// companionKeep is the least time between two writings of what is known of
+	// connections: a crash loses so much of it.
+	companionKeep = 200 * time.Millisecond
 	// companionRecord is how long a cut waits for its record: a disk that hangs
 	// keeps nobody in.
 	companionRecord = 50 * time.Millisecond

@@ -20,9 +20,10 @@ type Connection struct {
 	// ID is ours, for the record.
 	ID    string
 	Login string
-	// Began is when it was made, Seen when it was first found.
-	Began, Seen time.Time
-	Remote      netip.AddrPort
+	// Began is when it was made, Seen when it was first found, Found when this
+	// side-car first found it; the zero time while it has not.
+	Began, Seen, Found time.Time
+	Remote             netip.AddrPort
 	// Proofs are what somebody may have come in with, as far as they are
 	// certificates of the cluster: sshd asked for one, and what a person adds
 	// to what is found does not take from it.
@@ -32,10 +33,13 @@ type Connection struct {
 	Otherwise bool
 	// Orphan: which sshd took it cannot be told.
 	Orphan bool
+	// Recalled: it was known before the side-car was started.
+	Recalled bool
 
 	served
 	sure      bool // there is a Proof that no user can have made
 	sightings []sighting
+	lines     []PastLine // recalled, and not settled yet
 	visited   map[Process]bool
 }
 
@@ -69,6 +73,7 @@ type Settings struct {
 type Watch struct {
 	settings Settings
 	proc     proc
+	boot     string     // "" where the machine does not tell: nothing is recalled
 	auth     *authWatch // nil where the kernel does not tell
 	source   string     // of the log; "" where there is none
 	logged   chan accepted
@@ -89,6 +94,10 @@ func Open(ctx context.Context, s Settings) (*Watch, error) {
 	w := &Watch{settings: s, proc: "/proc", logged: make(chan accepted, 256), news: make(chan struct{}, 1), live: map[Process]*Connection{}, strangers: map[Process]bool{}}
 	if _, err := w.proc.all(); err != nil {
 		return nil, err
+	}
+	var err error
+	if w.boot, err = w.proc.bootID(); err != nil {
+		s.Log.Warn("which run of the machine this is cannot be told; what is known of connections is lost when the side-car is started again", "error", err)
 	}
 	if !s.blind {
 		w.watchFiles(ctx)
@@ -172,10 +181,13 @@ func (w *Watch) Look() (live []*Connection, listening bool, err error) {
 		c := w.live[s.top]
 		if c == nil {
 			c = &Connection{
-				ID: newID(), Login: s.login, Began: clock.began(s.top), Seen: now, Orphan: s.orphan,
+				ID: newID(), Login: s.login, Seen: now, Orphan: s.orphan,
 				Remote: w.proc.remote(s.top.PID), visited: map[Process]bool{},
 			}
 			w.live[s.top] = c
+		}
+		if c.Found.IsZero() {
+			c.Began, c.Found = clock.began(s.top), now
 		}
 		c.served = s
 		c.served.login = c.Login // as it was when somebody came in
@@ -213,8 +225,10 @@ func (w *Watch) without(strangers []Process, found []served) []served {
 // Gone tells whether the connection has ended.
 func (w *Watch) Gone(c *Connection) bool { return !w.proc.lives(c.top) }
 
+const idSize = 16
+
 func newID() string {
-	b := make([]byte, 16)
+	b := make([]byte, idSize)
 	if _, err := rand.Read(b); err != nil { // it never fails (crypto/rand)
 		return ""
 	}

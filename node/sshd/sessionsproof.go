@@ -89,6 +89,8 @@ type sighting struct {
 	wire           string
 	sure           bool
 	verified, told bool
+	// counted: it was verified before the side-car was started.
+	counted bool
 }
 
 func (s sighting) same(o sighting) bool { return s.wire == o.wire && s.sure == o.sure }
@@ -102,7 +104,7 @@ func (w *Watch) settle(c *Connection) {
 		if s.verified {
 			continue
 		}
-		p, err := w.verify(c, s.certificate)
+		p, err := w.verify(c, s)
 		if err != nil {
 			if !s.told {
 				w.settings.Log.Warn("a certificate of a connection does not count", "sid", c.ID, "login", c.Login, "error", err)
@@ -117,14 +119,16 @@ func (w *Watch) settle(c *Connection) {
 		}
 		c.add(p)
 	}
+	w.settleLines(c)
 }
 
 // verify holds the certificate against the time at which it was shown, not the
 // present: what expires later ends the connection where policy asks for that.
-func (w *Watch) verify(c *Connection, cert *ssh.Certificate) (Proof, error) {
+func (w *Watch) verify(c *Connection, s *sighting) (Proof, error) {
+	cert := s.certificate
 	at := min(max(uint64(max(c.Seen.Unix(), 0)), cert.ValidAfter), max(cert.ValidBefore, 1)-1)
 	check := identity.SSHCheck{
-		Authorities: w.settings.Authorities(), Login: c.Login, Addr: c.Remote.Addr(), Now: time.Unix(int64(min(at, 1<<40)), 0),
+		Authorities: w.believed(s), Login: c.Login, Addr: c.Remote.Addr(), Now: time.Unix(int64(min(at, 1<<40)), 0),
 	}
 	id, err := check.Check(cert)
 	if err != nil {
