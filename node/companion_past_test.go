@@ -60,7 +60,8 @@ func startBeside(t *testing.T) *beside {
 	check(t, err)
 	keys := filepath.Join(dir, "keys")
 	check(t, os.WriteFile(keys, gossh.MarshalAuthorizedKey(b.plain.PublicKey()), 0o644))
-	text := fmt.Sprintf("Include %[1]s/sshd_config.d/*.conf\nListenAddress 127.0.0.1:%[2]s\nHostKey %[1]s/ssh_host_ed25519_key\nPermitRootLogin yes\nUsePAM no\nPidFile none\n", dir, port)
+	// A shell below another (SHLVL) does not read what root has it do first.
+	text := fmt.Sprintf("Include %[1]s/sshd_config.d/*.conf\nListenAddress 127.0.0.1:%[2]s\nHostKey %[1]s/ssh_host_ed25519_key\nPermitRootLogin yes\nUsePAM no\nPidFile none\nSetEnv SHLVL=2\n", dir, port)
 	check(t, os.WriteFile(c.SSHD.Server.Config, []byte(text), 0o600))
 	// In place of the helper: the certificate's logins are good.
 	check(t, os.WriteFile(c.SSHD.Noded, []byte("#!/bin/sh\necho root\n"), 0o755))
