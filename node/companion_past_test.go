@@ -245,6 +245,77 @@ func TestWithoutItsMemoryTheSideCarCutsOnlyWhoIsUnknown(t *testing.T) {
 	waitUntil(t, func() bool { return b.heard(olderThanSync) })
 }
 
+// What the log does not tell of a connection held by the state of then.
+func TestWhatIsKnownByTheLogHoldsWhereTheStateIsTheSame(t *testing.T) {
+	c, _, _ := aside(t)
+	c.config.DataDir = t.TempDir()
+	var err error
+	c.watch, err = sshd.Open(t.Context(), sshd.Settings{
+		Config: c.config.SSHDConfig, AuthLog: filepath.Join(c.config.DataDir, "none"), Log: quiet(), Now: c.config.Now,
+		Authorities: func() []gossh.PublicKey { return c.states.get().authorities },
+	})
+	check(t, err)
+	user := newSigner(t)
+	decide := func(sequence uint64, change func(*policy.RoleSpec)) *state {
+		spec := policy.RoleSpec{Allow: policy.RoleConditions{Logins: []string{tester}, NodeLabels: map[string]policy.Values{"*": {"*"}}}}
+		change(&spec)
+		st, err := readState(saying(t, user, sequence, spec).state(t), &state{}, quiet())
+		check(t, err)
+		c.states.set(st)
+		return st
+	}
+	same := func(*policy.RoleSpec) {}
+	mark := stateMark(decide(1, same))
+	const id = "00112233445566778899aabbccddeeff"
+	for name, row := range map[string]struct {
+		mark   string
+		change func(*policy.RoleSpec)
+		holds  bool
+	}{
+		"the same, later": {mark, same, true},
+		"another role":    {mark, func(r *policy.RoleSpec) { r.Allow.Logins = []string{"root"} }, false},
+		"it is not known": {"", same, false},
+		"another state":   {"x", same, false},
+	} {
+		text := fmt.Sprintf(`{"version":1,"sshd_config":%q,"connections":[{"id":%q,"boot":"b","pid":1,"start":1,"login":%q,"remote":"","seen":"2026-05-01T12:00:00Z","recorded":true,"state":%q}]}`,
+			c.config.SSHDConfig, id, tester, row.mark)
+		check(t, os.WriteFile(filepath.Join(c.config.DataDir, connectionsFile), []byte(text), 0o600))
+		now := decide(2, row.change)
+		c.recall()
+		s := c.sessions[id]
+		if s == nil || !s.recorded || (s.since == now.policy) != row.holds || !row.holds && s.since != nil {
+			t.Errorf("%s: %+v", name, s)
+		}
+		delete(c.sessions, id)
+	}
+}
+
+// Its end is in the record already, with the reason.
+func TestWhoWasBeingCutIsCutAfterARestart(t *testing.T) {
+	b := startBeside(t)
+	b.start()
+	shell := b.enters(b.certified("alice"))
+	b.recorded(event.SessionStart, "alice", 1)
+	waitUntil(t, func() bool { return b.kept(1) })
+	b.stop()
+	path := filepath.Join(b.config.DataDir, connectionsFile)
+	text, err := os.ReadFile(path)
+	check(t, err)
+	check(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"recorded":true`, `"recorded":true,"cut":"on leave"`, 1)), 0o600))
+	b.start()
+	select {
+	case <-over(shell):
+	case <-time.After(10 * time.Second):
+		t.Fatal("she is in")
+	}
+	waitUntil(t, func() bool { return b.kept(0) })
+	bob := b.enters(b.certified("bob"))
+	b.recorded(event.SessionStart, "bob", 1)
+	bob.Close()
+	b.recorded(event.SessionEnd, "bob", 1) // records come in their order
+	b.recorded(event.SessionEnd, "alice", 0)
+}
+
 func TestOnlyAFileOfThisSSHDIsRecalled(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, connectionsFile)
