@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
@@ -66,7 +65,7 @@ func loadSessions(dir, sshdConfig string) ([]pastSession, error) {
 	var versioned struct {
 		Version int `json:"version"`
 	}
-	if err := json.Unmarshal(data, &versioned); err != nil {
+	if err := json.Unmarshal(data, &versioned); err != nil { // where something follows its end, too
 		return nil, err
 	}
 	if versioned.Version != connectionsVersion {
@@ -77,9 +76,6 @@ func loadSessions(dir, sshdConfig string) ([]pastSession, error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&p); err != nil {
 		return nil, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows its end")
 	}
 	if p.SSHDConfig != sshdConfig {
 		return nil, fmt.Errorf("it is about the sshd of %q", p.SSHDConfig)

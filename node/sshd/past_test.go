@@ -79,7 +79,7 @@ func TestWhatTheKernelToldIsKnownAfterARestart(t *testing.T) {
 	}
 	next, _ = s.again(w, before, func(p *Past) { p.Certificates = []PastCertificate{{Wire: forged.Marshal(), Sure: true}} })
 	s.look(next, 1, nothingOf)
-	changed := []byte(strings.Replace(string(before.sightings[0].wire), "alice", "malic", 1))
+	changed := []byte(strings.Replace(before.sightings[0].wire, "alice", "malic", 1))
 	next, _ = s.again(w, before, func(p *Past) { p.Certificates = []PastCertificate{{Wire: changed, Sure: true, Counted: true}} })
 	s.look(next, 1, nothingOf)
 
