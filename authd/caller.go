@@ -257,7 +257,9 @@ func (s *Server) identifyUser(tx *store.Tx, c caller, v identity.Caller) (caller
 	return c, nil
 }
 
-// withDevice is sub on the device d that proved ev.
+// withDevice is sub on the device d that proved ev. Whether sub's key is in d's
+// TPM is told of SSH certificates alone, and by who knows it: no call of the API
+// asks.
 func withDevice(sub policy.Subject, d identity.Device, ev identity.Evidence) policy.Subject {
 	sub.DeviceID, sub.DeviceAssetTag, sub.DeviceCredentialID = d.ID, d.AssetTag, d.CredentialID
 	sub.DeviceEvidence = policy.Evidence{

@@ -165,6 +165,10 @@ func (s *Server) explainedCertificate(tx *store.Tx, state *policy.State, m *dtv1
 	if id.PinSourceIP {
 		about.notes = append(about.notes, note(policy.RuleRequire, "certificate source-address", "connections from %s", id.LoginIP))
 	}
+	if id.KeyAttested() {
+		about.notes = append(about.notes, note(policy.RuleAllow, "certificate private-key-policy",
+			"its key is proved to be in the TPM of device %s, by proof %.16s…", id.Device.AssetTag, id.KeyAttestation))
+	}
 	if m.GetForward() != nil && !id.Permit.PortForwarding && about.refused == "" {
 		about.refuse("it does not permit port forwarding")
 	}

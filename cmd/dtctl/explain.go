@@ -22,11 +22,10 @@ func (a *app) explain() *cobra.Command {
 that took part and what would change the answer.
 
 Without --device, as for a login on no trusted device; with it, as for one on
-that device, which proves what it last proved and has its key in its TPM, where
-there is one. With --certificate, what the node
-makes of exactly that certificate: one that it refuses is denied, and why; --from
-is where the connection comes from. --forward and --listen ask about a forwarding
-(ssh -L, ssh -R) instead of a session.
+that device, which proves what it last proved, by a key in its TPM where it has
+one. With --certificate, what the node makes of exactly that certificate: one that
+it refuses is denied, and why; --from is where the connection comes from. --forward
+and --listen ask about a forwarding (ssh -L, ssh -R) instead of a session.
 
 The last lines say by which state of the cluster the node decides, as it last
 told: while it has not heard of a change, it decides without it.
