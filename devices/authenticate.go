@@ -170,8 +170,10 @@ func (a *authenticating) verify(msg *dtv1.AuthenticateDeviceRequest) (measured, 
 	if err != nil {
 		return measured{}, err
 	}
-	a.keys, err = verifyLoginKeys(c.TPMAKPublic, answer.GetKeys(), keys, b)
-	return m, err
+	if a.keys, err = verifyLoginKeys(c.TPMAKPublic, answer.GetKeys(), keys, b); err != nil {
+		return measured{}, err
+	}
+	return m, nil
 }
 
 // find takes the device of a credential, which must speak for this person.
@@ -274,6 +276,7 @@ func (a *authenticating) commit(ctx context.Context, data *dtv1.DeviceData, m me
 		if refused = j.refused; refused != nil {
 			ev.Success, ev.Message = false, refused.Message
 		} else {
+			ev.Key = a.keys.recorded()
 			d.Spec.LastSeenTime = now
 			ev.Reasons = append(ev.Reasons, collect(&d, data, now)...)
 		}

@@ -14,10 +14,12 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/go-attestation/attest"
 	"github.com/google/go-tpm/legacy/tpm2"
+	direct "github.com/google/go-tpm/tpm2"
 	"golang.org/x/crypto/ssh"
 
 	"devicetrust/api"
 	"devicetrust/api/dtv1"
+	"devicetrust/audit/event"
 	"devicetrust/identity"
 )
 
@@ -26,8 +28,8 @@ import (
 type LoginKeys struct {
 	ssh ssh.PublicKey
 	tls []byte // PKIX DER
-	// attestation is hex of the SHA-256 of the SSH key's proof.
-	attestation string
+	// proof of the SSH key, as it is recorded.
+	proof event.Key
 }
 
 // SSH is the key for the SSH certificate; nil where the login has no keys in
@@ -39,24 +41,43 @@ func (k LoginKeys) TLS() []byte { return k.tls }
 
 // Attestation is what the SSH certificate says of its key's proof
 // (identity.Identity.KeyAttestation).
-func (k LoginKeys) Attestation() string { return k.attestation }
+func (k LoginKeys) Attestation() string { return k.proof.Attestation }
 
-// loginKeyAttributes are all that a login's key has, and no more (TPM 2.0 Part
-// 2, section 8.3): it cannot leave the TPM, was made there, and signs what it
-// is given.
-const loginKeyAttributes = akAttributes &^ tpm2.FlagRestricted
+// recorded is what a record says of the SSH key; nil where it is not in the TPM.
+func (k LoginKeys) recorded() *event.Key {
+	if k.ssh == nil {
+		return nil
+	}
+	return &k.proof
+}
 
 var errLoginKey = api.Refuse(connect.CodePermissionDenied, "the proof that the login's keys are in the TPM does not hold").
 	WithHint("Try again; without keys in the TPM, log in with: dtsh login --key=software")
 
+// loginKeyAttributes: the key cannot leave the TPM, was made there, and signs
+// what it is given (TPM 2.0 Part 2, section 8.3).
+const loginKeyAttributes = akAttributes &^ tpm2.FlagRestricted
+
+// loginKeyArea is the public area of a login's key of that point: there is no
+// other form.
+func loginKeyArea(point tpm2.ECPoint) tpm2.Public {
+	return tpm2.Public{
+		Type: tpm2.AlgECC, NameAlg: tpm2.AlgSHA256, Attributes: loginKeyAttributes,
+		ECCParameters: &tpm2.ECCParams{
+			Sign:    &tpm2.SigScheme{Alg: tpm2.AlgECDSA, Hash: tpm2.AlgSHA256},
+			CurveID: tpm2.CurveNISTP256, Point: point,
+		},
+	}
+}
+
 // unverifiedLoginKeys reads the keys that the device wants certified, for the
 // nonces; nothing of them is believed yet.
 func unverifiedLoginKeys(sent *dtv1.TPMLoginKeys) (LoginKeys, error) {
-	sshKey, err := unverifiedLoginKey(sent.GetSsh())
+	sshKey, err := unverifiedLoginKey(sent.GetSsh().GetPublic())
 	if err != nil {
 		return LoginKeys{}, err
 	}
-	tlsKey, err := unverifiedLoginKey(sent.GetTls())
+	tlsKey, err := unverifiedLoginKey(sent.GetTls().GetPublic())
 	if err != nil {
 		return LoginKeys{}, err
 	}
@@ -75,29 +96,24 @@ func unverifiedLoginKeys(sent *dtv1.TPMLoginKeys) (LoginKeys, error) {
 }
 
 // unverifiedLoginKey reads a public area: its form and what it says of itself.
-func unverifiedLoginKey(sent *dtv1.TPMCertifiedKey) (*ecdsa.PublicKey, error) {
-	public := sent.GetPublic()
-	if len(public) == 0 || len(public) > maxStructure {
+func unverifiedLoginKey(public []byte) (*ecdsa.PublicKey, error) {
+	if len(public) > maxStructure {
 		return nil, errMalformed
 	}
 	area, err := tpm2.DecodePublic(public)
 	if err != nil {
 		return nil, withDetail(errMalformed, err)
 	}
-	if encoded, err := area.Encode(); err != nil || !bytes.Equal(encoded, public) {
-		return nil, withDetail(errMalformed, errors.New("the public area is not in its one encoding"))
-	}
-	if !strongHash(area.NameAlg) {
-		return nil, withDetail(errLoginKey, fmt.Errorf("name algorithm %v", area.NameAlg))
-	}
-	if area.Attributes != loginKeyAttributes {
-		return nil, withDetail(errLoginKey, fmt.Errorf("attributes %#08x, want %#08x", uint32(area.Attributes), uint32(loginKeyAttributes)))
-	}
-	if area.Type != tpm2.AlgECC || area.ECCParameters.CurveID != tpm2.CurveNISTP256 {
+	if area.ECCParameters == nil {
 		return nil, withDetail(errLoginKey, fmt.Errorf("type %v, want a key on P-256", area.Type))
 	}
-	if err := checkScheme(area); err != nil {
-		return nil, withDetail(errLoginKey, err)
+	want, err := loginKeyArea(area.ECCParameters.Point).Encode()
+	if err != nil {
+		return nil, withDetail(errMalformed, err)
+	}
+	if !bytes.Equal(public, want) {
+		return nil, withDetail(errLoginKey, fmt.Errorf("name algorithm %v and attributes %#08x, want %v and %#08x; public area %x, want %x",
+			area.NameAlg, uint32(area.Attributes), tpm2.AlgSHA256, uint32(loginKeyAttributes), public, want))
 	}
 	key, err := area.Key()
 	if err != nil {
@@ -112,23 +128,27 @@ func unverifiedLoginKey(sent *dtv1.TPMCertifiedKey) (*ecdsa.PublicKey, error) {
 // verifyLoginKeys holds the proofs of the keys against the attestation key that
 // the device was enrolled with. b has the keys.
 func verifyLoginKeys(akPublic []byte, sent *dtv1.TPMLoginKeys, k LoginKeys, b identity.LoginBinding) (LoginKeys, error) {
+	ak, err := tpm2.DecodePublic(akPublic)
+	if err != nil {
+		return LoginKeys{}, fmt.Errorf("devices: stored attestation key: %w", err)
+	}
 	sshNonce, tlsNonce := identity.SSHKeyNonce(b), identity.TLSKeyNonce(b)
-	if err := verifyCertified(akPublic, sent.GetSsh(), sshNonce[:]); err != nil {
+	if err := verifyCertified(ak, sent.GetSsh(), sshNonce[:]); err != nil {
 		return LoginKeys{}, withDetail(errLoginKey, fmt.Errorf("SSH key: %w", err))
 	}
-	if err := verifyCertified(akPublic, sent.GetTls(), tlsNonce[:]); err != nil {
+	if err := verifyCertified(ak, sent.GetTls(), tlsNonce[:]); err != nil {
 		return LoginKeys{}, withDetail(errLoginKey, fmt.Errorf("TLS key: %w", err))
 	}
-	k.attestation = attestationDigest(sent.GetSsh())
+	k.proof = proofOf(sent.GetSsh())
 	return k, nil
 }
 
 // verifyCertified: the attestation key, which signs only what its TPM made,
 // says that the TPM has a key of that name, for this nonce. go-attestation
 // compares no nonce, and no parent.
-func verifyCertified(akPublic []byte, sent *dtv1.TPMCertifiedKey, nonce []byte) error {
+func verifyCertified(ak tpm2.Public, sent *dtv1.TPMCertifiedKey, nonce []byte) error {
 	if len(sent.GetCertifyInfo()) > maxStructure || len(sent.GetSignature()) > maxStructure {
-		return errMalformed
+		return fmt.Errorf("%d bytes are certified and %d sign", len(sent.GetCertifyInfo()), len(sent.GetSignature()))
 	}
 	info, err := tpm2.DecodeAttestationData(sent.GetCertifyInfo())
 	if err != nil {
@@ -140,27 +160,19 @@ func verifyCertified(akPublic []byte, sent *dtv1.TPMCertifiedKey, nonce []byte) 
 	if !bytes.Equal(info.ExtraData, nonce) {
 		return errors.New("it is for another challenge")
 	}
-	area, err := tpm2.DecodePublic(sent.GetPublic())
-	if err != nil {
-		return err
-	}
-	name, err := nameOf(area.NameAlg, sent.GetPublic())
+	name, err := nameOf(tpm2.AlgSHA256, sent.GetPublic())
 	if err != nil {
 		return err
 	}
 	if err := sameName(info.AttestedCertifyInfo.Name, name); err != nil {
 		return fmt.Errorf("name: %w", err)
 	}
-	qualified, err := nameOf(area.NameAlg, append(bytes.Clone(inEndorsementHierarchy), name...))
+	qualified, err := nameOf(tpm2.AlgSHA256, append(bytes.Clone(inEndorsementHierarchy), name...))
 	if err != nil {
 		return err
 	}
 	if err := sameName(info.AttestedCertifyInfo.QualifiedName, qualified); err != nil {
 		return fmt.Errorf("qualified name: %w", err)
-	}
-	ak, err := tpm2.DecodePublic(akPublic)
-	if err != nil {
-		return fmt.Errorf("stored attestation key: %w", err)
 	}
 	return verifyByAK(ak, sent)
 }
@@ -168,7 +180,7 @@ func verifyCertified(akPublic []byte, sent *dtv1.TPMCertifiedKey, nonce []byte) 
 // sameName compares what a TPM calls an object with what it is called.
 func sameName(got tpm2.Name, want []byte) error {
 	if got.Digest == nil || !bytes.Equal(append(binary.BigEndian.AppendUint16(nil, uint16(got.Digest.Alg)), got.Digest.Value...), want) {
-		return fmt.Errorf("it is of another key than %.34x", want)
+		return fmt.Errorf("it is of another key than %x", want)
 	}
 	return nil
 }
@@ -176,37 +188,47 @@ func sameName(got tpm2.Name, want []byte) error {
 // verifyByAK verifies the signature with the key of ak, by the scheme that is
 // fixed with it.
 func verifyByAK(ak tpm2.Public, sent *dtv1.TPMCertifiedKey) error {
+	// What follows the structure would be part of the proof's digest and of
+	// nothing else.
+	signature, err := direct.Unmarshal[direct.TPMTSignature](sent.GetSignature())
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(direct.Marshal(*signature), sent.GetSignature()) {
+		return errors.New("the signature is not in its one encoding")
+	}
 	key, err := ak.Key()
 	if err != nil {
 		return fmt.Errorf("stored attestation key: %w", err)
 	}
-	hash := crypto.SHA256
-	if scheme := signScheme(ak); scheme != nil {
-		if hash, err = scheme.Hash.Hash(); err != nil {
-			return fmt.Errorf("stored attestation key: %w", err)
-		}
+	hash, err := schemeHash(ak)
+	if err != nil {
+		return fmt.Errorf("stored attestation key: %w", err)
 	}
 	p := attest.CertificationParameters{Public: sent.GetPublic(), CreateAttestation: sent.GetCertifyInfo(), CreateSignature: sent.GetSignature()}
 	return p.Verify(attest.VerifyOpts{Public: key, Hash: hash})
 }
 
-func signScheme(ak tpm2.Public) *tpm2.SigScheme {
-	switch {
-	case ak.ECCParameters != nil:
-		return ak.ECCParameters.Sign
-	case ak.RSAParameters != nil:
-		return ak.RSAParameters.Sign
+// schemeHash is of the scheme that an attestation key was made with.
+func schemeHash(ak tpm2.Public) (crypto.Hash, error) {
+	if err := checkScheme(ak); err != nil {
+		return 0, err
 	}
-	return nil
+	if ak.ECCParameters != nil {
+		return ak.ECCParameters.Sign.Hash.Hash()
+	}
+	return ak.RSAParameters.Sign.Hash.Hash()
 }
 
-// attestationDigest is over the three parts of the proof, each with its length
-// before it (uint32, big-endian).
-func attestationDigest(sent *dtv1.TPMCertifiedKey) string {
+// proofOf is the proof that a key is in the TPM, with its digest.
+func proofOf(sent *dtv1.TPMCertifiedKey) event.Key {
 	h := sha256.New()
 	for _, part := range [][]byte{sent.GetPublic(), sent.GetCertifyInfo(), sent.GetSignature()} {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
 		h.Write(part)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return event.Key{
+		Policy: identity.KeyPolicyHardware, Attestation: hex.EncodeToString(h.Sum(nil)),
+		Public: sent.GetPublic(), CertifyInfo: sent.GetCertifyInfo(), Signature: sent.GetSignature(),
+	}
 }

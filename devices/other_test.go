@@ -72,32 +72,37 @@ func (o *other) answer(c *dtv1.TPMEnrollChallenge) (*dtv1.TPMEnrollChallengeResp
 	if err != nil {
 		return nil, err
 	}
-	all := make([]uint, pcrCount)
-	for n := range all {
-		all[n] = uint(n)
-	}
 	credential := sha256.Sum256(o.ak.OutPublic.Bytes())
 	nonce := identity.EnrollNonce(identity.EnrollBinding{
 		Challenge: c.GetNonce(), Cluster: testCluster, User: alice, CredentialID: hex.EncodeToString(credential[:]),
 	})
-	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(all...)}}}
+	platform, err := quotedBy(o.chip, o.key(), nonce)
+	if err != nil {
+		return nil, err
+	}
+	return &dtv1.TPMEnrollChallengeResponse{ActivatedSecret: secret, Platform: platform}, nil
+}
+
+// quotedBy is a platform that the key quotes.
+func quotedBy(chip transport.TPM, key tpm2.NamedHandle, nonce [32]byte) (*dtv1.TPMPlatform, error) {
+	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{0xff, 0xff, 0xff}}}}
 	quote, err := tpm2.Quote{
-		SignHandle: o.key(), QualifyingData: tpm2.TPM2BData{Buffer: nonce[:]},
+		SignHandle: key, QualifyingData: tpm2.TPM2BData{Buffer: nonce[:]},
 		InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: selection,
-	}.Execute(o.chip)
+	}.Execute(chip)
 	if err != nil {
 		return nil, err
 	}
 	platform := &dtv1.TPMPlatform{Quotes: []*dtv1.TPMQuote{{Quote: quote.Quoted.Bytes(), Signature: tpm2.Marshal(quote.Signature)}}}
-	for n := range all {
+	for n := range pcrCount {
 		selection.PCRSelections[0].PCRSelect = tpm2.PCClientCompatible.PCRs(uint(n))
-		one, err := tpm2.PCRRead{PCRSelectionIn: selection}.Execute(o.chip)
+		one, err := tpm2.PCRRead{PCRSelectionIn: selection}.Execute(chip)
 		if err != nil {
 			return nil, err
 		}
 		platform.Pcrs = append(platform.Pcrs, &dtv1.TPMPCR{Index: int32(n), Digest: one.PCRValues.Digests[0].Buffer, DigestAlg: uint32(tpm2.TPMAlgSHA256)})
 	}
-	return &dtv1.TPMEnrollChallengeResponse{ActivatedSecret: secret, Platform: platform}, nil
+	return platform, nil
 }
 
 func (o *other) activate(c *dtv1.TPMEncryptedCredential) ([]byte, error) {
