@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -17,10 +18,12 @@ import (
 )
 
 // replicas are two dtauthd on one PostgreSQL, with one key file.
-func replicas(t *testing.T) [2]*running {
+func replicas(t *testing.T) [2]*running { return replicasWith(t, time.Now) }
+
+func replicasWith(t *testing.T, now func() time.Time) [2]*running {
 	t.Helper()
 	url := storetest.PostgresURL(t)
-	first := startAt(t, dataDir(t), url)
+	first := startWith(t, dataDir(t), url, now)
 	key, err := os.ReadFile(filepath.Join(first.dir, "ca.key"))
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +32,7 @@ func replicas(t *testing.T) [2]*running {
 	if err := os.WriteFile(filepath.Join(dir, "ca.key"), key, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return [2]*running{first, startAt(t, dir, url)}
+	return [2]*running{first, startWith(t, dir, url, now)}
 }
 
 func TestATokenIsSpentOnceAcrossReplicas(t *testing.T) {
