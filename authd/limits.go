@@ -154,4 +154,9 @@ const (
 	// before the person has typed the next command.
 	defaultCertTTL = 12 * time.Hour
 	minCertTTL     = time.Minute
+
+	// maxReplacedSerials is how many earlier logins one logout ends: each is two
+	// rows to write and a record, in one transaction, and nobody logs in as often
+	// within the life of a certificate.
+	maxReplacedSerials = 64
 )

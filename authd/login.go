@@ -3,6 +3,7 @@ package authd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"connectrpc.com/connect"
@@ -12,6 +13,7 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/api/dtv1/dtv1connect"
 	"devicetrust/audit/event"
+	"devicetrust/ca"
 	"devicetrust/login"
 	"devicetrust/store"
 )
@@ -92,22 +94,55 @@ func (h loginService) ChangePassword(ctx context.Context, req *connect.Request[d
 	return connect.NewResponse(&dtv1.ChangePasswordResponse{}), nil
 }
 
-func (h loginService) Logout(ctx context.Context, _ *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error) {
-	s := h.s
+func (h loginService) Logout(ctx context.Context, req *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error) {
+	s, replaced := h.s, req.Msg.GetReplacedSerials()
 	c, err := person(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if len(replaced) > maxReplacedSerials {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "a logout names at most %d earlier certificates, not %d", maxReplacedSerials, len(replaced))
+	}
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
-		if _, err := s.ca.RevokeLogin(tx, c.login.ID, "logged out"); err != nil {
+		if err := s.endLogin(tx, c.login.ID); err != nil {
 			return err
 		}
-		return s.login.End(tx, c.login.ID)
+		for _, serial := range replaced {
+			if err := s.endReplaced(tx, c.login.User, serial); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&dtv1.LogoutResponse{}), nil
+}
+
+// endLogin ends a login that stands, with its certificates.
+func (s *Server) endLogin(tx *store.Tx, id string) error {
+	if _, err := s.ca.RevokeLogin(tx, id, "logged out"); err != nil {
+		return err
+	}
+	return s.login.End(tx, id)
+}
+
+// endReplaced ends the login of a certificate, where it is one of user's that
+// stands: whose certificate has a serial is nobody's business.
+func (s *Server) endReplaced(tx *store.Tx, user string, serial uint64) error {
+	id, err := ca.LoginBehind(tx, serial)
+	if err != nil {
+		return err
+	}
+	l, err := s.login.Find(tx, id)
+	if no, ok := errors.AsType[*api.Refusal](err); ok && no.Code == connect.CodeUnauthenticated || err == nil && l.User != user {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.endLogin(tx, id)
 }
 
 // person is the caller of a method about the caller's own login, which the

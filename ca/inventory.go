@@ -207,12 +207,22 @@ func (c *CA) LoginOf(tx *store.Tx, serial uint64) (string, error) {
 	if revoked {
 		return "", stale
 	}
-	var loginID string
-	if err := tx.QueryRow(`SELECT login_id FROM certificates WHERE serial = $1`, int64(serial)).Scan(&loginID); err != nil {
-		return "", fmt.Errorf("ca: serial %d: %w", serial, err)
+	loginID, err := LoginBehind(tx, serial)
+	if err == nil && loginID == "" {
+		err = stale
 	}
-	if loginID == "" {
-		return "", stale
+	return loginID, err
+}
+
+// LoginBehind gives the login that a certificate was issued to, whether or not
+// it is revoked since; "" where it is no user's, or not known.
+func LoginBehind(tx *store.Tx, serial uint64) (loginID string, err error) {
+	if serial > math.MaxInt64 {
+		return "", nil
+	}
+	err = tx.QueryRow(`SELECT login_id FROM certificates WHERE serial = $1`, int64(serial)).Scan(&loginID)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return "", fmt.Errorf("ca: serial %d: %w", serial, err)
 	}
 	return loginID, nil
 }
