@@ -134,13 +134,17 @@ func (s *Server) explained(tx *store.Tx, state *policy.State, m *dtv1.ExplainReq
 		return explained{}, err
 	}
 	device, evidence, err := devices.Counts(d, m.GetUser())
+	with := withDevice(about.subject, device, evidence)
+	// Logins have their key there unless somebody wants it otherwise.
+	with.KeyAttested = devices.HasTPM(d)
+	if err == nil && !with.KeyAttested && demandsAttestedKey(state, with) {
+		err = needsAttestedKey(state, with, d.Spec.OSType)
+	}
 	if err != nil { // why it does not count is the answer
 		about.notes = append(about.notes, note(policy.RuleSkip, fmt.Sprintf("device %q", d.Spec.AssetTag), "it does not count: %v", err))
 		return about, nil
 	}
-	about.subject = withDevice(about.subject, device, evidence)
-	// Logins have their key there unless somebody wants it otherwise.
-	about.subject.KeyAttested = devices.HasTPM(d)
+	about.subject = with
 	return about, nil
 }
 

@@ -158,6 +158,11 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
+// demandsAttestedKey tells whether a role of sub asks for a key in the TPM.
+func demandsAttestedKey(state *policy.State, sub policy.Subject) bool {
+	return policy.Decide(state, policy.Request{Action: policy.LogIn, Subject: sub}).Limits.AttestedKey
+}
+
 // needsAttestedKey says which role of sub asks for a key in the TPM, which the
 // device has not shown. Without a device the certificate is good for nothing
 // there anyhow, and the person may do what the other roles allow.
@@ -166,7 +171,7 @@ func needsAttestedKey(state *policy.State, sub policy.Subject, deviceOS string) 
 	for _, name := range sub.Roles {
 		one := sub
 		one.Roles = []string{name}
-		if policy.Decide(state, policy.Request{Action: policy.LogIn, Subject: one}).Limits.AttestedKey {
+		if demandsAttestedKey(state, one) {
 			who = fmt.Sprintf("role %q", name)
 			break
 		}

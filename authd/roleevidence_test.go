@@ -101,8 +101,9 @@ func TestExplainExpectsTheKeyOfALoginInTheTPMOfItsDevice(t *testing.T) {
 		{"tpm_ekpub", "TAG12345", "", []string{"a key in the TPM of a trusted device is demanded, and it is there", "where it is not with --key=software"}},
 		{"tpm_ekcert", "TAG12345", "", nil},
 		{"tpm_ekcert_trusted", "TAG12345", "", nil},
-		{"macos_key", "TAG12345", "access to resource requires a key that is in the TPM of a trusted device", nil},
-		{"of a later version", "TAG12345", "access to resource requires a key that is in the TPM of a trusted device", nil},
+		// Such a device gets no extensions for a login with the role.
+		{"macos_key", "TAG12345", "access to resource requires a trusted device", []string{`it does not count: role "attested" requires a key in the device's TPM`}},
+		{"of a later version", "TAG12345", "access to resource requires a trusted device", []string{"it does not count"}},
 		{"tpm_ekpub", "", "access to resource requires a trusted device", nil},
 	} {
 		r.execute(`UPDATE devices SET document = json_set(document, '$.spec.credential.device_attestation_type', '` + row.attestation + `')`)
