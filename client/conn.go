@@ -72,6 +72,8 @@ type Conn struct {
 	// Proxy is the dtauthd's HOST:PORT.
 	Proxy string
 
+	http      *http.Client
+	inChip    bool // the key that it shows is
 	transport *http.Transport
 	root      atomic.Pointer[x509.Certificate]
 }
@@ -111,6 +113,15 @@ func DialAnonymous(proxy string, trust Trust, o Options) (*Conn, error) {
 
 func dial(proxy string, trust Trust, cert *tls.Certificate, o Options) (*Conn, error) {
 	c := &Conn{Proxy: proxy}
+	guard := guard{proxy: proxy, now: o.Now, failed: func() error { return nil }}
+	if cert != nil {
+		if inChip, ok := cert.PrivateKey.(*chipKey); ok {
+			key := &notingKey{Signer: inChip}
+			noting := *cert
+			noting.PrivateKey = key
+			cert, guard.failed, c.inChip = &noting, key.failed, true
+		}
+	}
 	config, err := trust.tlsConfig(proxy, cert, o.Now, func(root *x509.Certificate) {
 		c.root.Store(root)
 		o.log().Debug("server believed", "server", proxy, "authority", identity.PinOf(root))
@@ -129,31 +140,57 @@ func dial(proxy string, trust Trust, cert *tls.Certificate, o Options) (*Conn, e
 		Protocols:             &protocols,
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: keepaliveInterval, PingTimeout: dialTimeout},
 	}
-	h := &http.Client{
-		Transport: clockGuard{next: c.transport, proxy: proxy, now: o.Now},
+	guard.next = c.transport
+	c.http = &http.Client{
+		Transport: guard,
 		// The API does not redirect; whatever does is something else, which
 		// must not be handed the request.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.Services = NewServices(h, "https://"+proxy, proxy)
+	c.Services = NewServices(c.http, "https://"+proxy, proxy)
 	return c, nil
+}
+
+// shakeHands has the TLS handshake behind it where that takes a signature of
+// the TPM: a ceremony has the TPM for itself.
+func (c *Conn) shakeHands(ctx context.Context) error {
+	if !c.inChip {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.Proxy+"/v1/webapi/find", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return Explain(c.Proxy, connect.NewError(connect.CodeUnavailable, err))
+	}
+	return resp.Body.Close() // whatever it says, it is there
 }
 
 // Close ends the connection.
 func (c *Conn) Close() { c.transport.CloseIdleConnections() }
 
-// clockGuard refuses answers of a server whose clock is too far from ours:
+// guard refuses answers of a server whose clock is too far from ours:
 // certificates would be expired or not yet valid on one of the sides, and
 // nobody would see why.
-type clockGuard struct {
+type guard struct {
 	next  http.RoundTripper
 	proxy string
 	now   func() time.Time
+	// failed is why our key could not sign the last handshake; nil where it
+	// did.
+	failed func() error
 }
 
-func (g clockGuard) RoundTrip(r *http.Request) (*http.Response, error) {
+func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := g.next.RoundTrip(r)
 	if err != nil {
+		if failed := g.failed(); failed != nil {
+			return nil, failed
+		}
 		return nil, err
 	}
 	theirs, ok := serverTime(resp)

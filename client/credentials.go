@@ -9,9 +9,11 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"time"
 
@@ -19,15 +21,19 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"devicetrust/api"
+	"devicetrust/devices/tpm"
 	"devicetrust/identity"
 )
 
 // keyPair are the private keys of one login; they never leave this machine.
 type keyPair struct {
-	ssh ed25519.PrivateKey
-	tls *ecdsa.PrivateKey
+	ssh, tls crypto.Signer
+	// chip is what the TPM makes them from again; nil where they are software.
+	chip *tpm.LoginKeys
 }
 
+// newKeys makes them in software: an ed25519.PrivateKey and an
+// *ecdsa.PrivateKey.
 func newKeys() (keyPair, error) {
 	_, sshKey, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -37,7 +43,20 @@ func newKeys() (keyPair, error) {
 	if err != nil {
 		return keyPair{}, err
 	}
-	return keyPair{sshKey, tlsKey}, nil
+	return keyPair{ssh: sshKey, tls: tlsKey}, nil
+}
+
+// keysIn gives those that chip has. It is not asked before they sign.
+func keysIn(chip *Chip, k tpm.LoginKeys) (keyPair, error) {
+	sshKey, err := newChipKey(chip, k.SSH)
+	if err != nil {
+		return keyPair{}, err
+	}
+	tlsKey, err := newChipKey(chip, k.TLS)
+	if err != nil {
+		return keyPair{}, err
+	}
+	return keyPair{ssh: sshKey, tls: tlsKey, chip: &k}, nil
 }
 
 // public gives the halves to be certified: SSH wire format and PKIX DER.
@@ -106,9 +125,13 @@ func (c Credentials) check(now time.Time) error {
 	return nil
 }
 
-// Signer signs SSH authentications with the certificate.
+// InTPM tells whether the private keys are in this machine's TPM.
+func (c Credentials) InTPM() bool { return c.keys.chip != nil }
+
+// Signer signs SSH authentications with the certificate. Where the keys are in
+// the TPM, that is asked for each signature.
 func (c Credentials) Signer() (ssh.Signer, error) {
-	s, err := ssh.NewSignerFromKey(c.keys.ssh)
+	s, err := ssh.NewSignerFromSigner(c.keys.ssh)
 	if err != nil {
 		return nil, err
 	}
@@ -119,9 +142,12 @@ func (c Credentials) tls() *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{c.TLS.Raw}, PrivateKey: c.keys.tls, Leaf: c.TLS}
 }
 
-// Files of a login, beside the private SSH key, which has the user's name.
+// Files of a login, beside the private SSH key, which has the user's name
+// where it is a file.
 const (
+	publicSuffix      = ".pub"
 	certificateSuffix = "-cert.pub" // where ssh looks for it
+	chipKeysSuffix    = ".tpm.json" // in the place of the two private keys
 	tlsKeySuffix      = ".tls.key"
 	tlsCertSuffix     = ".tls.crt"
 	knownHostsFile    = "known_hosts"
@@ -129,20 +155,73 @@ const (
 
 // files are the credentials as stored; the key is the user's name.
 func (c Credentials) files(user string) (map[string][]byte, error) {
-	sshKey, err := ssh.MarshalPrivateKey(crypto.PrivateKey(c.keys.ssh), user)
-	if err != nil {
-		return nil, err
-	}
-	tlsKey, err := x509.MarshalPKCS8PrivateKey(c.keys.tls)
-	if err != nil {
-		return nil, err
-	}
-	return map[string][]byte{
-		user:                     pem.EncodeToMemory(sshKey),
+	files := map[string][]byte{
+		user + publicSuffix:      ssh.MarshalAuthorizedKey(c.SSH.Key),
 		user + certificateSuffix: ssh.MarshalAuthorizedKey(c.SSH),
-		user + tlsKeySuffix:      pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: tlsKey}),
 		user + tlsCertSuffix:     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.TLS.Raw}),
-	}, nil
+	}
+	return files, c.keys.addTo(files, user)
+}
+
+// addTo adds the private keys, or what the TPM makes them from.
+func (k keyPair) addTo(files map[string][]byte, user string) error {
+	if k.chip != nil {
+		data, err := marshalChipKeys(*k.chip)
+		files[user+chipKeysSuffix] = data
+		return err
+	}
+	sshKey, err := ssh.MarshalPrivateKey(k.ssh, user)
+	if err != nil {
+		return err
+	}
+	tlsKey, err := x509.MarshalPKCS8PrivateKey(k.tls)
+	if err != nil {
+		return err
+	}
+	files[user] = pem.EncodeToMemory(sshKey)
+	files[user+tlsKeySuffix] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: tlsKey})
+	return nil
+}
+
+// chipKeysVersion is raised when the file changes its meaning; others are
+// refused.
+const chipKeysVersion = 1
+
+// chipKeysFile are the keys of a login as stored that are in the TPM. It is no
+// secret to other machines, whose TPMs make other keys from it.
+type chipKeysFile struct {
+	Version int `json:"version"`
+	tpm.LoginKeys
+}
+
+func marshalChipKeys(k tpm.LoginKeys) ([]byte, error) {
+	data, err := json.MarshalIndent(chipKeysFile{chipKeysVersion, k}, "", "  ")
+	return append(data, '\n'), err
+}
+
+func parseChipKeys(data []byte) (tpm.LoginKeys, error) {
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &version); err != nil {
+		return tpm.LoginKeys{}, err
+	}
+	if version.Version != chipKeysVersion {
+		return tpm.LoginKeys{}, fmt.Errorf("version %d is not known here, want %d", version.Version, chipKeysVersion)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	var f chipKeysFile
+	if err := dec.Decode(&f); err != nil {
+		return tpm.LoginKeys{}, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return tpm.LoginKeys{}, errors.New("more follows")
+	}
+	if bytes.Equal(f.SSH.Public, f.TLS.Public) {
+		return tpm.LoginKeys{}, errors.New("one key is to serve SSH and TLS")
+	}
+	return f.LoginKeys, nil
 }
 
 // Credentials reads p's keys and certificates. They may have expired.
@@ -195,7 +274,23 @@ func (p *Profile) readCredentialsOnce() (Credentials, error) {
 	return newCredentials(keys, cert.Marshal(), tlsCert)
 }
 
+// readKeys does not ask the TPM: which login it is shows without one.
 func (p *Profile) readKeys() (keyPair, error) {
+	switch data, err := p.home.readPrivate("keys", fileName(p.Proxy), p.User+chipKeysSuffix); {
+	case errors.Is(err, fs.ErrNotExist):
+		return p.readSoftwareKeys()
+	case err != nil:
+		return keyPair{}, err
+	default:
+		k, err := parseChipKeys(data)
+		if err != nil {
+			return keyPair{}, fmt.Errorf("%s cannot be read: %w", p.User+chipKeysSuffix, err)
+		}
+		return keysIn(p.home.Chip, k)
+	}
+}
+
+func (p *Profile) readSoftwareKeys() (keyPair, error) {
 	text, err := p.readKeyFile(p.home.readPrivate, "")
 	if err != nil {
 		return keyPair{}, err
@@ -220,7 +315,7 @@ func (p *Profile) readKeys() (keyPair, error) {
 	if !ok {
 		return keyPair{}, fmt.Errorf("the TLS key is a %T", parsed)
 	}
-	return keyPair{*sshKey, tlsKey}, nil
+	return keyPair{ssh: *sshKey, tls: tlsKey}, nil
 }
 
 type reader func(elem ...string) ([]byte, error)

@@ -15,50 +15,28 @@ import (
 	"devicetrust/api/dtv1"
 	"devicetrust/client/machine"
 	"devicetrust/devices/tpm"
-	"devicetrust/identity"
 	"devicetrust/resource"
 )
 
 // Machine is this machine as a device: what it reports, its TPM, and where it
-// remembers its enrollments. Close it.
+// remembers its enrollments.
 type Machine struct {
 	Home *Home
 	// DMIDir holds the firmware's tables; empty is the system's own.
 	DMIDir string
-	// TPM is its address as tpm.Open takes it.
-	TPM string
+	Chip   *Chip
 	// EventLog is the file of the firmware's event log as tpm.EnrollArgs has it.
 	EventLog string
 	Now      func() time.Time
-
-	chip    *tpm.TPM
-	chipErr error
-}
-
-// open gives the TPM; a TPM serves one connection at a time, so there is one.
-func (m *Machine) open(ctx context.Context) (*tpm.TPM, error) {
-	if m.chip == nil && m.chipErr == nil {
-		m.chip, m.chipErr = tpm.Open(ctx, m.TPM)
-	}
-	return m.chip, m.chipErr
-}
-
-// Close gives the TPM back.
-func (m *Machine) Close() error {
-	if m.chip == nil {
-		return nil
-	}
-	defer func() { m.chip = nil }()
-	return m.chip.Close()
 }
 
 func (m *Machine) source() machine.Source {
-	return machine.Source{DMIDir: m.DMIDir, EK: func(ctx context.Context) ([]byte, error) {
-		t, err := m.open(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return t.EKPublicDER(ctx)
+	return machine.Source{DMIDir: m.DMIDir, EK: func(ctx context.Context) (der []byte, err error) {
+		err = m.Chip.Use(ctx, func(t *tpm.TPM) error {
+			der, err = t.EKPublicDER(ctx)
+			return err
+		})
+		return der, err
 	}}
 }
 
@@ -74,10 +52,11 @@ func (m *Machine) Collect(ctx context.Context) (*dtv1.DeviceData, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t, err := m.open(ctx); err == nil {
-		// The ceremonies ask for these again and report a failure.
-		data.TpmManufacturer, data.TpmFirmware, _ = t.Info(ctx)
-	}
+	// The ceremonies ask for these again and report a failure.
+	_ = m.Chip.Use(ctx, func(t *tpm.TPM) error {
+		data.TpmManufacturer, data.TpmFirmware, err = t.Info(ctx)
+		return err
+	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -87,20 +66,26 @@ func (m *Machine) Collect(ctx context.Context) (*dtv1.DeviceData, error) {
 // Prove holds the device authentication ceremony: the machine's half of
 // AuthenticateDevice, a Prover. The TPM is only reached for where the machine
 // is enrolled in the cluster.
-func (m *Machine) Prove(ctx context.Context, binding identity.LoginBinding, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
-	if _, err := tpm.Enrolled(m.Home.DeviceState(), binding.Cluster); err != nil {
-		return nil, err
+func (m *Machine) Prove(ctx context.Context, args tpm.AuthArgs, stream tpm.AuthenticateStream) (proved tpm.Authenticated, err error) {
+	args.StatePath, args.EventLog = m.Home.DeviceState(), m.EventLog
+	if _, err := tpm.Enrolled(args.StatePath, args.Binding.Cluster); err != nil {
+		return proved, err
 	}
-	t, err := m.open(ctx)
-	if err != nil {
-		return nil, err
+	if err := m.Chip.Reach(ctx); err != nil {
+		return proved, err
 	}
-	data, err := m.source().Collect(ctx, m.Now())
-	if err != nil {
-		return nil, err
+	if args.Data, err = m.source().Collect(ctx, m.Now()); err != nil {
+		return proved, err
 	}
-	proved, err := t.Authenticate(ctx, tpm.AuthArgs{StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Data: data, Binding: binding}, stream)
-	return proved.Success, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag()))
+	err = m.Chip.Use(ctx, func(t *tpm.TPM) error {
+		proved, err = t.Authenticate(ctx, args, stream)
+		return err
+	})
+	if errors.Is(err, tpm.ErrForeignKey) {
+		return proved, errForeignKey
+	}
+	tag := args.Data.GetAssetTag()
+	return proved, aboutTag(err, tag, m.source().Hidden(tag))
 }
 
 // EnrollCurrent registers this machine where it is not registered, and
@@ -193,8 +178,7 @@ func (p *Profile) outdate(ctx context.Context) error {
 // enrollOver is enroll over a connection that there is.
 func (m *Machine) enrollOver(ctx context.Context, conn *Conn, p *Profile, getToken func(context.Context, *Conn, *dtv1.DeviceData) (string, error)) (resource.Device, error) {
 	var none resource.Device
-	t, err := m.open(ctx)
-	if err != nil {
+	if err := m.Chip.Reach(ctx); err != nil {
 		return none, err
 	}
 	data, err := m.Collect(ctx)
@@ -209,14 +193,21 @@ func (m *Machine) enrollOver(ctx context.Context, conn *Conn, p *Profile, getTok
 	}
 	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
 	defer cancel()
+	if err := conn.shakeHands(ctx); err != nil {
+		return none, err
+	}
 	token, err := getToken(ctx, conn, data)
 	if err != nil {
 		return none, err
 	}
 	stream := conn.Device.EnrollDevice(ctx)
-	enrolled, err := t.Enroll(ctx, tpm.EnrollArgs{
-		Token: token, Cluster: p.Cluster, User: p.User, Data: data, StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Lock: m.lock(ctx),
-	}, stream)
+	var enrolled []byte
+	err = m.Chip.Use(ctx, func(t *tpm.TPM) error {
+		enrolled, err = t.Enroll(ctx, tpm.EnrollArgs{
+			Token: token, Cluster: p.Cluster, User: p.User, Data: data, StatePath: m.Home.DeviceState(), EventLog: m.EventLog, Lock: m.lock(ctx),
+		}, stream)
+		return err
+	})
 	if err != nil {
 		return none, Explain(p.Proxy, aboutTag(err, data.GetAssetTag(), m.source().Hidden(data.GetAssetTag())))
 	}

@@ -108,8 +108,7 @@ func TestCtrlCEndsWhatWaitsForATPMThatHangs(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			m := &Machine{DMIDir: dmi, TPM: hangs(t, cancel), Now: time.Now}
-			defer m.Close()
+			m := &Machine{DMIDir: dmi, Chip: NewChip(hangs(t, cancel)), Now: time.Now}
 			err := ask(ctx, m)
 			if _, refused := errors.AsType[*api.Refusal](err); refused || !errors.Is(err, context.Canceled) {
 				t.Errorf("error %#v, want that the person gave up", err)
@@ -125,8 +124,7 @@ func TestNoTokenIsMadeForAnEnrollmentThatCannotBeRemembered(t *testing.T) {
 	if err := h.folder("device", "state.json"); err != nil {
 		t.Fatal(err)
 	}
-	m := &Machine{Home: h, DMIDir: t.TempDir(), TPM: tpmtest.Start(t).Address, Now: time.Now}
-	defer m.Close()
+	m := &Machine{Home: h, DMIDir: t.TempDir(), Chip: NewChip(tpmtest.Start(t).Address), Now: time.Now}
 	_, err := m.enroll(t.Context(), p, options(), func(context.Context, *Conn, *dtv1.DeviceData) (string, error) {
 		t.Error("a token was made")
 		return "", errors.New("no token")

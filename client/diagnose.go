@@ -3,6 +3,8 @@ package client
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +27,7 @@ func (m *Machine) Diagnose(ctx context.Context, p *Profile, o Options) []*dtv1.F
 	d.askTag(ctx)
 	d.askLogin()
 	d.askEnrollment(ctx)
+	d.askLoginKey(ctx)
 	d.askCluster(ctx)
 	d.askCertificate()
 	return d.found
@@ -37,8 +40,12 @@ type diagnosis struct {
 	o     Options
 	found []*dtv1.Finding
 
-	chip     *tpm.TPM // nil where it does not answer
+	answers  bool // the TPM does
 	loggedIn bool
+	// creds are of the login.
+	creds Credentials
+	// useless is why the login's keys cannot be used here; empty where they can.
+	useless string
 	// refused tells that the cluster does not take this login any more.
 	refused  bool
 	enrolled tpm.Enrollment // zero where none is remembered
@@ -64,12 +71,11 @@ func (d *diagnosis) skip(name, why string) {
 
 func (d *diagnosis) askTPM(ctx context.Context) {
 	const name = "tpm"
-	address := d.m.TPM
+	address := d.m.Chip.Address
 	if address == "" {
 		address = tpm.DefaultAddress
 	}
-	chip, err := d.m.open(ctx)
-	if err != nil {
+	if err := d.m.Chip.Reach(ctx); err != nil {
 		remedy := outcomeOf(err).Hint
 		if errors.Is(err, fs.ErrPermission) && strings.HasPrefix(address, "/") {
 			if better := accessOf(address).remedy(); better != "" {
@@ -79,12 +85,16 @@ func (d *diagnosis) askTPM(ctx context.Context) {
 		d.add(name, dtv1.Finding_STATE_FAULT, err.Error(), remedy)
 		return
 	}
-	manufacturer, firmware, err := chip.Info(ctx)
+	var manufacturer, firmware string
+	err := d.m.Chip.Use(ctx, func(t *tpm.TPM) (err error) {
+		manufacturer, firmware, err = t.Info(ctx)
+		return err
+	})
 	if err != nil {
 		d.fault(name, err)
 		return
 	}
-	d.chip = chip
+	d.answers = true
 	d.ok(name, "the TPM at %s answers: %s, firmware %s", address, manufacturer, firmware)
 }
 
@@ -116,7 +126,7 @@ func (d *diagnosis) askLogin() {
 		d.fault(name, err)
 		return
 	}
-	d.loggedIn = true
+	d.loggedIn, d.creds = true, creds
 	d.ok(name, "logged in to %s as %s", d.p.Cluster, d.p.User)
 }
 
@@ -136,15 +146,46 @@ func (d *diagnosis) askEnrollment(ctx context.Context) {
 	}
 	d.enrolled = enrolled
 	d.ok(remembered, "this machine remembers its enrollment in %s, as %s", d.p.Cluster, enrolled.AssetTag)
-	if d.chip == nil {
+	if !d.answers {
 		d.skip(key, "the TPM does not answer")
 		return
 	}
-	if err := d.chip.CheckKey(ctx, state, d.p.Cluster); err != nil {
+	err = d.m.Chip.Use(ctx, func(t *tpm.TPM) error { return t.CheckKey(ctx, state, d.p.Cluster) })
+	if err != nil {
 		d.fault(key, err)
 		return
 	}
 	d.ok(key, "the TPM can make the key of that enrollment")
+}
+
+// askLoginKey has the TPM sign where it has the login's keys: there is no other
+// use for them.
+func (d *diagnosis) askLoginKey(ctx context.Context) {
+	const name = "login_key"
+	switch {
+	case !d.loggedIn:
+		d.skip(name, "nobody is logged in")
+		return
+	case !d.creds.InTPM():
+		d.ok(name, "the keys of this login are files: %s", d.p.keyPath(d.p.User))
+		return
+	case !d.answers:
+		d.useless = "the TPM, which has the keys of this login, does not answer"
+		d.skip(name, "the TPM does not answer")
+		return
+	}
+	digest := make([]byte, sha256.Size)
+	rand.Read(digest) // it never fails
+	_, err := d.m.Chip.Sign(ctx, d.creds.keys.chip.SSH, digest)
+	if errors.Is(err, tpm.ErrForeignKey) {
+		err = errForeignKey
+	}
+	if err != nil {
+		d.useless = "the keys of this login cannot be used"
+		d.fault(name, err)
+		return
+	}
+	d.ok(name, "the TPM can make the keys of this login")
 }
 
 // askCluster has the server say what it makes of this machine.
@@ -152,6 +193,10 @@ func (d *diagnosis) askCluster(ctx context.Context) {
 	const name = "cluster"
 	if !d.loggedIn {
 		d.skip(name, "nobody is logged in")
+		return
+	}
+	if d.useless != "" {
+		d.skip(name, d.useless)
 		return
 	}
 	data, err := d.m.Collect(ctx)
@@ -183,6 +228,10 @@ func (d *diagnosis) askCertificate() {
 	const name = "certificate"
 	if !d.loggedIn {
 		d.skip(name, "nobody is logged in")
+		return
+	}
+	if d.useless != "" {
+		d.skip(name, d.useless)
 		return
 	}
 	if d.refused {

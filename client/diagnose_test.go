@@ -58,8 +58,7 @@ func TestADiagnosisGoesAsFarAsItCan(t *testing.T) {
 	c, h := clienttest.Start(t), newHome(t)
 	c.Findings = []*dtv1.Finding{{Name: "registered", State: fault, Detail: "no", Remedy: "add it"}}
 	diagnose := func(address string, p *Profile) []*dtv1.Finding {
-		m := &Machine{Home: h, DMIDir: dmi, TPM: address, Now: time.Now}
-		defer m.Close()
+		m := &Machine{Home: h, DMIDir: dmi, Chip: NewChip(address), Now: time.Now}
 		return m.Diagnose(t.Context(), p, options())
 	}
 	check := func(name string, got []*dtv1.Finding, want map[string]dtv1.Finding_State) {
@@ -74,12 +73,12 @@ func TestADiagnosisGoesAsFarAsItCan(t *testing.T) {
 		}
 	}
 	check("no TPM, no cluster", diagnose(filepath.Join(dmi, "none"), nil), map[string]dtv1.Finding_State{
-		"tpm": fault, "asset_tag": good, "login": fault, "enrollment": note, "key": note, "cluster": note, "certificate": note,
+		"tpm": fault, "asset_tag": good, "login": fault, "enrollment": note, "key": note, "login_key": note, "cluster": note, "certificate": note,
 	})
 	chip := tpmtest.Start(t).Address
 	p := loggedIn(t, c, h, nil)
 	check("logged in", diagnose(chip, p), map[string]dtv1.Finding_State{
-		"tpm": good, "asset_tag": good, "login": good, "enrollment": fault, "key": note, "cluster": good, "registered": fault, "certificate": fault,
+		"tpm": good, "asset_tag": good, "login": good, "enrollment": fault, "key": note, "login_key": good, "cluster": good, "registered": fault, "certificate": fault,
 	})
 	p = loggedIn(t, c, h, clienttest.Prove)
 	if got := states(diagnose(chip, p)); got["certificate"] != good {
@@ -87,5 +86,28 @@ func TestADiagnosisGoesAsFarAsItCan(t *testing.T) {
 	}
 	if asked := c.Diagnosed(); asked == nil || asked.GetDevice().GetAssetTag() != "C00AA0AAAA0A" {
 		t.Errorf("the server was asked %v", asked)
+	}
+}
+
+func TestADiagnosisTellsOfKeysOfAnotherTPM(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	m, _ := enrolledMachine(t, h)
+	p := loggedIn(t, c, h, m.Prove)
+	if got := states(m.Diagnose(t.Context(), p, options())); got["login_key"] != dtv1.Finding_STATE_OK || got["certificate"] != dtv1.Finding_STATE_OK {
+		t.Errorf("on the machine: %v", got)
+	}
+	m.Chip = NewChip(tpmtest.Start(t).Address)
+	defer m.Chip.Close()
+	for _, f := range m.Diagnose(t.Context(), p, options()) {
+		switch f.GetName() {
+		case "login_key":
+			if f.GetState() != dtv1.Finding_STATE_FAULT || !strings.Contains(f.GetRemedy(), "dtsh login") {
+				t.Errorf("%v", f)
+			}
+		case "cluster", "certificate":
+			if f.GetState() != dtv1.Finding_STATE_NOTE {
+				t.Errorf("%v", f)
+			}
+		}
 	}
 }

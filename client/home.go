@@ -17,6 +17,10 @@ import (
 // Home is the folder that holds a person's profiles, keys and device state.
 // It appears on the first write.
 type Home struct {
+	// Chip is the TPM that has the keys of logins; the system's own unless it
+	// is set to another.
+	Chip *Chip
+
 	dir string // absolute
 }
 
@@ -34,7 +38,7 @@ func OpenHome(dir string) (*Home, error) {
 	info, err := os.Stat(abs)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &Home{dir: abs}, nil
+		return &Home{Chip: NewChip(""), dir: abs}, nil
 	case err != nil:
 		return nil, unreadable(abs, err)
 	case !info.IsDir():
@@ -44,7 +48,7 @@ func OpenHome(dir string) (*Home, error) {
 	if err := checkOwn(abs, info, 0o022); err != nil {
 		return nil, err
 	}
-	return &Home{dir: abs}, nil
+	return &Home{Chip: NewChip(""), dir: abs}, nil
 }
 
 // Dir is the folder's absolute path.

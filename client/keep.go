@@ -8,15 +8,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
 // keep stores a login: keys, certificates and the nodes' authorities in one
 // step, then the profile that speaks of them. A login that was there
-// before is replaced, and returned where it can be used; or it stays as it was
-// where anything fails.
-func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey) (before *Credentials, err error) {
+// before is replaced: remembered where it is one of the same person, else
+// returned, to be ended, where it can be used. Or it stays as it was where
+// anything fails.
+func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey, now time.Time) (before *leaver, err error) {
 	if err := checkFileUser(p.User); err != nil {
 		return nil, err
 	}
@@ -31,9 +34,7 @@ func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey
 	defer unlock()
 	// As it is now: another login may have come in between.
 	if stored, err := p.home.Profile(p.Proxy); err == nil {
-		if old, err := stored.Credentials(); err == nil {
-			before = &old
-		}
+		before = p.replace(stored, now)
 	}
 	files[knownHostsFile] = knownHosts(hosts)
 	folder, err := p.home.replaceFolder(files, "keys", fileName(p.Proxy))
@@ -45,6 +46,27 @@ func (p *Profile) keep(ctx context.Context, c Credentials, hosts []ssh.PublicKey
 	}
 	folder.settle()
 	return before, nil
+}
+
+// replace has p remember the login of stored, which it takes the place of:
+// shells go on while a person logs in again. That of another person, or in
+// another cluster, is given back. No more than maxReplaced are remembered; an
+// older one lasts until it expires.
+func (p *Profile) replace(stored *Profile, now time.Time) (leaving *leaver) {
+	creds, err := stored.Credentials()
+	same := stored.User == p.User && stored.Cluster == p.Cluster
+	switch {
+	case same:
+		p.replaced = stored.replaced
+		if err == nil {
+			p.replaced = append(p.replaced, replacedLogin{creds.SSH.Serial, creds.ValidUntil().UTC()})
+		}
+		p.replaced = slices.DeleteFunc(p.replaced, func(r replacedLogin) bool { return !now.Before(r.ValidUntil) })
+		p.replaced = p.replaced[max(0, len(p.replaced)-maxReplaced):]
+	case err == nil:
+		leaving = stored.leaver(creds)
+	}
+	return leaving
 }
 
 // keepProfile stores p and makes it the current one, or does neither.

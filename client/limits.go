@@ -63,4 +63,24 @@ const (
 	// is noticed after 90 s, which outlasts a change of network.
 	keepaliveInterval = 30 * time.Second
 	keepaliveMisses   = 3
+
+	// chipIdle is how long an open TPM is kept for the next command: long
+	// enough for the two signatures of a login over SSH that follows a call,
+	// short enough that nobody sees a second program wait.
+	chipIdle = 200 * time.Millisecond
+
+	// slowAfter: people take what lasts longer for a program that hangs.
+	slowAfter = 2 * time.Second
+
+	// signTimeout bounds a signature by the TPM and waiting for it: discrete
+	// chips make the key and sign in about a second, and others may be before
+	// us. Servers wait two minutes for an authentication (LoginGraceTime).
+	signTimeout = 30 * time.Second
+
+	// signAttempts: the second is for a TPM that was reset in between.
+	signAttempts = 2
+
+	// maxReplaced bounds the earlier logins that a profile remembers, to be
+	// ended with it. Older ones expire by themselves.
+	maxReplaced = 16
 )

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,14 +33,14 @@ func TestALoginIsNotKeptWhileAnotherProgramChangesTheHome(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // rather than wait
-	if _, err := p.keep(ctx, creds, nil); !errors.Is(err, context.Canceled) {
+	if _, err := p.keep(ctx, creds, nil, time.Now()); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 	if now, err := p.Credentials(); err != nil || string(now.SSH.Marshal()) != string(before.SSH.Marshal()) {
 		t.Errorf("something was changed, %v", err)
 	}
 	unlock()
-	if _, err := p.keep(ctx, creds, nil); err != nil {
+	if _, err := p.keep(ctx, creds, nil, time.Now()); err != nil {
 		t.Errorf("nobody has the lock any more: %v", err)
 	}
 }
@@ -67,8 +68,8 @@ func TestFirstLoginsAtOnceAllSucceedAndOneIsLeft(t *testing.T) {
 	if _, err := p.Credentials(); err != nil {
 		t.Error(err)
 	}
-	if got := len(c.Ended()); got != logins-1 {
-		t.Errorf("%d logins were ended, want all but one of %d", got, logins)
+	if got := len(p.replaced); got != logins-1 || len(c.Ended()) != 0 {
+		t.Errorf("%d logins are remembered, want all but one of %d; ended %q", got, logins, c.Ended())
 	}
 }
 

@@ -19,10 +19,24 @@ import (
 )
 
 // Prover proves which machine this is: it holds the device authentication
-// ceremony over stream for a login whose keys and user are in binding
-// (Challenge and CredentialID are the ceremony's). Machine.Prove is the one
-// with a TPM.
-type Prover func(ctx context.Context, binding identity.LoginBinding, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error)
+// ceremony over stream for a login whose keys and user are in args.Binding
+// (Challenge and CredentialID are the ceremony's). What of args is the
+// machine's, it fills in. Machine.Prove is the one with a TPM; one without
+// gives no keys.
+type Prover func(ctx context.Context, args tpm.AuthArgs, stream tpm.AuthenticateStream) (tpm.Authenticated, error)
+
+// KeyChoice is where a person wants the keys of a login.
+type KeyChoice string
+
+const (
+	// KeyAuto is in the TPM of a device that proves itself with it, else in
+	// files; the zero value is this too.
+	KeyAuto KeyChoice = "auto"
+	// KeyTPM is in the TPM, or there is no login.
+	KeyTPM KeyChoice = "tpm"
+	// KeySoftware is in files.
+	KeySoftware KeyChoice = "software"
+)
 
 // Enroller enrolls this machine in the cluster of p over a connection of a
 // login that is not kept yet. Machine.AutoEnroll is the one with a TPM.
@@ -35,6 +49,8 @@ type Ask struct {
 	TTL time.Duration
 	// Trust is whom to believe to be the dtauthd.
 	Trust Trust
+	// Key is where the login's keys are to be.
+	Key KeyChoice
 	// Prove authenticates the device; nil leaves it out.
 	Prove Prover
 	// Enroll is for where the cluster does not know the machine and enrolls
@@ -43,9 +59,11 @@ type Ask struct {
 }
 
 // Login logs in at p's dtauthd and keeps the new keys and certificates,
-// instead of those of an earlier login, which is ended at the server. A device
-// that cannot be authenticated does not fail the login: p.Device says why.
-// Where anything else fails, what was kept before stays.
+// instead of those of an earlier login. One of the same person goes on at the
+// server, with what runs on it, until a logout ends both; another person's is
+// ended. A device that cannot be authenticated does not fail the login, unless
+// its keys were to be in the TPM: p.Device says why. Where anything else fails,
+// what was kept before stays.
 func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, error) {
 	if err := CheckUser(ask.User); err != nil {
 		return Credentials{}, err
@@ -57,22 +75,38 @@ func (p *Profile) Login(ctx context.Context, ask Ask, o Options) (Credentials, e
 	outcome := login.authenticateDevice(ctx, ask, p.home)
 	next := login.profile(p.home)
 	next.Device = outcome
-	var old *Credentials
+	var old *leaver
 	err = ctx.Err() // the person gave up: that is no fault of the device
+	if err == nil && ask.Key == KeyTPM && !login.creds.InTPM() {
+		err = noKeyInTPM(outcome)
+	}
 	if err == nil {
-		old, err = next.keep(ctx, login.creds, login.hosts)
+		old, err = next.keep(ctx, login.creds, login.hosts, o.Now())
 	}
 	if err != nil {
 		// A login whose keys are lost helps nobody; it would expire.
-		_ = goodbye(ctx, next, login.creds, o)
+		_ = leaver{profile: next, creds: login.creds}.goodbye(ctx, o)
 		return Credentials{}, err
 	}
 	if old != nil {
 		// Its keys are gone already; it would expire.
-		_ = goodbye(ctx, next, *old, o)
+		_ = old.goodbye(ctx, o)
 	}
 	*p = *next
 	return login.creds, nil
+}
+
+// noKeyInTPM is why there is no login; outcome is that of the ceremony.
+func noKeyInTPM(outcome DeviceOutcome) error {
+	why := outcome.Reason
+	if why == "" {
+		why = "the device was authenticated without"
+	}
+	r := api.Refuse(connect.CodeFailedPrecondition, "no keys in the TPM for this login: %s", why)
+	if outcome.Hint != "" {
+		return r.WithHint("%s", outcome.Hint)
+	}
+	return r
 }
 
 // newLogin is a login that is not kept yet.
@@ -83,6 +117,8 @@ type newLogin struct {
 	creds   Credentials
 	hosts   []ssh.PublicKey
 	options Options
+	// renewableUntil is zero without a device.
+	renewableUntil time.Time
 }
 
 // passwordLogin is the first half: who is it?
@@ -168,7 +204,10 @@ func (l *newLogin) profile(home *Home) *Profile {
 		Cluster: l.cluster.GetName(),
 		User:    l.creds.Identity.User,
 		Trust:   l.trust,
-		home:    home,
+
+		RenewableUntil: l.renewableUntil,
+
+		home: home,
 	}
 }
 
@@ -181,10 +220,10 @@ func (l *newLogin) authenticateDevice(ctx context.Context, ask Ask, home *Home) 
 	if ask.Prove == nil {
 		return outcomeOf(errNotAsked)
 	}
-	warnings, err := l.proveDevice(ctx, ask.Prove)
+	warnings, err := l.proveDevice(ctx, ask, home)
 	if ask.Enroll != nil && l.cluster.GetAutoEnroll() && notEnrolled(err) {
 		if err = l.enrollDevice(ctx, ask.Enroll, home); err == nil {
-			warnings, err = l.proveDevice(ctx, ask.Prove)
+			warnings, err = l.proveDevice(ctx, ask, home)
 		}
 	}
 	if err != nil {
@@ -214,7 +253,7 @@ func (l *newLogin) enrollDevice(ctx context.Context, enroll Enroller, home *Home
 	return err
 }
 
-func (l *newLogin) proveDevice(ctx context.Context, prove Prover) (warnings []string, err error) {
+func (l *newLogin) proveDevice(ctx context.Context, ask Ask, home *Home) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, ceremonyTimeout)
 	defer cancel()
 	conn, err := dial(l.proxy, l.trust, l.creds.tls(), l.options)
@@ -222,30 +261,48 @@ func (l *newLogin) proveDevice(ctx context.Context, prove Prover) (warnings []st
 		return nil, err
 	}
 	defer conn.Close()
-	sshKey, tlsKey, err := l.creds.keys.public()
+	binding, err := l.creds.binding(l.cluster.GetName())
 	if err != nil {
 		return nil, err
 	}
 	stream := conn.Device.AuthenticateDevice(ctx)
-	success, err := prove(ctx, identity.LoginBinding{
-		Cluster:      l.cluster.GetName(),
-		User:         l.creds.Identity.User,
-		SSHPublicKey: sshKey,
-		TLSPublicKey: tlsKey,
-	}, stream)
+	proved, err := ask.Prove(ctx, tpm.AuthArgs{Binding: binding, NewKeys: ask.Key != KeySoftware}, stream)
 	if err != nil {
 		return nil, err
 	}
 	hangUp(stream)
 	before := l.creds
-	if err := l.take(before.keys, success.GetCertificates(), before.Identity.User); err != nil {
+	keys := before.keys
+	if proved.Keys != nil {
+		if keys, err = keysIn(home.Chip, *proved.Keys); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.take(keys, proved.Success.GetCertificates(), before.Identity.User); err != nil {
 		return nil, err
 	}
 	if !l.creds.Identity.Device.Trusted() {
 		l.creds = before
 		return nil, errors.New("the server's certificate names no device")
 	}
-	return success.GetWarnings(), nil
+	l.renewableUntil = renewableUntil(proved.Success, l.creds)
+	return proved.Success.GetWarnings(), nil
+}
+
+// binding is what a device authentication of c's login is for.
+func (c Credentials) binding(cluster string) (identity.LoginBinding, error) {
+	sshKey, tlsKey, err := c.keys.public()
+	return identity.LoginBinding{
+		Cluster: cluster, User: c.Identity.User, SSHPublicKey: sshKey, TLSPublicKey: tlsKey,
+	}, err
+}
+
+// renewableUntil: an older server says nothing of it, and renews nothing.
+func renewableUntil(success *dtv1.AuthenticateSuccess, c Credentials) time.Time {
+	if until := success.GetRenewableUntil(); until.IsValid() && until.AsTime().After(c.ValidUntil()) {
+		return until.AsTime()
+	}
+	return c.ValidUntil()
 }
 
 var errNotAsked = api.Refuse(connect.CodeFailedPrecondition, "this machine's TPM was not asked")

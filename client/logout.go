@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -25,7 +26,7 @@ import (
 func (h *Home) LogoutAll(ctx context.Context, o Options) (problems []error, err error) {
 	leaving, problems, err := h.forgetLogins(ctx)
 	for _, l := range leaving {
-		if err := goodbye(ctx, l.profile, l.creds, o); err != nil {
+		if err := l.goodbye(ctx, o); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -36,12 +37,22 @@ func (h *Home) LogoutAll(ctx context.Context, o Options) (problems []error, err 
 type leaver struct {
 	profile *Profile
 	creds   Credentials
+	// replaced are earlier ones, which end with it.
+	replaced []uint64
+}
+
+func (p *Profile) leaver(creds Credentials) *leaver {
+	l := &leaver{profile: p, creds: creds}
+	for _, r := range p.replaced {
+		l.replaced = append(l.replaced, r.Serial)
+	}
+	return l
 }
 
 // forgetLogins does what LogoutAll does here, while nobody else changes the
 // home. Servers are not asked meanwhile: one that does not answer would keep a
 // login beside from being stored.
-func (h *Home) forgetLogins(ctx context.Context) (leaving []leaver, problems []error, err error) {
+func (h *Home) forgetLogins(ctx context.Context) (leaving []*leaver, problems []error, err error) {
 	unlock, err := h.Lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -66,13 +77,13 @@ func (h *Home) forgetLogins(ctx context.Context) (leaving []leaver, problems []e
 			problems = append(problems, err)
 			continue
 		}
-		leaving = append(leaving, leaver{p, creds})
+		leaving = append(leaving, p.leaver(creds))
 	}
 	if err := os.RemoveAll(h.path("keys")); err != nil {
 		return leaving, problems, unwritable(h.path("keys"), err)
 	}
 	for _, p := range profiles {
-		p.User, p.Device = "", DeviceOutcome{}
+		p.User, p.Device, p.RenewableUntil, p.replaced = "", DeviceOutcome{}, time.Time{}, nil
 		if err := p.save(); err != nil {
 			return leaving, problems, err
 		}
@@ -80,20 +91,22 @@ func (h *Home) forgetLogins(ctx context.Context) (leaving []leaver, problems []e
 	return leaving, problems, nil
 }
 
-// goodbye ends the login of creds at the server. Expired ones have ended.
-func goodbye(ctx context.Context, p *Profile, creds Credentials, o Options) error {
-	if creds.check(o.Now()) != nil {
+// goodbye ends the login at the server. Expired ones have ended. Where its key
+// is in the TPM, that has to answer in the time that the server has.
+func (l leaver) goodbye(ctx context.Context, o Options) error {
+	p := l.profile
+	if l.creds.check(o.Now()) != nil {
 		return nil
 	}
 	// The person may have given up by now; the server should still hear it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
 	defer cancel()
-	conn, err := dial(p.Proxy, p.Trust, creds.tls(), o)
+	conn, err := dial(p.Proxy, p.Trust, l.creds.tls(), o)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	_, err = conn.Login.Logout(ctx, connect.NewRequest(&dtv1.LogoutRequest{}))
+	_, err = conn.Login.Logout(ctx, connect.NewRequest(&dtv1.LogoutRequest{ReplacedSerials: l.replaced}))
 	o.log().Debug("logout", "server", p.Proxy, "error", err)
 	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Code == connect.CodeUnauthenticated {
 		return nil // it has been ended already

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -28,11 +29,26 @@ type Profile struct {
 	User string
 	// Device is how the device ceremony of the last login ended.
 	Device DeviceOutcome
+	// RenewableUntil is until when Renew can lengthen the login; zero where it
+	// cannot.
+	RenewableUntil time.Time
 	// Trust is whom to believe to be the dtauthd. It outlives a logout, as
 	// known_hosts does.
 	Trust Trust
 
-	home *Home
+	// replaced are earlier logins of User's, whose keys are gone and whose
+	// sessions may go on; a logout ends them too.
+	replaced []replacedLogin
+	home     *Home
+}
+
+// replacedLogin is a login that a later one of the same person took the place
+// of.
+type replacedLogin struct {
+	// Serial of its SSH certificate.
+	Serial uint64 `json:"serial"`
+	// ValidUntil is when that expires.
+	ValidUntil time.Time `json:"valid_until"`
 }
 
 // DeviceOutcome is how a device ceremony ended. Whether the login has a
@@ -56,13 +72,16 @@ const profileVersion = 1
 
 // profileFile is a Profile as stored.
 type profileFile struct {
-	Version     int           `json:"version"`
-	Proxy       string        `json:"proxy"`
-	Cluster     string        `json:"cluster,omitempty"`
-	User        string        `json:"user,omitempty"`
-	Device      DeviceOutcome `json:"device,omitzero"`
-	TrustSystem bool          `json:"trust_system,omitempty"`
-	Authorities string        `json:"authorities,omitempty"` // PEM
+	Version int           `json:"version"`
+	Proxy   string        `json:"proxy"`
+	Cluster string        `json:"cluster,omitempty"`
+	User    string        `json:"user,omitempty"`
+	Device  DeviceOutcome `json:"device,omitzero"`
+	// RenewableUntil and Replaced are of User's login.
+	RenewableUntil time.Time       `json:"renewable_until,omitzero"`
+	Replaced       []replacedLogin `json:"replaced,omitempty"`
+	TrustSystem    bool            `json:"trust_system,omitempty"`
+	Authorities    string          `json:"authorities,omitempty"` // PEM
 	// Unused is in the files of older programs.
 	Unused string `json:"device_trust_mode,omitempty"`
 }
@@ -88,6 +107,9 @@ func LoadProfile(home, proxy string) (*Profile, error) {
 	}
 	return p, nil
 }
+
+// Home is the folder that p is kept in.
+func (p *Profile) Home() *Home { return p.home }
 
 // Profile gives the profile of proxy (as ParseProxy reads it), or of the current cluster where proxy
 // is empty. One that was never stored is new: it has only its Proxy, and
@@ -164,6 +186,9 @@ func parseProfile(data []byte) (*Profile, error) {
 	if proxy, err := ParseProxy(f.Proxy); err != nil || proxy != f.Proxy {
 		return nil, fmt.Errorf("%.256q is not a HOST:PORT", f.Proxy)
 	}
+	if len(f.Replaced) > maxReplaced {
+		return nil, fmt.Errorf("it remembers %d earlier logins, more than %d", len(f.Replaced), maxReplaced)
+	}
 	if f.User != "" {
 		if err := checkFileUser(f.User); err != nil {
 			return nil, err
@@ -175,8 +200,8 @@ func parseProfile(data []byte) (*Profile, error) {
 	}
 	return &Profile{
 		Proxy: f.Proxy, Cluster: f.Cluster, User: f.User,
-		Device: f.Device,
-		Trust:  Trust{Roots: roots, System: f.TrustSystem},
+		Device: f.Device, RenewableUntil: f.RenewableUntil, replaced: f.Replaced,
+		Trust: Trust{Roots: roots, System: f.TrustSystem},
 	}, nil
 }
 
@@ -205,7 +230,7 @@ func (p *Profile) save() error {
 	f := profileFile{
 		Version: profileVersion,
 		Proxy:   p.Proxy, Cluster: p.Cluster, User: p.User,
-		Device:      p.Device,
+		Device: p.Device, RenewableUntil: p.RenewableUntil, Replaced: p.replaced,
 		TrustSystem: p.Trust.System,
 		Authorities: string(p.Trust.pem()),
 	}

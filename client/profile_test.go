@@ -143,7 +143,7 @@ func TestWhatALoginKeepsIsForItsOwnerAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"current-profile", "keys/PROXY/alice", "keys/PROXY/alice-cert.pub", "keys/PROXY/alice.tls.crt",
+		"current-profile", "keys/PROXY/alice", "keys/PROXY/alice-cert.pub", "keys/PROXY/alice.pub", "keys/PROXY/alice.tls.crt",
 		"keys/PROXY/alice.tls.key", "keys/PROXY/known_hosts", "lock", "profiles/PROXY.json",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {

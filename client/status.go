@@ -24,8 +24,16 @@ type Status struct {
 
 // KeyStatus says where the private SSH key is.
 type KeyStatus struct {
-	Kind string `json:"kind"` // software
-	Path string `json:"path"`
+	Kind string `json:"kind"` // software or tpm
+	Path string `json:"path"` // empty where it is in the TPM
+}
+
+// keyStatus of p's login.
+func (p *Profile) keyStatus(c Credentials) KeyStatus {
+	if c.InTPM() {
+		return KeyStatus{Kind: "tpm"}
+	}
+	return KeyStatus{Kind: "software", Path: p.keyPath(p.User)}
 }
 
 // DeviceStatus says whether the login is of a trusted device; where it is
@@ -60,7 +68,7 @@ func (p *Profile) Status() (Status, error) {
 		ValidUntil:     creds.ValidUntil().UTC(),
 		Extensions:     slices.Sorted(maps.Keys(creds.SSH.Extensions)),
 		SSHCertificate: p.keyPath(p.User + certificateSuffix),
-		Key:            KeyStatus{Kind: "software", Path: p.keyPath(p.User)},
+		Key:            p.keyStatus(creds),
 		Device:         DeviceStatus{OS: machine.OSType(), Reason: p.Device.Reason},
 	}
 	if d := id.Device; d.Trusted() {

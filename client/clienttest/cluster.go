@@ -53,6 +53,8 @@ type Cluster struct {
 	Roles, Logins []string
 	// Life of certificates.
 	Life time.Duration
+	// Renewable is what it says of how long a device's login can be renewed.
+	Renewable time.Duration
 	// Nodes that ListNodes gives, as JSON.
 	Nodes [][]byte
 	// ErrLogin is what Login answers, where set.
@@ -76,6 +78,8 @@ type Cluster struct {
 	serial uint64
 	// ended are the users whose logins ended, by Logout.
 	ended []string
+	// replaced are the serials of earlier logins that Logout was told of.
+	replaced []uint64
 	// diagnosed is what DiagnoseDevice was last asked.
 	diagnosed *dtv1.DiagnoseDeviceRequest
 }
@@ -149,6 +153,13 @@ func (c *Cluster) Ended() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]string(nil), c.ended...)
+}
+
+// Replaced are the serials of earlier logins that ended with those of Ended.
+func (c *Cluster) Replaced() []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]uint64(nil), c.replaced...)
 }
 
 func newSigner(t testing.TB) ssh.Signer {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"net/netip"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -24,8 +26,11 @@ var Device = identity.Device{ID: "9cdfc0ad-64b7-4d9c-a000-000000000000", AssetTa
 // Evidence is what Device proves of itself.
 var Evidence = identity.Evidence{Level: "quote"}
 
-// issue certifies keys for user.
-func (c *Cluster) issue(user string, sshKey, tlsKey []byte, device identity.Device) (*dtv1.Certificates, error) {
+// attestation is what certificates say of keys in a TPM, which nobody proved.
+var attestation = strings.Repeat("a7", 32)
+
+// issue certifies keys for user, in a TPM or not.
+func (c *Cluster) issue(user string, sshKey, tlsKey []byte, device identity.Device, inTPM bool) (*dtv1.Certificates, error) {
 	c.mu.Lock()
 	c.serial++
 	serial := c.serial
@@ -39,6 +44,9 @@ func (c *Cluster) issue(user string, sshKey, tlsKey []byte, device identity.Devi
 	}
 	if device.Trusted() {
 		id.Evidence = Evidence
+	}
+	if inTPM {
+		id.PrivateKeyPolicy, id.KeyAttestation = identity.KeyPolicyHardware, attestation
 	}
 	pub, err := ssh.ParsePublicKey(sshKey)
 	if err != nil {
@@ -98,7 +106,7 @@ func (s *loginService) Login(_ context.Context, req *connect.Request[dtv1.LoginR
 	if p, ok := s.c.Passwords[m.GetUser()]; !ok || p != m.GetPassword() {
 		return nil, wire(api.Refuse(connect.CodeUnauthenticated, "wrong user name or password"))
 	}
-	certs, err := s.c.issue(m.GetUser(), m.GetSshPublicKey(), m.GetTlsPublicKey(), identity.Device{})
+	certs, err := s.c.issue(m.GetUser(), m.GetSshPublicKey(), m.GetTlsPublicKey(), identity.Device{}, false)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +123,7 @@ func wire(err error) error {
 	return ce
 }
 
-func (s *loginService) Logout(ctx context.Context, _ *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error) {
+func (s *loginService) Logout(ctx context.Context, req *connect.Request[dtv1.LogoutRequest]) (*connect.Response[dtv1.LogoutResponse], error) {
 	user, err := caller(ctx)
 	if err != nil {
 		return nil, err
@@ -123,6 +131,7 @@ func (s *loginService) Logout(ctx context.Context, _ *connect.Request[dtv1.Logou
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.c.ended = append(s.c.ended, user)
+	s.c.replaced = append(s.c.replaced, req.Msg.GetReplacedSerials()...)
 	return connect.NewResponse(&dtv1.LogoutResponse{}), nil
 }
 
@@ -176,8 +185,8 @@ func (s *deviceService) DiagnoseDevice(ctx context.Context, req *connect.Request
 	return connect.NewResponse(&dtv1.DiagnoseDeviceResponse{Findings: s.c.Findings}), nil
 }
 
-// AuthenticateDevice believes whatever comes back, for the keys of the
-// certificates that the client showed.
+// AuthenticateDevice believes whatever comes back, for the keys that the device
+// claims to have in its TPM, else for those that Prove sends.
 func (s *deviceService) AuthenticateDevice(ctx context.Context, stream *connect.BidiStream[dtv1.AuthenticateDeviceRequest, dtv1.AuthenticateDeviceResponse]) error {
 	user, err := caller(ctx)
 	if err != nil {
@@ -199,23 +208,55 @@ func (s *deviceService) AuthenticateDevice(ctx context.Context, stream *connect.
 	if err != nil {
 		return err
 	}
-	// Prove puts the keys there.
-	keys := answer.GetTpmChallengeResponse().GetPlatform().GetQuotes()
-	if len(keys) != 1 {
-		return wire(api.Refuse(connect.CodeInvalidArgument, "no quote"))
+	sshKey, tlsKey, inTPM, err := answeredKeys(answer.GetTpmChallengeResponse())
+	if err != nil {
+		return wire(api.Refuse(connect.CodeInvalidArgument, "%v", err))
 	}
-	certs, err := s.c.issue(user, keys[0].GetQuote(), keys[0].GetSignature(), Device)
+	certs, err := s.c.issue(user, sshKey, tlsKey, Device, inTPM)
 	if err != nil {
 		return err
 	}
-	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{
-		Success: &dtv1.AuthenticateSuccess{Certificates: certs, DeviceId: Device.ID, AssetTag: Device.AssetTag},
-	}})
+	success := &dtv1.AuthenticateSuccess{Certificates: certs, DeviceId: Device.ID, AssetTag: Device.AssetTag}
+	if s.c.Renewable > 0 {
+		success.RenewableUntil = timestamppb.New(time.Now().Add(s.c.Renewable))
+	}
+	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{Success: success}})
 }
 
-// Prove is a client.Prover without a TPM, which only this cluster believes.
-func Prove(_ context.Context, b identity.LoginBinding, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
-	err := stream.Send(&dtv1.AuthenticateDeviceRequest{Payload: &dtv1.AuthenticateDeviceRequest_Init{Init: &dtv1.AuthenticateInit{}}})
+// answeredKeys are those to be certified: SSH wire format and PKIX DER.
+func answeredKeys(answer *dtv1.TPMAuthenticateChallengeResponse) (sshKey, tlsKey []byte, inTPM bool, err error) {
+	if sent := answer.GetKeys(); sent != nil {
+		public, err := tpm.LoginKey{Public: sent.GetSsh().GetPublic()}.PublicKey()
+		if err != nil {
+			return nil, nil, false, err
+		}
+		wire, err := ssh.NewPublicKey(public)
+		if err != nil {
+			return nil, nil, false, err
+		}
+		if public, err = (tpm.LoginKey{Public: sent.GetTls().GetPublic()}).PublicKey(); err != nil {
+			return nil, nil, false, err
+		}
+		tlsKey, err = x509.MarshalPKIXPublicKey(public)
+		return wire.Marshal(), tlsKey, true, err
+	}
+	// Prove puts the keys there.
+	keys := answer.GetPlatform().GetQuotes()
+	if len(keys) != 1 {
+		return nil, nil, false, errors.New("no quote")
+	}
+	return keys[0].GetQuote(), keys[0].GetSignature(), false, nil
+}
+
+// Prove is a client.Prover without a TPM, which only this cluster believes. The
+// keys stay those that the login has.
+func Prove(_ context.Context, args tpm.AuthArgs, stream tpm.AuthenticateStream) (tpm.Authenticated, error) {
+	success, err := prove(args, stream)
+	return tpm.Authenticated{Success: success}, err
+}
+
+func prove(args tpm.AuthArgs, stream tpm.AuthenticateStream) (*dtv1.AuthenticateSuccess, error) {
+	err := stream.Send(&dtv1.AuthenticateDeviceRequest{Payload: &dtv1.AuthenticateDeviceRequest_Init{Init: &dtv1.AuthenticateInit{Renew: args.Renew}}})
 	if err == nil {
 		_, err = stream.Receive()
 	}
@@ -224,7 +265,7 @@ func Prove(_ context.Context, b identity.LoginBinding, stream tpm.AuthenticateSt
 	}
 	err = stream.Send(&dtv1.AuthenticateDeviceRequest{Payload: &dtv1.AuthenticateDeviceRequest_TpmChallengeResponse{
 		TpmChallengeResponse: &dtv1.TPMAuthenticateChallengeResponse{Platform: &dtv1.TPMPlatform{
-			Quotes: []*dtv1.TPMQuote{{Quote: b.SSHPublicKey, Signature: b.TLSPublicKey}},
+			Quotes: []*dtv1.TPMQuote{{Quote: args.Binding.SSHPublicKey, Signature: args.Binding.TLSPublicKey}},
 		}},
 	}})
 	if err != nil {

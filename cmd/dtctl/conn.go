@@ -63,6 +63,7 @@ func (a *app) asPerson() (client.Services, error) {
 	if err != nil {
 		return client.Services{}, err
 	}
+	profile.Home().Chip = client.NewChip(a.Getenv("DTSH_TPM"))
 	a.Log().Debug("connecting", "proxy", profile.Proxy, "user", profile.User)
 	// Closed with the process: every command makes a few calls and ends.
 	conn, err := client.Dial(profile, client.Options{Now: a.Now, Log: a.Log()})

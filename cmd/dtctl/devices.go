@@ -81,12 +81,9 @@ func checkSystem(os string) error {
 // describeCurrent fills in what this machine calls itself, by the variables
 // that dtsh goes by; where that was given too, it must be right.
 func (a *app) describeCurrent(ctx context.Context, req *dtv1.AddDeviceRequest) error {
-	m := &client.Machine{DMIDir: a.Getenv("DTSH_DMI_DIR"), TPM: a.Getenv("DTSH_TPM"), Now: a.Now}
+	m := &client.Machine{DMIDir: a.Getenv("DTSH_DMI_DIR"), Chip: client.NewChip(a.Getenv("DTSH_TPM")), Now: a.Now}
 	data, err := m.Collect(ctx)
 	if err != nil {
-		return err
-	}
-	if err := m.Close(); err != nil {
 		return err
 	}
 	os, tag := data.GetOsType(), data.GetAssetTag()

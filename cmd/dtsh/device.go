@@ -56,7 +56,6 @@ func (a *app) enroll(c *cobra.Command, token string) error {
 		return err
 	}
 	m := a.machine(home)
-	defer m.Close() //nolint:errcheck // the TPM has said all
 	a.Progress("Asking the TPM…")
 	var device resource.Device
 	what := "enrolled"
@@ -98,7 +97,6 @@ func (a *app) assetTagCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			m := a.machine(nil)
-			defer m.Close() //nolint:errcheck // the TPM has said all
 			tag, err := m.AssetTag(c.Context())
 			if err != nil {
 				return err
@@ -122,7 +120,6 @@ names that dtctl get device/TAG shows it under.`,
 	format := cli.AddFormat(c, cli.Text)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		m := a.machine(nil)
-		defer m.Close() //nolint:errcheck // the TPM has said all
 		data, err := m.Collect(c.Context())
 		if err != nil {
 			return err
@@ -160,7 +157,6 @@ machine itself is looked at.`,
 			return err
 		}
 		m := a.machine(home)
-		defer m.Close() //nolint:errcheck // the TPM has said all
 		findings := cli.Findings(m.Diagnose(c.Context(), p, a.options()))
 		if a.autoEnrollDisabled() {
 			noAutoEnroll(findings)

@@ -16,14 +16,16 @@ import (
 
 func (a *app) loginCommand() *cobra.Command {
 	var passwordStdin bool
+	key := keyFlag(client.KeyAuto)
 	c := &cobra.Command{
 		Use:   "login",
 		Short: "Log in to a cluster, with this device where it is enrolled",
 		Long: `Log in to a cluster. What is not given is asked for. Where this device is
 enrolled in the cluster, its TPM proves that you are at it, and the login's
-certificates say so. Where it is registered only, and the cluster enrolls
+certificates say so; the login's private keys are then in the TPM, and good for
+nothing on another machine (--key=software leaves them in files). Where it is registered only, and the cluster enrolls
 registered devices by itself, the login enrolls it. Logging in while logged in
-replaces the login.`,
+replaces the login; what runs on the earlier one goes on.`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh login --proxy=dt.example.com --user=alice --ca-pin=sha256:9f86d0…
   dtsh login --password-stdin < password`,
@@ -31,14 +33,29 @@ replaces the login.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.runLogin(c.Context(), passwordStdin)
+			return a.runLogin(c.Context(), passwordStdin, client.KeyChoice(key))
 		},
 	}
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from the first line of stdin")
+	c.Flags().Var(&key, "key", "where the login's private keys are: tpm (or no login), software (files), or auto: in the TPM where this device proves itself with it")
 	return c
 }
 
-func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
+// keyFlag is a client.KeyChoice.
+type keyFlag client.KeyChoice
+
+func (f *keyFlag) String() string { return string(*f) }
+func (f *keyFlag) Type() string   { return "auto|tpm|software" }
+func (f *keyFlag) Set(s string) error {
+	switch client.KeyChoice(s) {
+	case client.KeyAuto, client.KeyTPM, client.KeySoftware:
+		*f = keyFlag(s)
+		return nil
+	}
+	return cli.Usagef("want auto, tpm or software")
+}
+
+func (a *app) runLogin(ctx context.Context, passwordStdin bool, key client.KeyChoice) error {
 	home, err := a.home()
 	if err != nil {
 		return err
@@ -63,8 +80,7 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool) error {
 		return err
 	}
 	m := a.machine(home)
-	defer m.Close() //nolint:errcheck // the TPM has said all
-	ask := client.Ask{User: user, Password: password, TTL: time.Duration(a.ttl), Trust: trust, Prove: m.Prove}
+	ask := client.Ask{User: user, Password: password, TTL: time.Duration(a.ttl), Trust: trust, Key: key, Prove: m.Prove}
 	if !a.autoEnrollDisabled() {
 		ask.Enroll = a.autoEnroller(m)
 	}

@@ -91,9 +91,11 @@ func TestALoginPrintsTheBlockThatPeopleKnow(t *testing.T) {
   Kubernetes:   disabled
   Valid until:  TIME -0300 -03 [valid for 12h0m0s]
   Extensions:   login-ip, permit-port-forwarding, permit-pty, private-key-policy
+  Key:          software (PATH/alice)
 `
 	text := strings.ReplaceAll(got.stdout, c.Proxy, "PROXY")
 	text = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`).ReplaceAllString(text, "TIME")
+	text = regexp.MustCompile(`\(/.*/alice\)`).ReplaceAllString(text, "(PATH/alice)")
 	if diff := cmp.Diff(block, text); diff != "" {
 		t.Error(diff)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -21,6 +22,8 @@ type app struct {
 	ttl    ttlFlag
 	pins   pinsFlag
 	caFile string
+	// theChip is tpm's.
+	theChip *client.Chip
 }
 
 func newRoot(env *cli.Env) *cobra.Command {
@@ -110,7 +113,12 @@ func (a *app) home() (*client.Home, error) {
 	if dir == "" && a.Getenv("USERPROFILE") != "" { // Windows
 		dir = filepath.Join(a.Getenv("USERPROFILE"), ".dtsh")
 	}
-	return client.OpenHome(dir)
+	home, err := client.OpenHome(dir)
+	if err != nil {
+		return nil, err
+	}
+	home.Chip = a.tpm()
+	return home, nil
 }
 
 // namedProxy is the address that the person named; empty where they did not.
@@ -158,10 +166,19 @@ func (a *app) connect() (*client.Profile, *client.Conn, error) {
 
 func (a *app) options() client.Options { return client.Options{Now: a.Now, Log: a.Log()} }
 
-// machine is this machine; close it.
+// tpm is this machine's, the same for all who ask.
+func (a *app) tpm() *client.Chip {
+	if a.theChip == nil {
+		a.theChip = client.NewChip(a.Getenv("DTSH_TPM"))
+		a.theChip.Waiting = func() { fmt.Fprintln(a.Stderr, "Waiting for the TPM…") }
+	}
+	return a.theChip
+}
+
+// machine is this machine.
 func (a *app) machine(home *client.Home) *client.Machine {
 	return &client.Machine{
 		Home: home, DMIDir: a.Getenv("DTSH_DMI_DIR"),
-		TPM: a.Getenv("DTSH_TPM"), EventLog: a.Getenv("DTSH_TPM_EVENT_LOG"), Now: a.Now,
+		Chip: a.tpm(), EventLog: a.Getenv("DTSH_TPM_EVENT_LOG"), Now: a.Now,
 	}
 }

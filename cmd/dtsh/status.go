@@ -62,6 +62,14 @@ func (a *app) runStatus(format cli.Format) error {
 	return nil
 }
 
+// keyText says where the private key is.
+func keyText(k client.KeyStatus) string {
+	if k.Kind == "tpm" {
+		return "in this machine's TPM"
+	}
+	return "software (" + k.Path + ")"
+}
+
 // hidden extensions hold JSON that the block shows already.
 var hidden = []string{"teleport-roles", "teleport-traits"}
 
@@ -83,6 +91,7 @@ func (a *app) printStatus(s client.Status) error {
 		{"Kubernetes:", "disabled"},
 		{"Valid until:", fmt.Sprintf("%s [%s]", until, left)},
 		{"Extensions:", strings.Join(shown, ", ")},
+		{"Key:", keyText(s.Key)},
 	} {
 		mark := "  "
 		if i == 0 {

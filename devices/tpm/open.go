@@ -129,3 +129,9 @@ func (t *TPM) handles(first tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
 	}
 	return list.Handle, nil
 }
+
+// Shared tells whether other programs can use the TPM at address while it is
+// open: the system shares it, other than a command socket or /dev/tpm0.
+func Shared(address string) bool {
+	return address == "" || address == DefaultAddress || strings.HasPrefix(address, "/dev/tpmrm")
+}
