@@ -11,9 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"connectrpc.com/connect"
-
-	"devicetrust/api"
 	"devicetrust/devices/tpm"
 )
 
@@ -68,7 +65,6 @@ func (c *Chip) Reach(ctx context.Context) error {
 // Sign signs the SHA-256 digest with k, as tpm.TPM.Sign does. A TPM that was
 // reset or restarted since is opened again, and asked once more.
 func (c *Chip) Sign(ctx context.Context, k tpm.LoginKey, digest []byte) (signature []byte, err error) {
-	defer c.watch()()
 	for range signAttempts {
 		err = c.Use(ctx, func(t *tpm.TPM) error {
 			signature, err = t.Sign(ctx, k, digest)
@@ -90,7 +86,7 @@ func (c *Chip) Close() error {
 
 // take waits for the TPM and opens it where it is not open.
 func (c *Chip) take(ctx context.Context) (*tpm.TPM, error) {
-	defer c.watch()()
+	defer time.AfterFunc(slowAfter, c.slow).Stop() // others may have it
 	select {
 	case <-c.turn:
 	case <-ctx.Done():
@@ -100,7 +96,7 @@ func (c *Chip) take(ctx context.Context) (*tpm.TPM, error) {
 		c.idle.Stop()
 	}
 	if c.open == nil {
-		t, err := tpm.Open(ctx, c.Address)
+		t, err := tpm.Open(ctx, c.Address, tpm.WhenSlow(c.slow))
 		if err != nil {
 			c.turn <- struct{}{}
 			return nil, err
@@ -151,14 +147,11 @@ func (c *Chip) closeLocked() error {
 	return t.Close()
 }
 
-// watch calls Waiting where what began takes long; call the function that it
-// returns when it has ended.
-func (c *Chip) watch() (ended func()) {
-	if c.Waiting == nil {
-		return func() {}
+// slow is called where somebody waits for the TPM.
+func (c *Chip) slow() {
+	if c.Waiting != nil {
+		c.waited.Do(c.Waiting)
 	}
-	timer := time.AfterFunc(slowAfter, func() { c.waited.Do(c.Waiting) })
-	return func() { timer.Stop() }
 }
 
 // chipKey is a private key that is in a TPM.
@@ -189,27 +182,8 @@ func (k *chipKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]by
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()
-	signature, err := k.chip.Sign(ctx, k.key, digest)
-	if errors.Is(err, tpm.ErrForeignKey) {
-		return nil, errForeignKey
-	}
-	return signature, err
+	return k.chip.Sign(ctx, k.key, digest)
 }
-
-// errForeignKey is also tpm.ErrForeignKey.
-var errForeignKey error = foreignKey{}
-
-// foreignKey: the files of a login were taken to another machine, or the TPM
-// was given another identity.
-type foreignKey struct{}
-
-func (foreignKey) Error() string { return foreignKeyRefusal.Error() }
-
-// Unwrap lets errors.As find the refusal and errors.Is the cause.
-func (foreignKey) Unwrap() []error { return []error{foreignKeyRefusal, tpm.ErrForeignKey} }
-
-var foreignKeyRefusal = api.Refuse(connect.CodeFailedPrecondition, "the keys of this login are of another machine's TPM").
-	WithHint("Log in on this machine: dtsh login")
 
 // notingKey remembers why it could not sign: crypto/tls makes text of it.
 type notingKey struct {

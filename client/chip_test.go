@@ -172,7 +172,7 @@ func TestACopiedHomeIsOfNoUseWithAnotherTPM(t *testing.T) {
 	}
 	defer conn.Close()
 	_, err = conn.Nodes(t.Context(), nil)
-	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "another machine's TPM") {
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "of another TPM") {
 		t.Errorf("the API: %v", err)
 	}
 }

@@ -81,9 +81,6 @@ func (m *Machine) Prove(ctx context.Context, args tpm.AuthArgs, stream tpm.Authe
 		proved, err = t.Authenticate(ctx, args, stream)
 		return err
 	})
-	if errors.Is(err, tpm.ErrForeignKey) {
-		return proved, errForeignKey
-	}
 	tag := args.Data.GetAssetTag()
 	return proved, aboutTag(err, tag, m.source().Hidden(tag))
 }

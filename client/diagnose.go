@@ -177,9 +177,6 @@ func (d *diagnosis) askLoginKey(ctx context.Context) {
 	digest := make([]byte, sha256.Size)
 	rand.Read(digest) // it never fails
 	_, err := d.m.Chip.Sign(ctx, d.creds.keys.chip.SSH, digest)
-	if errors.Is(err, tpm.ErrForeignKey) {
-		err = errForeignKey
-	}
 	if err != nil {
 		d.useless = "the keys of this login cannot be used"
 		d.fault(name, err)

@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -223,10 +224,14 @@ func (s *deviceService) AuthenticateDevice(ctx context.Context, stream *connect.
 	return stream.Send(&dtv1.AuthenticateDeviceResponse{Payload: &dtv1.AuthenticateDeviceResponse_Success{Success: success}})
 }
 
+func loginKey(sent *dtv1.TPMCertifiedKey) (*ecdsa.PublicKey, error) {
+	return tpm.LoginKey{Unique: make([]byte, 32), Public: sent.GetPublic()}.PublicKey() // the secret half stays where it is
+}
+
 // answeredKeys are those to be certified: SSH wire format and PKIX DER.
 func answeredKeys(answer *dtv1.TPMAuthenticateChallengeResponse) (sshKey, tlsKey []byte, inTPM bool, err error) {
 	if sent := answer.GetKeys(); sent != nil {
-		public, err := tpm.LoginKey{Public: sent.GetSsh().GetPublic()}.PublicKey()
+		public, err := loginKey(sent.GetSsh())
 		if err != nil {
 			return nil, nil, false, err
 		}
@@ -234,7 +239,7 @@ func answeredKeys(answer *dtv1.TPMAuthenticateChallengeResponse) (sshKey, tlsKey
 		if err != nil {
 			return nil, nil, false, err
 		}
-		if public, err = (tpm.LoginKey{Public: sent.GetTls().GetPublic()}).PublicKey(); err != nil {
+		if public, err = loginKey(sent.GetTls()); err != nil {
 			return nil, nil, false, err
 		}
 		tlsKey, err = x509.MarshalPKIXPublicKey(public)
