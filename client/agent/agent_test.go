@@ -1,0 +1,651 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	xagent "golang.org/x/crypto/ssh/agent"
+
+	"devicetrust/identity"
+)
+
+// world is an agent with alice's login at a cluster, and what certifies both.
+type world struct {
+	t      *testing.T
+	agent  *Agent
+	socket string
+	log    *syncBuffer
+
+	userCA, hostCA ssh.Signer
+	key            ed25519.PrivateKey
+	signatures     atomic.Int32
+
+	mu     sync.Mutex
+	now    time.Time
+	logins []Identity
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func (w *world) Identities(context.Context) ([]Identity, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.logins, nil
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) advance(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+var permitAll = identity.Permit{PTY: true, PortForwarding: true, AgentForwarding: true}
+
+func newWorld(t *testing.T, permit identity.Permit) *world {
+	t.Helper()
+	w := &world{t: t, now: time.Now(), log: &syncBuffer{}, userCA: newSigner(t), hostCA: newSigner(t)}
+	_, w.key, _ = ed25519.GenerateKey(rand.Reader)
+	w.logins = []Identity{w.login(permit, 1)}
+	w.agent = New(Config{Source: w, Now: w.clock, Log: slog.New(slog.NewTextHandler(w.log, nil))})
+	w.socket = filepath.Join(shortDir(t), "agent.sock")
+	l, err := Listen(w.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- w.agent.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// shortDir is a folder whose name leaves room for that of a socket.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func newSigner(t testing.TB) ssh.Signer {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (w *world) login(permit identity.Permit, serial uint64) Identity {
+	w.t.Helper()
+	signer, err := ssh.NewSignerFromKey(w.key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cert, err := identity.Identity{
+		User: "alice", Logins: []string{"root", "git"}, Roles: []string{"access"}, Serial: serial, Permit: permit,
+		ValidAfter: w.now.Add(-time.Minute), ValidBefore: w.now.Add(time.Hour),
+	}.SSHCertificate(signer.PublicKey())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := cert.SignCert(rand.Reader, w.userCA); err != nil {
+		w.t.Fatal(err)
+	}
+	return Identity{
+		Certificate: cert, Comment: "alice@example", HostAuthorities: []ssh.PublicKey{w.hostCA.PublicKey()},
+		Sign: func(_ context.Context, data []byte) (*ssh.Signature, error) {
+			w.signatures.Add(1)
+			return signer.Sign(rand.Reader, data)
+		},
+	}
+}
+
+// host gives a host with a certificate of the cluster's.
+func (w *world) host(name string) (plain, certified ssh.Signer) {
+	w.t.Helper()
+	return hostOf(w.t, name, w.hostCA)
+}
+
+func hostOf(t testing.TB, name string, ca ssh.Signer) (plain, certified ssh.Signer) {
+	t.Helper()
+	key := newSigner(t)
+	cert := &ssh.Certificate{Key: key.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: []string{name}, ValidBefore: ssh.CertTimeInfinity}
+	if err := cert.SignCert(rand.Reader, ca); err != nil {
+		t.Fatal(err)
+	}
+	certified, err := ssh.NewCertSigner(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, certified
+}
+
+// dial gives a connection.
+func (w *world) dial() net.Conn {
+	w.t.Helper()
+	c, err := Dial(w.t.Context(), w.socket)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// talk is a connection that messages are sent on.
+type talk struct {
+	t testing.TB
+	c net.Conn
+}
+
+func (w *world) talk() talk { return talk{w.t, w.dial()} }
+
+func (k talk) ask(msg []byte) []byte {
+	k.t.Helper()
+	if err := writeMessage(k.c, msg); err != nil {
+		k.t.Fatal(err)
+	}
+	answer, err := readMessage(k.c)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return answer
+}
+
+func (k talk) succeeds(msg []byte) bool {
+	k.t.Helper()
+	return k.ask(msg)[0] == msgSuccess
+}
+
+func (k talk) keys() []ssh.PublicKey {
+	k.t.Helper()
+	r := reader{rest: k.ask([]byte{msgRequestIdentities})}
+	r.byte()
+	var keys []ssh.PublicKey
+	for range r.uint32() {
+		keys = append(keys, r.key())
+		r.string()
+	}
+	if !r.done() {
+		k.t.Fatal("a malformed list")
+	}
+	return keys
+}
+
+func (k talk) sign(key ssh.PublicKey, data []byte) *ssh.Signature {
+	k.t.Helper()
+	msg := appendString(appendString([]byte{msgSign}, key.Marshal()), data)
+	answer := k.ask(append(msg, 0, 0, 0, 0))
+	if answer[0] != msgSignature {
+		return nil
+	}
+	r := reader{rest: answer[1:]}
+	var sig ssh.Signature
+	if err := ssh.Unmarshal(r.string(), &sig); err != nil {
+		k.t.Fatal(err)
+	}
+	if err := plain(key).Verify(data, &sig); err != nil {
+		k.t.Fatal(err)
+	}
+	return &sig
+}
+
+// bind makes a session-bind as ssh does.
+func bindMessage(t testing.TB, host ssh.Signer, session []byte, forwarding bool) []byte {
+	t.Helper()
+	sig, err := host.Sign(rand.Reader, session)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := appendString([]byte{msgExtension}, extSessionBind)
+	msg = appendString(msg, host.PublicKey().Marshal())
+	msg = appendString(msg, session)
+	msg = appendString(msg, ssh.Marshal(sig))
+	if forwarding {
+		return append(msg, 1)
+	}
+	return append(msg, 0)
+}
+
+func (k talk) bind(host ssh.Signer, session []byte, forwarding bool) bool {
+	k.t.Helper()
+	return k.succeeds(bindMessage(k.t, host, session, forwarding))
+}
+
+// session is an identifier of one.
+func session(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
+
+// authRequest is what ssh signs; host is nil for one that names none.
+func authRequest(session []byte, user string, key, host ssh.PublicKey) []byte {
+	b := appendString(nil, session)
+	b = append(b, msgUserAuthRequest)
+	b = appendString(appendString(b, user), "ssh-connection")
+	method := "publickey"
+	if host != nil {
+		method = "publickey-hostbound-v00@openssh.com"
+	}
+	b = append(appendString(b, method), 1)
+	b = appendString(appendString(b, key.Type()), key.Marshal())
+	if host != nil {
+		b = appendString(b, host.Marshal())
+	}
+	return b
+}
+
+// sshsigRequest is what ssh-keygen -Y signs.
+func sshsigRequest() []byte {
+	b := appendString([]byte("SSHSIG"), "git")
+	b = appendString(appendString(b, ""), "sha512")
+	return appendString(b, bytes.Repeat([]byte{7}, 64))
+}
+
+// run runs one of OpenSSH's programs with the agent.
+func (w *world) run(stdin, name string, args ...string) (string, error) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+w.socket, "SSH_ASKPASS_REQUIRE=never")
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (w *world) must(stdin, name string, args ...string) string {
+	w.t.Helper()
+	out, err := w.run(stdin, name, args...)
+	if err != nil {
+		w.t.Fatalf("%s %q: %v: %s", name, args, err, out)
+	}
+	return out
+}
+
+// keyFile makes a key file for ssh-add.
+func keyFile(t *testing.T, name string) (path string, public ssh.PublicKey) {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(crypto.PrivateKey(key), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err = ssh.NewPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	path = filepath.Join(dir, name)
+	writePEM(t, path, block)
+	write(t, path+".pub", ssh.MarshalAuthorizedKey(public))
+	return path, public
+}
+
+func TestTheToolsOfOpenSSHKnowTheAgent(t *testing.T) {
+	w := newWorld(t, permitAll)
+	cert := w.logins[0].Certificate
+	if got := w.must("", "ssh-add", "-L"); !strings.HasPrefix(got, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(cert)))+" alice@example") {
+		t.Errorf("ssh-add -L: %s", got)
+	}
+
+	// Keys of one's own, of each kind.
+	dir := t.TempDir()
+	for _, kind := range []string{"ed25519", "ecdsa-256", "ecdsa-384", "ecdsa-521", "rsa-2048"} {
+		typ, bits, _ := strings.Cut(kind, "-")
+		path := filepath.Join(dir, kind)
+		args := []string{"-q", "-t", typ, "-N", "", "-f", path}
+		if bits != "" {
+			args = append(args, "-b", bits)
+		}
+		w.must("", "ssh-keygen", args...)
+		w.must("", "ssh-add", path)
+		if out := w.must("", "ssh-add", "-T", path+".pub"); out != "" {
+			t.Errorf("%s: ssh-add -T: %s", kind, out)
+		}
+		// With a certificate.
+		ca := filepath.Join(dir, "ca")
+		if kind == "ed25519" {
+			w.must("", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ca)
+		}
+		w.must("", "ssh-keygen", "-q", "-s", ca, "-I", "me", "-n", "root", path+".pub")
+		w.must("", "ssh-add", "-d", path+".pub")
+		w.must("", "ssh-add", path)
+		if out := w.must("", "ssh-add", "-T", path+"-cert.pub"); out != "" {
+			t.Errorf("%s: ssh-add -T of its certificate: %s", kind, out)
+		}
+	}
+	if got := strings.Count(w.must("", "ssh-add", "-l"), "\n"); got != 1+2*5 {
+		t.Errorf("%d identities: %s", got, w.must("", "ssh-add", "-l"))
+	}
+	w.must("", "ssh-add", "-D")
+	if out, err := w.run("", "ssh-add", "-l"); err == nil {
+		t.Errorf("after ssh-add -D: %s", out)
+	}
+}
+
+func TestAConstraintThatCannotBeHeldKeepsTheKeyOut(t *testing.T) {
+	w := newWorld(t, permitAll)
+	path, _ := keyFile(t, "mine")
+	if out, err := w.run("", "ssh-add", "-c", path); err == nil {
+		t.Errorf("a key to be confirmed: %s", out)
+	}
+	if out, err := w.run("\n", "ssh-add", "-s", "/usr/lib/none.so"); err == nil {
+		t.Errorf("a PKCS#11 provider: %s", out)
+	}
+	key := newKeyMessage(t)
+	for name, c := range map[string][]byte{
+		"confirm":           {2},
+		"maxsign":           {3, 0, 0, 0, 1},
+		"unknown":           {77},
+		"unknown extension": appendString([]byte{255}, "else@example.com"),
+		"sk provider":       appendString(appendString([]byte{255}, "sk-provider@openssh.com"), "internal"),
+		"cut lifetime":      {1, 0, 0},
+		"two lifetimes":     {1, 0, 0, 1, 0, 1, 0, 0, 1, 0},
+		"no destination":    appendString(appendString([]byte{255}, extRestrictDestination), ""),
+		"cut destination":   appendString(appendString([]byte{255}, extRestrictDestination), "\x00\x00\x00\x09x"),
+	} {
+		if w.talk().succeeds(append(append([]byte{msgAddConstrained}, key...), c...)) {
+			t.Errorf("%s: the key was added", name)
+		}
+	}
+	if w.talk().succeeds(append(append([]byte{msgAdd}, key...), 1, 0, 0, 1, 0)) {
+		t.Error("a key with something behind it was added")
+	}
+	if n := w.agent.Added(); n != 0 {
+		t.Errorf("%d keys", n)
+	}
+	if !w.talk().succeeds(append(append([]byte{msgAddConstrained}, key...), 1, 0, 0, 1, 0)) {
+		t.Error("a lifetime was refused")
+	}
+}
+
+func TestALifetimeEndsByTheWallClock(t *testing.T) {
+	w := newWorld(t, permitAll)
+	path, public := keyFile(t, "mine")
+	w.must("", "ssh-add", "-t", "60", path)
+	k := w.talk()
+	if k.sign(public, []byte("anything")) == nil {
+		t.Error("not signed")
+	}
+	w.advance(61 * time.Second)
+	if k.sign(public, []byte("anything")) != nil {
+		t.Error("signed after the lifetime")
+	}
+	if keys := k.keys(); len(keys) != 1 {
+		t.Errorf("%d keys after the lifetime", len(keys))
+	}
+	w.advance(time.Hour)
+	if keys := k.keys(); len(keys) != 0 {
+		t.Errorf("%d keys after the certificate's end", len(keys))
+	}
+	cert := w.logins[0].Certificate
+	if k.sign(cert, authRequest(session(1), "root", cert, nil)) != nil {
+		t.Error("signed with a certificate that has expired")
+	}
+}
+
+func TestARemovedLoginIsAwayUntilItsCertificateIsAnother(t *testing.T) {
+	w := newWorld(t, permitAll)
+	k := w.talk()
+	cert := w.logins[0].Certificate
+	if !k.succeeds(appendString([]byte{msgRemove}, cert.Marshal())) || len(k.keys()) != 0 {
+		t.Error("not removed")
+	}
+	if k.sign(cert, authRequest(session(1), "root", cert, nil)) != nil || k.sign(cert.Key, sshsigRequest()) != nil {
+		t.Error("a removed key signed")
+	}
+	if k.succeeds(appendString([]byte{msgRemove}, cert.Marshal())) {
+		t.Error("removed twice")
+	}
+	w.mu.Lock()
+	w.logins = []Identity{w.login(permitAll, 2)}
+	w.mu.Unlock()
+	if len(k.keys()) != 1 {
+		t.Error("not there after a renewal")
+	}
+}
+
+func TestOnlySoManyKeysAreAdded(t *testing.T) {
+	w := newWorld(t, permitAll)
+	k := w.talk()
+	for i := range maxAdded {
+		if !k.succeeds(append([]byte{msgAdd}, newKeyMessage(t)...)) {
+			t.Fatalf("key %d was refused", i)
+		}
+	}
+	if k.succeeds(append([]byte{msgAdd}, newKeyMessage(t)...)) {
+		t.Error("one too many")
+	}
+	if got := len(k.keys()); got != 1+maxAdded {
+		t.Errorf("%d keys", got)
+	}
+}
+
+func TestALockedAgentDoesNothing(t *testing.T) {
+	w := newWorld(t, permitAll)
+	path, public := keyFile(t, "mine")
+	w.must("", "ssh-add", path)
+	k := w.talk()
+	cert := w.logins[0].Certificate
+	if k.succeeds(appendString([]byte{msgLock}, "")) || k.succeeds(appendString([]byte{msgUnlock}, "x")) {
+		t.Error("locked without a passphrase, or unlocked what is open")
+	}
+	if !k.succeeds(appendString([]byte{msgLock}, "sesame")) {
+		t.Fatal("not locked")
+	}
+	if len(k.keys()) != 0 {
+		t.Error("keys of a locked agent are shown")
+	}
+	if k.sign(public, []byte("x")) != nil || k.sign(cert, authRequest(session(1), "root", cert, nil)) != nil {
+		t.Error("a locked agent signs")
+	}
+	for name, msg := range map[string][]byte{
+		"add": append([]byte{msgAdd}, newKeyMessage(t)...), "remove": appendString([]byte{msgRemove}, public.Marshal()),
+		"remove all": {msgRemoveAll}, "lock": appendString([]byte{msgLock}, "other"),
+		"wrong": appendString([]byte{msgUnlock}, "sesam"), "empty": appendString([]byte{msgUnlock}, ""),
+	} {
+		if k.succeeds(msg) {
+			t.Errorf("%s succeeds", name)
+		}
+	}
+	before := time.Now()
+	if k.succeeds(appendString([]byte{msgUnlock}, "wrong again")) {
+		t.Error("unlocked")
+	}
+	if d := time.Since(before); d < 2*unlockDelay {
+		t.Errorf("the second failure was answered after %v", d)
+	}
+	if !k.succeeds(appendString([]byte{msgUnlock}, "sesame")) || len(k.keys()) != 2 {
+		t.Error("not unlocked")
+	}
+	if text := w.log.String(); strings.Contains(text, "sesam") || strings.Contains(text, "wrong") {
+		t.Errorf("the log: %s", text)
+	}
+}
+
+func TestALoginsKeySignsOnlyWhatSSHSigns(t *testing.T) {
+	w := newWorld(t, permitAll)
+	cert := w.logins[0].Certificate
+	other := newSigner(t).PublicKey()
+	good := authRequest(session(1), "root", cert, nil)
+	if w.talk().sign(cert, good) == nil || w.talk().sign(cert, sshsigRequest()) == nil || w.talk().sign(cert.Key, good) == nil {
+		t.Fatal("what ssh signs was refused")
+	}
+	replace := func(old, with string) []byte { return bytes.Replace(good, []byte(old), []byte(with), 1) }
+	for name, data := range map[string][]byte{
+		"nothing":                {},
+		"TLS 1.3":                append(bytes.Repeat([]byte{' '}, 64), "TLS 1.3, client CertificateVerify\x00................................"...),
+		"a digest":               bytes.Repeat([]byte{3}, 32),
+		"a certificate":          cert.Marshal(),
+		"something behind it":    append(bytes.Clone(good), 0),
+		"cut":                    good[:len(good)-1],
+		"another service":        replace("ssh-connection", "ssh-userauth\x00\x00"),
+		"another method":         replace("publickey", "hostbased"),
+		"of another key":         authRequest(session(1), "root", other, nil),
+		"no user":                authRequest(session(1), "", cert, nil),
+		"no session":             authRequest(nil, "root", cert, nil),
+		"a short session":        authRequest([]byte("short"), "root", cert, nil),
+		"another algorithm":      bytes.Replace(good, []byte(cert.Type()), []byte("ssh-ed25518-cert-v01@openssh.com"), 1),
+		"SSHSIG of nothing":      []byte("SSHSIG"),
+		"SSHSIG cut":             sshsigRequest()[:60],
+		"SSHSIG with a tail":     append(sshsigRequest(), 0),
+		"SSHSIG without purpose": bytes.Replace(sshsigRequest(), []byte("\x00\x00\x00\x03git"), []byte("\x00\x00\x00\x00"), 1),
+		"SSHSIG by another hash": bytes.Replace(sshsigRequest(), []byte("sha512"), []byte("sha256"), 1),
+		"a kind of message":      bytes.Replace(good, []byte{msgUserAuthRequest}, []byte{51}, 1),
+		"not signed":             bytes.Replace(good, []byte("publickey\x01"), []byte("publickey\x00"), 1),
+		"signed by 2":            bytes.Replace(good, []byte("publickey\x01"), []byte("publickey\x02"), 1),
+	} {
+		if bytes.Equal(data, good) {
+			t.Fatalf("%s: nothing was changed", name)
+		}
+		if w.talk().sign(cert, data) != nil || w.talk().sign(cert.Key, data) != nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+}
+
+func TestABoundConnectionSignsForThatSession(t *testing.T) {
+	w := newWorld(t, permitAll)
+	cert := w.logins[0].Certificate
+	plainHost, host := w.host("server-1")
+	k := w.talk()
+	// A host outside of the cluster is nobody's business on the person's machine.
+	if !k.bind(plainHost, session(1), false) {
+		t.Fatal("not bound")
+	}
+	if k.sign(cert, authRequest(session(1), "root", cert, nil)) == nil ||
+		k.sign(cert, authRequest(session(1), "root", cert, plainHost.PublicKey())) == nil || k.sign(cert, sshsigRequest()) == nil {
+		t.Error("refused in the session")
+	}
+	if k.sign(cert, authRequest(session(2), "root", cert, nil)) != nil {
+		t.Error("signed for another session")
+	}
+	if k.sign(cert, authRequest(session(1), "root", cert, host.PublicKey())) != nil {
+		t.Error("signed for another host")
+	}
+	if k.bind(host, session(2), false) || k.bind(host, session(2), true) {
+		t.Error("bound once more after a session")
+	}
+}
+
+func TestABindingIsWhatTheHostHasSigned(t *testing.T) {
+	w := newWorld(t, permitAll)
+	_, host := w.host("server-1")
+	_, other := w.host("server-2")
+	good := bindMessage(t, host, session(1), true)
+	cert := w.logins[0].Certificate
+	for name, msg := range map[string][]byte{
+		"of another session": bytes.Replace(good, session(1), session(2), 1),
+		"of another host":    bytes.Replace(good, host.PublicKey().Marshal(), other.PublicKey().Marshal(), 1),
+		"cut":                good[:len(good)-1],
+		"with a tail":        append(bytes.Clone(good), 0),
+		"by 2":               append(bytes.Clone(good[:len(good)-1]), 2),
+		"of a short session": bindMessage(t, host, []byte("short"), true),
+		"of a long session":  bindMessage(t, host, make([]byte, 65), true),
+	} {
+		k := w.talk()
+		if k.succeeds(msg) {
+			t.Errorf("%s: bound", name)
+		}
+		// Whoever speaks next may be a hop.
+		if k.bind(host, session(1), false) {
+			t.Errorf("%s: bound afterwards", name)
+		}
+		if len(k.keys()) != 0 || k.sign(cert, authRequest(session(1), "root", cert, host.PublicKey())) != nil || k.sign(cert, sshsigRequest()) != nil {
+			t.Errorf("%s: used afterwards", name)
+		}
+		if k.succeeds([]byte{msgRemoveAll}) {
+			t.Errorf("%s: removed keys afterwards", name)
+		}
+	}
+	k := w.talk()
+	for i := range maxBindings {
+		if !k.bind(host, session(byte(i)), true) {
+			t.Fatalf("binding %d was refused", i)
+		}
+	}
+	if !k.bind(host, session(0), true) {
+		t.Error("the same once more was refused")
+	}
+	if k.bind(other, session(0), true) {
+		t.Error("a session of two hosts was bound")
+	}
+	if k.bind(host, session(99), false) {
+		t.Error("one too many")
+	}
+}
+
+// newKeyMessage is a key as in a message that adds it.
+func newKeyMessage(t testing.TB) []byte {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := appendString(appendString(appendString(nil, ssh.KeyAlgoED25519), pub), key)
+	return appendString(b, "mine")
+}
+
+func TestXCryptosClientKnowsTheAgent(t *testing.T) {
+	w := newWorld(t, permitAll)
+	client := xagent.NewClient(w.dial())
+	keys, err := client.List()
+	if err != nil || len(keys) != 1 {
+		t.Fatalf("%v, %v", keys, err)
+	}
+	if _, err := client.Sign(keys[0], sshsigRequest()); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Extension("else@example.com", nil); !errors.Is(err, xagent.ErrExtensionUnsupported) {
+		t.Errorf("an unknown extension: %v", err)
+	}
+}
