@@ -1,0 +1,169 @@
+//go:build unix
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestTheSocketIsItsOwnersOnly(t *testing.T) {
+	dir := shortDir(t)
+	path := filepath.Join(dir, "new", "agent.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // a test's
+	for p, want := range map[string]os.FileMode{filepath.Dir(path): 0o700, path: 0o600, path + ".lock": 0o600} {
+		if info, err := os.Stat(p); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", p, info.Mode(), err)
+		}
+	}
+	if os.Getuid() == 0 {
+		as := func(uid int) bool { return connectsAs(t, path, uid) }
+		// Whoever gets by the folder and the mode is still somebody else.
+		for _, p := range []string{dir, filepath.Dir(path)} {
+			if err := os.Chmod(p, 0o711); err != nil { //nolint:gosec // that is the test
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(path, 0o666); err != nil { //nolint:gosec // that is the test
+			t.Fatal(err)
+		}
+		a := New(Config{Source: nobody{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = a.Serve(ctx, l) }()
+		defer func() { cancel(); <-done }()
+		if as(65534) {
+			t.Error("another user was answered")
+		}
+		if !as(0) {
+			t.Error("the owner was not answered")
+		}
+	}
+}
+
+// connectsAs tells whether the user with that ID is answered. It is done in a
+// program of its own: the IDs of a process are those of all its threads.
+func connectsAs(t *testing.T, path string, uid int) bool {
+	t.Helper()
+	cmd := helperCommand(t, "connect", path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return strings.Contains(string(out), "answered")
+}
+
+func TestALeftOverSocketIsReplacedAndARunningAgentIsNot(t *testing.T) {
+	path := filepath.Join(shortDir(t), "agent.sock")
+	left, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.(*net.UnixListener).SetUnlinkOnClose(false)
+	// Another program's agent, which does not know the lock.
+	if _, err := Listen(path); !errors.Is(err, ErrRunning) {
+		t.Errorf("beside another agent: %v", err)
+	}
+	_ = left.Close()
+	first, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second agent: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+	// It is removed only where it is still ours.
+	second, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, nil)
+	_ = second.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("somebody else's file has gone: %v", err)
+	}
+	if _, err := Listen(path); err == nil {
+		t.Error("a file was replaced")
+	}
+}
+
+func TestAFolderThatOthersWriteToIsRefused(t *testing.T) {
+	dir := shortDir(t)
+	for _, mode := range []os.FileMode{0o770, 0o777, 0o1777} {
+		if err := os.Chmod(dir, mode); err != nil { //nolint:gosec // that is the test
+			t.Fatal(err)
+		}
+		if l, err := Listen(filepath.Join(dir, "agent.sock")); err == nil {
+			t.Errorf("%o: listens", mode)
+			_ = l.Close()
+		}
+	}
+	long := filepath.Join(dir, strings.Repeat("x", maxPath))
+	if _, err := Listen(long); err == nil {
+		t.Error("a path that no socket has")
+	}
+}
+
+func TestAHomeWithALongPathHasASocketElsewhere(t *testing.T) {
+	long := "/home/" + strings.Repeat("x", 100)
+	for _, c := range []struct{ home, runtime, want string }{
+		{"/home/alice/.dtsh", "/run/user/1", "/home/alice/.dtsh/agent.sock"},
+		{long, "/run/user/1", "/run/user/1/dtsh-"},
+		{long, "", "/tmp/dtsh-"},
+		{long, "relative", "/tmp/dtsh-"},
+		{long, long, "/tmp/dtsh-"},
+	} {
+		got := SocketPath(c.home, c.runtime, "/tmp")
+		if !strings.HasPrefix(got, c.want) || len(got) > maxPath {
+			t.Errorf("%q: %q", c, got)
+		}
+	}
+	if SocketPath(long, "", "/tmp") == SocketPath(long+"y", "", "/tmp") {
+		t.Error("two homes have one socket")
+	}
+}
+
+func TestAnAgentThatIsAskedToStopEnds(t *testing.T) {
+	path := filepath.Join(shortDir(t), "agent.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := New(Config{Source: nobody{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	done := make(chan error, 1)
+	go func() { done <- a.Serve(t.Context(), l) }()
+	if !Running(t.Context(), path) {
+		t.Error("not running")
+	}
+	if err := Stop(t.Context(), path); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if Running(t.Context(), path) || Stop(t.Context(), path) == nil {
+		t.Error("still running")
+	}
+}
