@@ -159,6 +159,7 @@ type chipKey struct {
 	chip   *Chip
 	key    tpm.LoginKey
 	public *ecdsa.PublicKey
+	ctx    context.Context //nolint:containedctx // crypto.Signer has none
 }
 
 var _ crypto.Signer = (*chipKey)(nil)
@@ -168,7 +169,14 @@ func newChipKey(chip *Chip, k tpm.LoginKey) (*chipKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &chipKey{chip, k, public}, nil
+	return &chipKey{chip, k, public, context.Background()}, nil
+}
+
+// within is k for signatures that end with ctx.
+func (k *chipKey) within(ctx context.Context) *chipKey {
+	bound := *k
+	bound.ctx = ctx
+	return &bound
 }
 
 // Public implements crypto.Signer.
@@ -180,7 +188,7 @@ func (k *chipKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]by
 	if opts.HashFunc() != crypto.SHA256 || len(digest) != crypto.SHA256.Size() {
 		return nil, fmt.Errorf("a key in the TPM signs digests of SHA-256, not %d bytes of %v", len(digest), opts.HashFunc())
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
+	ctx, cancel := context.WithTimeout(k.ctx, signTimeout)
 	defer cancel()
 	return k.chip.Sign(ctx, k.key, digest)
 }
