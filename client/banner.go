@@ -103,3 +103,12 @@ func strippedLines(s string) string {
 	}
 	return b.String()
 }
+
+// strippedLine is strippedLines on one line, and not longer than one.
+func strippedLine(s string) string {
+	s = strings.Join(strings.Fields(strippedLines(s)), " ")
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason], "")
+	}
+	return s
+}

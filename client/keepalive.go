@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -10,10 +11,25 @@ import (
 	"devicetrust/api"
 )
 
+// Alive says how a node that has gone is noticed; the zero value is the usual
+// way.
+type Alive struct {
+	// Off: it is not asked.
+	Off bool
+	// Interval between two questions; zero is keepaliveInterval.
+	Interval time.Duration
+	// Misses without an answer end the session; zero is keepaliveMisses.
+	Misses int
+}
+
 // keepAlive asks the node every interval whether it is there, and ends the
-// session after keepaliveMisses without an answer. Any answer will do, also a
-// refusal (OpenSSH, clientloop.c, server_alive_check).
-func keepAlive(ctx context.Context, client ssh.Conn, interval time.Duration, lost context.CancelCauseFunc) {
+// session after so many without an answer. Any answer will do, also a refusal
+// (OpenSSH, clientloop.c, server_alive_check).
+func keepAlive(ctx context.Context, client ssh.Conn, a Alive, lost context.CancelCauseFunc) {
+	if a.Off {
+		return
+	}
+	interval, misses := cmp.Or(a.Interval, keepaliveInterval), cmp.Or(a.Misses, keepaliveMisses)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	answered := make(chan error, 1)
@@ -36,8 +52,8 @@ func keepAlive(ctx context.Context, client ssh.Conn, interval time.Duration, los
 				}()
 				continue
 			}
-			if missed++; missed >= keepaliveMisses {
-				lost(api.Refuse(connect.CodeUnavailable, "the connection broke: no answer from the node for %s", interval*(keepaliveMisses+1)))
+			if missed++; missed >= misses {
+				lost(api.Refuse(connect.CodeUnavailable, "the connection broke: no answer from the node for %s", interval*time.Duration(misses+1)))
 				return
 			}
 		}

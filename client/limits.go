@@ -56,8 +56,19 @@ const (
 	// maxStored bounds every file read from DTSH_HOME or named by --ca-file.
 	maxStored = 1 << 20
 
+	// viaTimeout: a node on the way tries for 30 s (node/sockets' limits.go,
+	// dialTimeout), and says then why it could not.
+	viaTimeout = 40 * time.Second
+
+	// maxReason of a node's is one line.
+	maxReason = 256
+
 	// maxBanner bounds what a node may show before authentication.
 	maxBanner = 4 << 10
+
+	// stopWithin: a process that signals itself to stop has stopped by then, or
+	// does not.
+	stopWithin = 500 * time.Millisecond
 
 	// keepaliveInterval and keepaliveMisses: a session whose node has gone
 	// is noticed after 90 s, which outlasts a change of network.

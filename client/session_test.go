@@ -159,7 +159,7 @@ func TestANodeThatFallsSilentIsNoticed(t *testing.T) {
 	node.Silent = true
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	keepAlive(ctx, client, 10*time.Millisecond, cancel)
+	keepAlive(ctx, client, Alive{Interval: 10 * time.Millisecond}, cancel)
 	if r, ok := errors.AsType[*api.Refusal](context.Cause(ctx)); !ok || !strings.Contains(r.Message, "no answer from the node") {
 		t.Errorf("cause %v", context.Cause(ctx))
 	}
@@ -179,7 +179,7 @@ func (s slowly) SendRequest(string, bool, []byte) (bool, []byte, error) {
 func TestANodeThatAnswersIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		go keepAlive(ctx, slowly{after: keepaliveMisses*keepaliveInterval - time.Second}, keepaliveInterval, cancel)
+		go keepAlive(ctx, slowly{after: keepaliveMisses*keepaliveInterval - time.Second}, Alive{}, cancel)
 		time.Sleep(24 * time.Hour)
 		if ctx.Err() != nil {
 			t.Errorf("ended: %v", context.Cause(ctx))

@@ -28,6 +28,12 @@ type SSHLogin struct {
 	Authorities []ssh.PublicKey
 	// Banner gets what the node shows before authentication.
 	Banner io.Writer
+	// Via, where set, is a node by way of which this one is reached. It carries
+	// bytes: both ends are verified as without it.
+	Via *ssh.Client
+	// Timeout of the connection, and of the handshake after it; zero is the
+	// usual one.
+	Timeout time.Duration
 }
 
 // Connect opens the connection. Errors are *api.Refusal where a person can do
@@ -55,7 +61,7 @@ func (l SSHLogin) Connect(ctx context.Context, o Options) (*ssh.Client, error) {
 		BannerCallback:    banners.take,
 		ClientVersion:     "SSH-2.0-dtsh",
 	}
-	conn, err := handshake(ctx, tcp, l.Target, config, o)
+	conn, err := l.handshake(ctx, tcp, config)
 	if err != nil {
 		o.log().Debug("no SSH connection", "address", tcp.RemoteAddr().String(), "error", err)
 		return nil, l.explain(err, &host, &banners)
@@ -65,10 +71,13 @@ func (l SSHLogin) Connect(ctx context.Context, o Options) (*ssh.Client, error) {
 
 // dial tries the target's addresses, one after another.
 func (l SSHLogin) dial(ctx context.Context, o Options) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
+	dial := (&net.Dialer{Timeout: l.timeout(dialTimeout)}).DialContext
+	if l.Via != nil {
+		dial = l.dialVia
+	}
 	var last error
 	for _, address := range l.Target.Addresses {
-		conn, err := d.DialContext(ctx, "tcp", address)
+		conn, err := dial(ctx, "tcp", address)
 		if err == nil {
 			return conn, nil
 		}
@@ -78,13 +87,35 @@ func (l SSHLogin) dial(ctx context.Context, o Options) (net.Conn, error) {
 		o.log().Debug("no TCP connection", "address", address, "error", err)
 		last = err
 	}
+	if _, refused := errors.AsType[*ssh.OpenChannelError](last); refused {
+		return nil, api.Refuse(connect.CodeUnavailable, "cannot reach %s at %s from the node before it: %s",
+			l.Target.Shown, strings.Join(l.Target.Addresses, ", "), networkReason(last)).
+			WithHint("That node has to reach it, and your roles have to allow port forwarding there.")
+	}
 	return nil, api.Refuse(connect.CodeUnavailable, "cannot reach %s at %s: %s",
 		l.Target.Shown, strings.Join(l.Target.Addresses, ", "), networkReason(last)).
 		WithHint("Check that the node runs and that a firewall lets you through.")
 }
 
+// dialVia has Via connect to address (RFC 4254 section 7.2).
+func (l SSHLogin) dialVia(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.timeout(viaTimeout))
+	defer cancel()
+	return l.Via.DialContext(ctx, network, address)
+}
+
+func (l SSHLogin) timeout(usual time.Duration) time.Duration {
+	if l.Timeout > 0 {
+		return l.Timeout
+	}
+	return usual
+}
+
 // networkReason is the innermost cause, without addresses.
 func networkReason(err error) string {
+	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
+		return fmt.Sprintf("%v: %s", open.Reason, strippedLine(open.Message))
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.Err
 	}
@@ -98,12 +129,12 @@ func networkReason(err error) string {
 }
 
 // handshake authenticates both sides, within handshakeTimeout.
-func handshake(ctx context.Context, tcp net.Conn, t Target, config *ssh.ClientConfig, o Options) (*ssh.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+func (l SSHLogin) handshake(ctx context.Context, tcp net.Conn, config *ssh.ClientConfig) (*ssh.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.timeout(handshakeTimeout))
 	defer cancel()
 	// Closing ends the handshake wherever it is; x/crypto knows no context.
 	stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
-	conn, channels, requests, err := ssh.NewClientConn(tcp, t.Addresses[0], config)
+	conn, channels, requests, err := ssh.NewClientConn(tcp, l.Target.Addresses[0], config)
 	if !stop() {
 		if err == nil {
 			_ = conn.Close() // it came too late

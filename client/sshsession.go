@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -28,6 +29,18 @@ type SSHSession struct {
 	Terminal *os.File
 	// Term is the kind of terminal, as $TERM has it.
 	Term string
+	// Env are NAME=VALUE for what runs; the node may take them or not.
+	Env []string
+	// ForwardAgent asks the node to let what runs use the person's agent.
+	ForwardAgent bool
+	// Alive is how a node that has gone is noticed.
+	Alive Alive
+	// Escape is the character that begins an escape; 0 is none. It is one only
+	// at the beginning of a line, and where Terminal is.
+	Escape byte
+	// Forwarded are the lines that tell what is forwarded, for the escape that
+	// asks for them.
+	Forwarded func() []string
 
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -60,15 +73,19 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 		return 0, errEndedEarly
 	}
 	defer sess.Close() //nolint:errcheck // it has ended by itself
-	guarded(lost, func() { keepAlive(ctx, client, keepaliveInterval, lost) })
+	guarded(lost, func() { keepAlive(ctx, client, s.Alive, lost) })
 
+	s.prepare(sess)
+	var terminal *rawTerminal // nil where the person has none
 	if s.PTY {
-		restore, err := s.startPTY(ctx, sess, lost)
+		t, restore, err := s.startPTY(ctx, sess, lost)
 		if err != nil {
 			return 0, err
 		}
 		defer restore()
+		terminal = t
 	}
+	s.Stdin = s.escaped(terminal, func() { lost(ErrEscaped) })
 	output, err := s.stream(sess, lost)
 	if err != nil {
 		return 0, err
@@ -86,6 +103,18 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 // ErrNoReader: whoever read the session's output has gone, as head(1) does
 // when it has enough.
 var ErrNoReader = errors.New("nobody reads the output any more")
+
+// prepare asks for what a session can be without: as with ssh, nobody waits
+// for an answer.
+func (s SSHSession) prepare(sess *ssh.Session) {
+	if s.ForwardAgent {
+		_, _ = sess.SendRequest("auth-agent-req@openssh.com", false, nil)
+	}
+	for _, v := range s.Env {
+		name, value, _ := strings.Cut(v, "=")
+		_, _ = sess.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, value}))
+	}
+}
 
 func (s SSHSession) start(sess *ssh.Session) error {
 	if s.Command == "" {
