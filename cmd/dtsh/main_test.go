@@ -159,7 +159,7 @@ func TestAWrongCommandLineIsStatus2(t *testing.T) {
 	s := newSeat(t)
 	for _, line := range []string{
 		"", "lgoin", "login --bogus", "login extra", "login --ca-pin=md5:00", "login --proxy=a/b", "login --ttl=0", "login --ttl=abc",
-		"login --password-stdin", "ls env", "ssh", "ssh Root@web-1", "ssh @web-1", "ssh root@", "ssh -A root@web-1", "ssh -L 1:a:1 root@web-1",
+		"login --password-stdin", "ls env", "ssh", "ssh Root@web-1", "ssh @web-1", "ssh root@", "ssh -L 1:a root@web-1", "ssh -N root@web-1 true",
 		"ssh -p 0x root@web-1", "device", "device enroll", "device enroll --token=x --current-device", "device bogus", "scp a b", "agent", "mfa ls",
 		"status --format=xml",
 	} {
@@ -174,7 +174,7 @@ func TestWhatIsNotInThisVersionSaysSo(t *testing.T) {
 	s := newSeat(t)
 	for line, name := range map[string]string{
 		"scp a b:": "dtsh scp", "agent": "dtsh agent", "mfa ls": "dtsh mfa",
-		"ssh -L 1:a:1 root@web-1": "dtsh ssh -L", "ssh -A root@web-1": "dtsh ssh -A", "login --otp=123456": "dtsh login --otp",
+		"login --otp=123456": "dtsh login --otp",
 	} {
 		want(t, s.dtsh(strings.Fields(line)...), 2, "", `^ERROR: `+name+` is not in this version\n`)
 	}

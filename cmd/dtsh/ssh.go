@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"os/user"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 
 	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
@@ -18,51 +22,88 @@ import (
 // statusNoSession is ssh(1)'s status where an error occurred.
 const statusNoSession = 255
 
-type sshFlags struct {
-	login string
-	port  uint16
-	tty   bool
-}
-
 func (a *app) sshCommand() *cobra.Command {
-	var f sshFlags
+	var o sshOptions
 	c := &cobra.Command{
 		Use:   "ssh [FLAGS] [LOGIN@]NODE [COMMAND…]",
 		Short: "Open a shell or run a command on a server",
 		Long: `Open a shell on a server, or run a command. NODE is a name that dtsh ls shows,
 or HOST:PORT. What follows it is the command, flags included. The exit status is
-the command's, or 255 where there was no session.`,
+the command's, or 255 where there was no session.
+
+Flags and -o are ssh's, as far as they are here; an option that is not is
+refused. Listeners are on the loopback unless BIND says otherwise. -A lets the
+server use your agent: that of dtsh where it runs, else the one at
+SSH_AUTH_SOCK. Each node on the way of -J is verified as any other, and you are
+to each.
+
+At the beginning of a line on a terminal, ~. ends the connection, ~^Z suspends
+dtsh, ~# lists what is forwarded, ~~ is one ~, and ~? tells all that.`,
 		Example: `  dtsh ssh root@server-1
   dtsh ssh -l root server-1 uptime
-  dtsh ssh -t root@server-1 top`,
-		Annotations:       cli.Later("-A", "-N", "-L", "-R", "-D"),
+  dtsh ssh -t root@server-1 top
+  dtsh ssh -N -L 5432:localhost:5432 root@db-1
+  dtsh ssh -J bastion root@server-1`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		// Use has them already, in their place.
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			login, host, err := splitTarget(args[0], f.login)
+			login, host, err := splitTarget(args[0], o.login)
 			if err != nil {
 				return err
 			}
-			status, err := a.runSSH(c.Context(), f, login, host, commandLine(args[1:]))
-			if errors.Is(err, client.ErrNoReader) {
-				return &cli.ExitError{Status: statusNoSession} // and no word, as ssh
+			command := commandLine(args[1:])
+			if o.noCommand && command != "" {
+				return cli.Usagef("a command, and -N, which runs none")
 			}
-			if err != nil {
-				return &cli.ExitError{Status: statusNoSession, Err: err}
-			}
-			if status != 0 {
-				return &cli.ExitError{Status: status}
-			}
-			return nil
+			status, err := a.runSSH(c.Context(), o, login, host, command)
+			return sshStatus(status, err)
 		},
 	}
 	c.Flags().SetInterspersed(false)
-	c.Flags().StringVarP(&f.login, "login", "l", "", "account on the server; without it, your own name here")
-	c.Flags().Uint16VarP(&f.port, "port", "p", 0, "port of the server")
-	c.Flags().BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
+	o.addFlags(c)
 	return c
+}
+
+// addFlags adds the flags that stand for options.
+func (o *sshOptions) addFlags(c *cobra.Command) {
+	for _, f := range []struct{ name, short, key, value, kind, usage string }{
+		{"login", "l", "user", "", "string", "account on the server; without it, your own name here"},
+		{"port", "p", "port", "", "PORT", "port of the server"},
+		{"tty", "t", "requesttty", "yes", "", "give the command a terminal"},
+		{"no-tty", "T", "requesttty", "no", "", "give nothing a terminal"},
+		{"no-command", "N", "sessiontype", "none", "", "run nothing: only forward"},
+		{"no-input", "n", "stdinnull", "yes", "", "nothing is typed to the command"},
+		{"local-forward", "L", "localforward", "", "[BIND:]PORT:HOST:HOSTPORT", "listen here, and connect from the server; a socket's path may stand for either side"},
+		{"remote-forward", "R", "remoteforward", "", "[BIND:]PORT:HOST:HOSTPORT", "listen on the server, and connect from here; port 0 is any, and [BIND:]PORT alone a SOCKS proxy"},
+		{"dynamic-forward", "D", "dynamicforward", "", "[BIND:]PORT", "be a SOCKS proxy here that connects from the server"},
+		{"forward-agent", "A", "forwardagent", "yes", "", "let the server use your agent"},
+		{"no-forward-agent", "a", "forwardagent", "no", "", "do not let it"},
+		{"jump", "J", "proxyjump", "", "[LOGIN@]NODE[:PORT],…", "reach the server by way of these"},
+		{"escape", "e", "escapechar", "", "CHAR", "begins an escape, or none (default ~)"},
+		{"quiet", "q", "loglevel", "quiet", "", "no warnings, and no banner"},
+		{"option", "o", "", "", "KEY=VALUE", "an option of ssh_config(5)"},
+	} {
+		flag := c.Flags().VarPF(&optionFlag{of: o, key: f.key, value: f.value, kind: f.kind}, f.name, f.short, f.usage)
+		if f.value != "" {
+			flag.NoOptDefVal = "true"
+		}
+	}
+}
+
+// sshStatus is what dtsh ends with after a session, or none.
+func sshStatus(status int, err error) error {
+	if errors.Is(err, client.ErrNoReader) || errors.Is(err, client.ErrEscaped) {
+		return &cli.ExitError{Status: statusNoSession} // and no word, as ssh
+	}
+	if err != nil {
+		return &cli.ExitError{Status: statusNoSession, Err: err}
+	}
+	if status != 0 {
+		return &cli.ExitError{Status: status}
+	}
+	return nil
 }
 
 // splitTarget reads [LOGIN@]NODE. As with ssh, -l wins.
@@ -105,46 +146,151 @@ func commandLine(args []string) string {
 	return strings.Join(args, " ")
 }
 
-func (a *app) runSSH(ctx context.Context, f sshFlags, login, host, command string) (int, error) {
+func (a *app) runSSH(ctx context.Context, o sshOptions, login, host, command string) (int, error) {
+	if o.debug {
+		a.LogLevel = slog.LevelDebug
+	}
+	node, err := a.reach(ctx, o, login, host)
+	if err != nil {
+		return 0, err
+	}
+	defer node.Close()
+	session := a.session(o, command)
+	status, err := a.use(ctx, o, node, session)
+	if errors.Is(err, client.ErrEscaped) {
+		fmt.Fprintf(a.Stderr, "Connection to %s closed.\n", cli.Safe(node.target.Shown))
+	}
+	return status, node.creds.ExplainEnd(err, a.Now())
+}
+
+// reached is a connection to a node, with what it rests on.
+type reached struct {
+	*ssh.Client
+	target client.Target
+	creds  client.Credentials
+	// hops are the connections on the way, the first one first.
+	hops []*ssh.Client
+}
+
+// Close ends the connection, and those on the way.
+func (r *reached) Close() {
+	if r.Client != nil {
+		_ = r.Client.Close() // it has ended, or ends now
+	}
+	for len(r.hops) > 0 {
+		last := len(r.hops) - 1
+		_ = r.hops[last].Close()
+		r.hops = r.hops[:last]
+	}
+}
+
+// reach connects to a node as login, by way of the nodes that are to be jumped
+// over. Close what it returns.
+func (a *app) reach(ctx context.Context, o sshOptions, login, host string) (*reached, error) {
 	p, conn, err := a.connect()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer conn.Close()
-	port := ""
-	if f.port != 0 {
-		port = strconv.Itoa(int(f.port))
-	}
-	target, err := conn.Resolve(ctx, host, port)
-	if err != nil {
-		return 0, err
-	}
-	creds, err := p.Credentials()
-	if err != nil {
-		return 0, err
+	r := &reached{}
+	if r.creds, err = p.Credentials(); err != nil {
+		return nil, err
 	}
 	authorities, err := p.HostAuthorities()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	ssh, err := client.SSHLogin{
-		Login: login, Target: target, Credentials: creds, Authorities: authorities, Banner: a.Stderr,
-	}.Connect(ctx, a.options())
+	port := ""
+	if o.port != 0 {
+		port = strconv.Itoa(int(o.port))
+	}
+	way := append(append([]jumpHost(nil), o.jump...), jumpHost{login, host, port})
+	for i, hop := range way {
+		if hop.login == "" {
+			if hop.login, _, err = splitTarget(hop.host, ""); err != nil {
+				r.Close()
+				return nil, err
+			}
+		}
+		if r.Client != nil {
+			r.hops = append(r.hops, r.Client)
+		}
+		via := r.Client
+		r.Client = nil
+		target, err := conn.Resolve(ctx, hop.host, hop.port)
+		if err == nil {
+			r.target = target
+			r.Client, err = client.SSHLogin{
+				Login: hop.login, Target: target, Credentials: r.creds, Authorities: authorities,
+				Banner: a.banner(o), Via: via, Timeout: o.connectTimeout,
+			}.Connect(ctx, a.options())
+		}
+		if err != nil {
+			r.Close()
+			return nil, fmt.Errorf("%s%w", onTheWay(hop.host, i, len(way)), err)
+		}
+	}
+	return r, nil
+}
+
+// onTheWay says that an error is not the target's.
+func onTheWay(host string, i, n int) string {
+	if i == n-1 {
+		return ""
+	}
+	return fmt.Sprintf("on the way, at %.128s: ", host)
+}
+
+func (a *app) banner(o sshOptions) io.Writer {
+	if o.quiet {
+		return io.Discard
+	}
+	return a.Stderr
+}
+
+// use forwards what is asked for, and runs the session, or none.
+func (a *app) use(ctx context.Context, o sshOptions, node *reached, s client.SSHSession) (int, error) {
+	forwards, err := a.forward(ctx, o, node, &s)
 	if err != nil {
 		return 0, err
 	}
-	defer ssh.Close() //nolint:errcheck // the session has ended
-	return a.session(f, command).Run(ctx, ssh)
+	defer forwards.Close()
+	if o.noCommand {
+		return 0, s.Hold(ctx, node.Client)
+	}
+	status, err := s.Run(ctx, node.Client)
+	if err == nil {
+		// As ssh: what is forwarded may be somebody's who has not finished.
+		if n := forwards.Open(); n > 0 && !o.quiet {
+			fmt.Fprintf(a.Stderr, "Waiting for forwarded connections to end: %d\n", n)
+		}
+		forwards.Wait(ctx)
+	}
+	return status, err
 }
 
-func (a *app) session(f sshFlags, command string) client.SSHSession {
+func (a *app) session(o sshOptions, command string) client.SSHSession {
 	s := client.SSHSession{
-		Command: command, Term: a.Getenv("TERM"),
+		Command: command, Term: a.Getenv("TERM"), Env: o.environment(environmentNames(), a.Getenv),
 		Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr,
+		Alive: o.alive, Escape: o.escape.char(),
 	}
-	if _, ok := cli.Terminal(a.Stdin); ok {
+	if o.noInput {
+		s.Stdin = strings.NewReader("")
+	}
+	if _, ok := cli.Terminal(a.Stdin); ok && !o.noInput {
 		s.Terminal, _ = a.Stdin.(*os.File)
 	}
-	s.PTY = f.tty || command == "" && s.Terminal != nil
+	s.PTY = o.tty == ttyAsked || o.tty == ttyAuto && command == "" && s.Terminal != nil
 	return s
+}
+
+// environmentNames are the names of this process's variables.
+func environmentNames() []string {
+	var names []string
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		names = append(names, name)
+	}
+	return names
 }
