@@ -173,8 +173,7 @@ func TestAWrongCommandLineIsStatus2(t *testing.T) {
 func TestWhatIsNotInThisVersionSaysSo(t *testing.T) {
 	s := newSeat(t)
 	for line, name := range map[string]string{
-		"scp a b:": "dtsh scp", "agent": "dtsh agent", "mfa ls": "dtsh mfa",
-		"login --otp=123456": "dtsh login --otp",
+		"agent": "dtsh agent", "mfa ls": "dtsh mfa", "login --otp=123456": "dtsh login --otp",
 	} {
 		want(t, s.dtsh(strings.Fields(line)...), 2, "", `^ERROR: `+name+` is not in this version\n`)
 	}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"golang.org/x/crypto/ssh"
+
+	"devicetrust/client"
+)
+
+// entry is what one command needs to come into several nodes.
+type entry struct {
+	*client.Conn
+	profile     *client.Profile
+	creds       client.Credentials
+	authorities []ssh.PublicKey
+	options     client.Options
+}
+
+// enter reads the login once; close what it returns.
+func (a *app) enter() (*entry, error) {
+	p, conn, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{Conn: conn, profile: p, options: a.options()}
+	if e.creds, err = p.Credentials(); err == nil {
+		e.authorities, err = p.HostAuthorities()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// into connects to one node; close what it returns.
+func (e *entry) into(ctx context.Context, login string, target client.Target, banner io.Writer) (*ssh.Client, error) {
+	return client.SSHLogin{
+		Login: login, Target: target, Credentials: e.creds, Authorities: e.authorities, Banner: banner,
+	}.Connect(ctx, e.options)
+}
