@@ -96,6 +96,7 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool, key client.KeyCh
 		return err
 	}
 	a.tellDevice(s.Device, p.Device)
+	a.refreshConfig(ctx, p)
 	return nil
 }
 

@@ -372,3 +372,50 @@ func TestWhatIsNoTruthValueTurnsAutoEnrollmentOff(t *testing.T) {
 		}
 	}
 }
+
+func TestTheConfigurationIsInstalledOnceAndFollowsTheLogin(t *testing.T) {
+	c := clienttest.Start(t)
+	s := newSeat(t)
+	file := filepath.Join(t.TempDir(), "ssh", "config")
+	want(t, s.dtsh("config", "--ssh-config="+file), 2, "", "--ssh-config=FILE is for --write and --remove")
+	want(t, s.dtsh("config", "--write", "--ssh-config="+file), 1, "", "not logged in")
+	s.login(c)
+	want(t, s.dtsh("config", "--write", "--ssh-config="+file), 0, "config now includes what ssh needs for 0 servers of example", "")
+	first, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, s.dtsh("config", "--write", "--ssh-config="+file), 0, "config includes what ssh needs for 0 servers of example", "")
+	if second, err := os.ReadFile(file); err != nil || !bytes.Equal(first, second) {
+		t.Errorf("%v: it was %q and is %q", err, first, second)
+	}
+	c.StartNode(t, "web-1", clienttest.HostCert{})
+	included := func() string {
+		found, err := filepath.Glob(filepath.Join(s.env["DTSH_HOME"], "profiles", "*.ssh_config"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%v, %v", found, err)
+		}
+		text, err := os.ReadFile(found[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if strings.Contains(included(), "Host web-1") {
+		t.Error("it is there before anybody looked")
+	}
+	s.login(c)
+	if !strings.Contains(included(), "Host web-1") {
+		t.Errorf("a new login did not write it again: %q", included())
+	}
+	s.dtsh("logout")
+	want(t, s.dtsh("config", "--remove", "--ssh-config="+file), 0, "config no longer includes the servers of", "")
+	want(t, s.dtsh("config", "--remove", "--ssh-config="+file), 0, "config includes nothing of", "")
+	if _, err := os.Lstat(file); !os.IsNotExist(err) {
+		t.Errorf("it is still there: %v", err)
+	}
+	s.login(c)
+	if found, _ := filepath.Glob(filepath.Join(s.env["DTSH_HOME"], "profiles", "*.ssh_config")); len(found) != 0 {
+		t.Errorf("a login wrote %v, which nobody asked for", found)
+	}
+}
