@@ -15,16 +15,20 @@ import (
 )
 
 // BenchmarkLoginWithDevice measures what the device ceremony adds to a whole
-// `dtsh login`, process start and all, against swtpm. Logins of both kinds
-// take turns, so that a busy moment of the machine falls on both; extra-ms is
-// the median of the differences.
+// `dtsh login`, process start and all, against swtpm, and what two keys in the
+// TPM add to that. Logins of the three kinds take turns, so that a busy moment of
+// the machine falls on all; extra-ms and keys-ms are the medians of the
+// differences.
 func BenchmarkLoginWithDevice(b *testing.B) {
 	l := newLoginBench(b)
-	var extra, without []time.Duration
+	var extra, keys, without []time.Duration
 	pair := func() {
-		plain := l.login(b, "plain", false)
+		plain := l.login(b, "plain", "software", false)
+		software := l.login(b, "enrolled", "software", true)
+		attested := l.login(b, "enrolled", "tpm", true)
 		without = append(without, plain)
-		extra = append(extra, l.login(b, "enrolled", true)-plain)
+		extra = append(extra, attested-plain)
+		keys = append(keys, attested-software)
 	}
 	for b.Loop() {
 		pair()
@@ -35,6 +39,7 @@ func BenchmarkLoginWithDevice(b *testing.B) {
 	}
 	b.ReportMetric(milliseconds(median(without)), "plain-ms")
 	b.ReportMetric(milliseconds(median(extra)), "extra-ms")
+	b.ReportMetric(milliseconds(median(keys)), "keys-ms")
 }
 
 func median(d []time.Duration) time.Duration {
@@ -87,7 +92,7 @@ func newLoginBench(b *testing.B) *loginBench {
 	for _, person := range []string{"plain", "enrolled"} {
 		l.env[person] = append(os.Environ(),
 			"DTCTL_DATA_DIR="+l.authd.DataDir, "DTSH_PROXY="+l.authd.Addr, "DTSH_USER="+person,
-			"DTSH_HOME="+filepath.Join(dir, person), "DTSH_DMI_DIR="+filepath.Join(dir, "dmi"), "DTSH_TPM="+tpm.Address())
+			"DTSH_AGENT=off", "DTSH_HOME="+filepath.Join(dir, person), "DTSH_DMI_DIR="+filepath.Join(dir, "dmi"), "DTSH_TPM="+tpm.Address())
 		l.run(b, person, "dtctl", "users", "add", person, "--roles=access,device-admin", "--logins="+me.Username, "--password-stdin")
 		l.run(b, person, "dtsh", "login", "--ca-pin="+pin, "--password-stdin")
 	}
@@ -95,15 +100,39 @@ func newLoginBench(b *testing.B) *loginBench {
 	return l
 }
 
-// login logs a person in and tells how long it took.
-func (l *loginBench) login(b *testing.B, person string, device bool) time.Duration {
+// login logs a person in, with that kind of keys, and tells how long it took.
+func (l *loginBench) login(b *testing.B, person, key string, device bool) time.Duration {
 	start := time.Now()
-	out := l.run(b, person, "dtsh", "login", "--password-stdin")
+	out := l.run(b, person, "dtsh", "login", "--key="+key, "--password-stdin")
 	took := time.Since(start)
-	if strings.Contains(out, "teleport-device-id") != device {
-		b.Fatalf("%s: device %v wanted:\n%s", person, device, out)
+	if strings.Contains(out, "teleport-device-id") != device || strings.Contains(out, "key-attestation") != (key == "tpm") {
+		b.Fatalf("%s: device %v and a %s key wanted:\n%s", person, device, key, out)
 	}
 	return took
+}
+
+// BenchmarkStart measures what starts often: a shell's completion and prompt
+// wait for it.
+func BenchmarkStart(b *testing.B) {
+	l := newLoginBench(b)
+	l.login(b, "enrolled", "tpm", true)
+	for name, words := range map[string][]string{"help": {"--help"}, "status": {"status"}} {
+		b.Run(name, func(b *testing.B) {
+			var took []time.Duration
+			once := func() {
+				start := time.Now()
+				l.run(b, "enrolled", "dtsh", words...)
+				took = append(took, time.Since(start))
+			}
+			for b.Loop() {
+				once()
+			}
+			for len(took) < 25 {
+				once()
+			}
+			b.ReportMetric(milliseconds(median(took)), "median-ms")
+		})
+	}
 }
 
 func (l *loginBench) run(b *testing.B, person, program string, args ...string) string {
