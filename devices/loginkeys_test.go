@@ -366,7 +366,9 @@ func TestAProofThatDoesNotHoldIsRefused(t *testing.T) {
 		{"no TLS key", func(_ *yesChip, a *answer) { a.Keys.Tls = nil }, isMalformed, anyDetail},
 		{"an SSH key without anything", func(_ *yesChip, a *answer) { a.Keys.Ssh = &dtv1.TPMCertifiedKey{} }, isMalformed, anyDetail},
 		{"half a public area", func(_ *yesChip, a *answer) { a.Keys.Ssh.Public = a.Keys.Ssh.Public[:40] }, isMalformed, anyDetail},
-		{"a public area that is too long", func(_ *yesChip, a *answer) { a.Keys.Ssh.Public = make([]byte, maxStructure+1) }, isMalformed, anyDetail},
+		{"a public area that is too long", func(_ *yesChip, a *answer) {
+			a.Keys.Ssh.Public = append(a.Keys.Ssh.Public, make([]byte, maxStructure)...)
+		}, isMalformed, anyDetail},
 		{"one key for both", func(c *yesChip, a *answer) {
 			a.Keys.Tls = c.ssh.certified(t, c.ak, identity.TLSKeyNonce(c.binding), nil)
 		}, doesNotHold, "one key is to serve SSH and TLS"},
@@ -485,5 +487,33 @@ func (c *yesChip) quoted(t testing.TB) []byte {
 func inHierarchy[C any](forge func(func(*tpm2.TPMSAttest, *tpm2.TPMSCertifyInfo)) C, hierarchy tpm2.TPMHandle) C {
 	return forge(func(_ *tpm2.TPMSAttest, i *tpm2.TPMSCertifyInfo) {
 		i.QualifiedName.Buffer = qualified(binary.BigEndian.AppendUint32(nil, uint32(hierarchy)), i.Name.Buffer)
+	})
+}
+
+// FuzzLoginKeys: what a machine sends as the proof of a key makes refusals, and
+// the attestation key has said one thing only.
+func FuzzLoginKeys(f *testing.F) {
+	c := yesChip{
+		ak: newSoftKey(f, nil), ssh: newSoftKey(f, loginArea(nil)), tls: newSoftKey(f, loginArea(nil)),
+		binding: identity.LoginBinding{Challenge: make([]byte, 32), Cluster: testCluster, User: alice},
+	}
+	c.binding.SSHPublicKey, c.binding.TLSPublicKey = c.ssh.wire(), c.tls.pkix(f)
+	said := c.answer(f, nil).GetKeys()
+	f.Add(said.Ssh.Public, said.Ssh.CertifyInfo, said.Ssh.Signature)
+	f.Add(said.Ssh.Public, c.quoted(f), said.Ssh.Signature)
+	f.Add(newSoftRSAKey(f, 2048, tpm2.TPMAlgRSASSA).public, []byte(nil), newSoftRSAKey(f, 2048, tpm2.TPMAlgRSASSA).sign(f, nil))
+	f.Add(c.ak.public, []byte(nil), []byte(nil))
+	f.Fuzz(func(t *testing.T, public, info, signature []byte) {
+		sent := &dtv1.TPMLoginKeys{Ssh: &dtv1.TPMCertifiedKey{Public: public, CertifyInfo: info, Signature: signature}, Tls: said.Tls}
+		keys, err := unverifiedLoginKeys(sent)
+		if err == nil {
+			keys, err = verifyLoginKeys(c.ak.public, sent, keys, c.binding)
+		}
+		switch {
+		case err == nil && (!bytes.Equal(public, said.Ssh.Public) || !bytes.Equal(info, said.Ssh.CertifyInfo)):
+			t.Errorf("it was verified as %+v", keys)
+		case err != nil && refusalOf(err) == nil:
+			t.Errorf("%v is no refusal", err)
+		}
 	})
 }
