@@ -9,6 +9,7 @@ import (
 
 	"devicetrust/api/dtv1"
 	"devicetrust/audit/event"
+	"devicetrust/store"
 )
 
 // lasting is a role whose sessions last for at most ttl.
@@ -188,6 +189,23 @@ func TestARenewalAfterAShorterMaximumGivesLessAndEndsNothing(t *testing.T) {
 	r.logout(a.keys)
 	if got := r.onKRL(k, a.keys); !slices.Equal(got, []bool{true, true}) {
 		t.Errorf("on the list: %v", got)
+	}
+}
+
+// Replicas' clocks differ by seconds.
+func TestALoginThatBeginsInTheFutureIsNotLongerForThat(t *testing.T) {
+	d := newDesk(t)
+	const life = 30 * time.Hour // of the preset role access
+	for _, began := range []time.Duration{0, -time.Hour, time.Hour} {
+		var g granted
+		d.read(func(tx *store.Tx) (err error) {
+			g, err = d.grant(tx, issuing{user: "alice", began: d.at.Add(began), until: d.at.Add(1000 * time.Hour)}, d.at)
+			return err
+		})
+		want := d.at.Add(min(began, 0) + life)
+		if !g.identity.ValidBefore.Equal(want) || !g.most.Equal(want) {
+			t.Errorf("begun in %v: until %v and at most %v, want %v", began, g.identity.ValidBefore, g.most, want)
+		}
 	}
 }
 
