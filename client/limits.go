@@ -91,6 +91,10 @@ const (
 	// signAttempts: the second is for a TPM that was reset in between.
 	signAttempts = 2
 
+	// agentTimeout bounds what the person's own ssh-agent is asked. One may ask
+	// the person first, but not for adding and removing.
+	agentTimeout = 5 * time.Second
+
 	// maxReplaced bounds the earlier logins that a profile remembers, to be
 	// ended with it. Older ones expire by themselves.
 	maxReplaced = 16

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) loginCommand() *cobra.Command {
-	var passwordStdin bool
+	var passwordStdin, addKeys bool
 	key := keyFlag(client.KeyAuto)
 	c := &cobra.Command{
 		Use:   "login",
@@ -23,9 +23,10 @@ func (a *app) loginCommand() *cobra.Command {
 		Long: `Log in to a cluster. What is not given is asked for. Where this device is
 enrolled in the cluster, its TPM proves that you are at it, and the login's
 certificates say so; the login's private keys are then in the TPM, and good for
-nothing on another machine (--key=software leaves them in files). Where it is registered only, and the cluster enrolls
-registered devices by itself, the login enrolls it. Logging in while logged in
-replaces the login; what runs on the earlier one goes on.`,
+nothing on another machine (--key=software leaves them in files). Where it is
+registered only, and the cluster enrolls registered devices by itself, the login
+enrolls it. Logging in while logged in replaces the login; what runs on the
+earlier one goes on until you log out.`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh login --proxy=dt.example.com --user=alice --ca-pin=sha256:9f86d0…
   dtsh login --password-stdin < password`,
@@ -33,12 +34,36 @@ replaces the login; what runs on the earlier one goes on.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.runLogin(c.Context(), passwordStdin, client.KeyChoice(key))
+			if !addKeys {
+				return a.runLogin(c.Context(), passwordStdin, client.KeyChoice(key))
+			}
+			return a.loginToAgent(c.Context(), passwordStdin, client.KeyChoice(key))
 		},
 	}
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from the first line of stdin")
 	c.Flags().Var(&key, "key", "where the login's private keys are: tpm (or no login), software (files), or auto: in the TPM where this device proves itself with it")
+	c.Flags().BoolVar(&addKeys, "add-keys-to-agent", false, "add the key to the ssh-agent of SSH_AUTH_SOCK until it expires; it must be software")
 	return c
+}
+
+// loginToAgent is a login whose key the person's own agent gets. What keeps it
+// from that is found out before, as far as it can be.
+func (a *app) loginToAgent(ctx context.Context, passwordStdin bool, key client.KeyChoice) error {
+	socket := a.Getenv("SSH_AUTH_SOCK")
+	if socket == "" {
+		return cli.Usagef("there is no agent to add keys to: SSH_AUTH_SOCK is not set")
+	}
+	if key == client.KeyTPM {
+		return cli.Usagef("a key in the TPM cannot be added to an agent: want --key=software with --add-keys-to-agent")
+	}
+	if err := a.runLogin(ctx, passwordStdin, key); err != nil {
+		return err
+	}
+	p, err := a.login()
+	if err != nil {
+		return err
+	}
+	return p.AddToAgent(ctx, socket, a.options())
 }
 
 // keyFlag is a client.KeyChoice.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
 )
 
@@ -22,7 +24,9 @@ be reached, and removed with their keys in any case. The device stays enrolled.`
 			if err != nil {
 				return err
 			}
+			logins, _ := home.Logins() // LogoutAll says what cannot be read
 			problems, err := home.LogoutAll(c.Context(), a.options())
+			a.leaveAgent(c.Context(), logins)
 			for _, p := range problems {
 				message, _ := cli.Explain(p)
 				fmt.Fprintf(a.Stderr, "WARNING: a login could not be ended at its cluster: %s\nIts keys are removed here; its certificates expire by themselves.\n", cli.Safe(message))
@@ -33,5 +37,18 @@ be reached, and removed with their keys in any case. The device stays enrolled.`
 			_, err = fmt.Fprintln(a.Stdout, "All users logged out.")
 			return err
 		},
+	}
+}
+
+// leaveAgent takes the keys of logins out of the person's own agent, where
+// login put them there. They expire there in any case, and are worth nothing
+// after a logout.
+func (a *app) leaveAgent(ctx context.Context, logins []*client.Profile) {
+	socket := a.Getenv("SSH_AUTH_SOCK")
+	if socket == "" {
+		return
+	}
+	if err := client.RemoveFromAgent(ctx, socket, logins); err != nil {
+		a.Log().Debug("keys were not taken out of the agent", "error", err)
 	}
 }
