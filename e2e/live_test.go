@@ -110,6 +110,9 @@ func (a *alive) whose(ts *testscript.TestScript) (certificate, key string) {
 		} `json:"key"`
 	}
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &status))
+	if status.Key.Path == "" {
+		ts.Fatalf("live: the key is in the TPM, and nothing of it stays: log in with --key=software")
+	}
 	a.user = status.Username
 	return status.Certificate, status.Key.Path
 }
