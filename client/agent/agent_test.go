@@ -363,7 +363,7 @@ func TestTheToolsOfOpenSSHKnowTheAgent(t *testing.T) {
 			t.Errorf("%s: ssh-add -T of its certificate: %s", kind, out)
 		}
 	}
-	if got := strings.Count(w.must("", "ssh-add", "-l"), "\n"); got != 1+2*5 {
+	if got := strings.Count(w.must("", "ssh-add", "-l"), "\n"); got != 2+2*5 {
 		t.Errorf("%d identities: %s", got, w.must("", "ssh-add", "-l"))
 	}
 	w.must("", "ssh-add", "-D")
@@ -420,7 +420,7 @@ func TestALifetimeEndsByTheWallClock(t *testing.T) {
 	if k.sign(public, []byte("anything")) != nil {
 		t.Error("signed after the lifetime")
 	}
-	if keys := k.keys(); len(keys) != 1 {
+	if keys := k.keys(); len(keys) != 2 {
 		t.Errorf("%d keys after the lifetime", len(keys))
 	}
 	w.advance(time.Hour)
@@ -449,7 +449,7 @@ func TestARemovedLoginIsAwayUntilItsCertificateIsAnother(t *testing.T) {
 	w.mu.Lock()
 	w.logins = []Identity{w.login(permitAll, 2)}
 	w.mu.Unlock()
-	if len(k.keys()) != 1 {
+	if len(k.keys()) != 2 {
 		t.Error("not there after a renewal")
 	}
 }
@@ -465,7 +465,7 @@ func TestOnlySoManyKeysAreAdded(t *testing.T) {
 	if k.succeeds(append([]byte{msgAdd}, newKeyMessage(t)...)) {
 		t.Error("one too many")
 	}
-	if got := len(k.keys()); got != 1+maxAdded {
+	if got := len(k.keys()); got != 2+maxAdded {
 		t.Errorf("%d keys", got)
 	}
 }
@@ -504,7 +504,7 @@ func TestALockedAgentDoesNothing(t *testing.T) {
 	if d := time.Since(before); d < 2*unlockDelay {
 		t.Errorf("the second failure was answered after %v", d)
 	}
-	if !k.succeeds(appendString([]byte{msgUnlock}, "sesame")) || len(k.keys()) != 2 {
+	if !k.succeeds(appendString([]byte{msgUnlock}, "sesame")) || len(k.keys()) != 3 {
 		t.Error("not unlocked")
 	}
 	if text := w.log.String(); strings.Contains(text, "sesam") || strings.Contains(text, "wrong") {
@@ -639,7 +639,7 @@ func TestXCryptosClientKnowsTheAgent(t *testing.T) {
 	w := newWorld(t, permitAll)
 	client := xagent.NewClient(w.dial())
 	keys, err := client.List()
-	if err != nil || len(keys) != 1 {
+	if err != nil || len(keys) != 2 {
 		t.Fatalf("%v, %v", keys, err)
 	}
 	if _, err := client.Sign(keys[0], sshsigRequest()); err != nil {

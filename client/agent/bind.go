@@ -75,23 +75,22 @@ func (b *bindings) add(contents []byte) error {
 	return nil
 }
 
-// mark notes that another machine speaks, whose host key is in contents or not
-// known.
+// mark notes that another machine speaks. contents has its name, and may have
+// its host key behind that.
 func (b *bindings) mark(contents []byte) error {
 	if len(b.list) > 0 || b.marked {
 		return errors.New("the connection is known already")
 	}
 	// Whatever is wrong with the rest: it is another machine's.
 	b.marked = true
-	if len(contents) == 0 {
-		return nil
-	}
 	r := reader{rest: contents}
-	key := r.key()
+	_ = r.string()
+	if r.more() {
+		b.hop = r.key()
+	}
 	if !r.done() {
 		return errMalformed
 	}
-	b.hop = key
 	return nil
 }
 

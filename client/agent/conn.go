@@ -101,19 +101,36 @@ func (s *conn) answer(ctx context.Context, msg []byte) []byte {
 	return status(false)
 }
 
-// list shows as many identities as a reply holds.
+// list shows as many identities as a reply holds. Of a login there are two, as
+// of one that ssh-add has added: ssh with an IdentityFile of the public key asks
+// the agent only where that has the same key, and shows the CertificateFile. The
+// plain ones come last, and not on other machines: an ssh that tries one key
+// after the other should begin with what servers take.
 func (s *conn) list(ctx context.Context) []byte {
 	var n uint32
 	var keys []byte
+	add := func(key ssh.PublicKey, comment string) {
+		blob := key.Marshal()
+		if 5+len(keys)+8+len(blob)+len(comment) > maxMessage {
+			return
+		}
+		keys = appendString(appendString(keys, blob), comment)
+		n++
+	}
 	if !s.agent.lock.on.Load() {
 		now := s.agent.cfg.Now()
+		var after []usable
 		for _, id := range s.agent.identities(ctx) {
-			blob := id.public.Marshal()
-			if !id.mayList(&s.bindings, now) || 5+len(keys)+8+len(blob)+len(id.comment) > maxMessage {
+			if !id.mayList(&s.bindings, now) {
 				continue
 			}
-			keys = appendString(appendString(keys, blob), id.comment)
-			n++
+			add(id.public, id.comment)
+			if id.login != nil && !s.bindings.forwarded() {
+				after = append(after, id)
+			}
+		}
+		for _, id := range after {
+			add(plain(id.public), id.comment)
 		}
 	}
 	return append(binary.BigEndian.AppendUint32([]byte{msgIdentities}, n), keys...)

@@ -37,14 +37,14 @@ func (w *world) fromHop(hop ssh.Signer) map[string]func() talk {
 		},
 		"marked": func() talk {
 			k := fresh()
-			if err := MarkForwarded(k.c, hop.PublicKey()); err != nil {
+			if err := MarkForwarded(k.c, "hop", hop.PublicKey()); err != nil {
 				w.t.Fatal(err)
 			}
 			return k
 		},
 		"marked, of a machine that is not known": func() talk {
 			k := fresh()
-			if err := MarkForwarded(k.c, nil); err != nil {
+			if err := MarkForwarded(k.c, "hop", nil); err != nil {
 				w.t.Fatal(err)
 			}
 			return k
@@ -177,7 +177,7 @@ func TestAHostileHopGetsNothingElse(t *testing.T) {
 		}
 		refused(way, "with another certificate of the hop", k.sign(cert, authRequest(session(2), "root", cert, nil)))
 	}
-	if len(w.talk().keys()) != 2 {
+	if len(w.talk().keys()) != 3 {
 		t.Error("keys have gone")
 	}
 	if text := w.log.String(); strings.Contains(text, "mallory") || strings.Contains(text, "anything") {
@@ -221,7 +221,7 @@ func TestWithoutThePermissionAHopDoesNotSeeTheLogin(t *testing.T) {
 				t.Errorf("%s, %s: used in a session", name, way)
 			}
 		}
-		if len(w.talk().keys()) != 1 || w.talk().sign(cert, authRequest(session(2), "root", cert, nil)) == nil {
+		if len(w.talk().keys()) != 2 || w.talk().sign(cert, authRequest(session(2), "root", cert, nil)) == nil {
 			t.Errorf("%s: of no use on the person's machine", name)
 		}
 	}
@@ -236,10 +236,10 @@ func TestAHopCannotKeepThePersonOut(t *testing.T) {
 		}
 	}
 	k := w.talk()
-	if err := MarkForwarded(k.c, nil); err == nil {
+	if err := MarkForwarded(k.c, "hop", nil); err == nil {
 		t.Error("one too many from other machines")
 	}
-	if len(w.talk().keys()) != 1 {
+	if len(w.talk().keys()) != 2 {
 		t.Error("the person's own connection is not answered")
 	}
 }
@@ -312,7 +312,7 @@ func TestKeysForDestinationsAreUsedThereOnly(t *testing.T) {
 		t.Error("beyond the first: want it shown, and signing nothing before a session")
 	}
 	k = w.talk()
-	if err := MarkForwarded(k.c, nil); err != nil || shown(k) || !k.bind(first, session(1), false) || signs(k, 1, "root", first.PublicKey()) {
+	if err := MarkForwarded(k.c, "hop", nil); err != nil || shown(k) || !k.bind(first, session(1), false) || signs(k, 1, "root", first.PublicKey()) {
 		t.Errorf("a connection of an unknown way: used (%v)", err)
 	}
 }

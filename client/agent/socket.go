@@ -61,11 +61,12 @@ func ignoreReset(err error) error {
 }
 
 // MarkForwarded tells the agent behind c, which is new, that another machine will
-// speak over it: that with the host key, which may be nil where it is not known.
+// speak over it: that with the name and the host key, which may be nil where it is
+// not known.
 // Who pipes a connection of agent forwarding does so first, and does not pipe it
 // where this fails. An agent that is not ours refuses it.
-func MarkForwarded(c net.Conn, host ssh.PublicKey) error {
-	msg := appendString([]byte{msgExtension}, extForwarded)
+func MarkForwarded(c net.Conn, name string, host ssh.PublicKey) error {
+	msg := appendString(appendString([]byte{msgExtension}, extForwarded), name)
 	if host != nil {
 		msg = appendString(msg, host.Marshal())
 	}

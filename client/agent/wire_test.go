@@ -47,7 +47,8 @@ func TestMalformedMessagesAreRefusedOrEndTheConnection(t *testing.T) {
 		"extension unknown":     appendString([]byte{msgExtension}, "x@example.com"),
 		"bind nothing":          appendString([]byte{msgExtension}, extSessionBind),
 		"bind too big":          append(appendString([]byte{msgExtension}, extSessionBind), big...),
-		"mark with no key":      append(appendString([]byte{msgExtension}, extForwarded), 0, 0, 0, 0),
+		"mark with no name":     appendString([]byte{msgExtension}, extForwarded),
+		"mark with no key":      append(appendString(appendString([]byte{msgExtension}, extForwarded), "hop"), 0, 0, 0, 0),
 	} {
 		if got := w.talk().ask(msg); len(got) != 1 || got[0] != msgFailure {
 			t.Errorf("%s: %v", name, got)
@@ -67,7 +68,7 @@ func TestMalformedMessagesAreRefusedOrEndTheConnection(t *testing.T) {
 	if n := w.agent.Added(); n != 0 {
 		t.Errorf("%d keys", n)
 	}
-	if len(w.talk().keys()) != 1 {
+	if len(w.talk().keys()) != 2 {
 		t.Error("the agent does not answer any more")
 	}
 }
@@ -194,7 +195,7 @@ func FuzzAgent(f *testing.F) {
 	f.Add(framed(bindMessage(f, host, session(1), true), bindMessage(f, host, session(2), false),
 		append(appendString(appendString([]byte{msgSign}, cert.Marshal()), authRequest(session(2), "root", cert, host.PublicKey())), 0, 0, 0, 0)))
 	f.Add(framed(append(appendString(appendString([]byte{msgSign}, cert.Marshal()), sshsigRequest()), 0, 0, 0, 0)))
-	f.Add(framed(appendString([]byte{msgExtension}, extForwarded), appendString([]byte{msgRemove}, cert.Marshal())))
+	f.Add(framed(appendString(appendString([]byte{msgExtension}, extForwarded), "hop"), appendString([]byte{msgRemove}, cert.Marshal())))
 	f.Add(framed(appendString([]byte{msgLock}, "x"), appendString([]byte{msgUnlock}, "x")))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 11})
 	login := Identity{Certificate: cert, Comment: "root", Sign: func(_ context.Context, data []byte) (*ssh.Signature, error) {
@@ -274,7 +275,7 @@ func BenchmarkSignSoftware(b *testing.B) {
 			b.Fatal(err)
 		}
 		k := talk{b, c}
-		if len(k.keys()) != 1 || k.sign(cert, data) == nil {
+		if len(k.keys()) != 2 || k.sign(cert, data) == nil {
 			b.Fatal("refused")
 		}
 		_ = c.Close()
