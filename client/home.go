@@ -54,6 +54,10 @@ func OpenHome(dir string) (*Home, error) {
 // Dir is the folder's absolute path.
 func (h *Home) Dir() string { return h.dir }
 
+// agentSocket is the agent's (package client/agent), in a home whose path leaves
+// room for it.
+const agentSocket = "agent.sock"
+
 // DeviceState is where the TPM's enrollment is kept. It survives logout: it
 // belongs to the machine, not to a login.
 func (h *Home) DeviceState() string { return h.path("device", "state.json") }
@@ -88,7 +92,7 @@ func (h *Home) makePrivate() error {
 		return err
 	}
 	for _, e := range entries {
-		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device", lockFileName}, e.Name()) {
+		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device", lockFileName, agentSocket, agentSocket + ".lock"}, e.Name()) {
 			return nil
 		}
 	}

@@ -45,6 +45,16 @@ const (
 	// others between two of the files. A login takes longer than reading them.
 	readAttempts = 3
 
+	// renewalLead is how long before its end a login is renewed at the latest,
+	// where it lasts twice as long: a server that is down for a minute, or a
+	// network that comes back after a train's tunnel, is no reason to log in.
+	renewalLead = 5 * time.Minute
+
+	// renewalPause is between two attempts, and grows with failures up to
+	// maxRenewalPause.
+	renewalPause    = 15 * time.Second
+	maxRenewalPause = 5 * time.Minute
+
 	// maxResponse bounds one API message. The largest is a list of nodes:
 	// 10,000 at 1 KiB each.
 	maxResponse = 16 << 20
