@@ -157,6 +157,13 @@ func (a *Agent) Expire() {
 	a.expireLocked(a.cfg.Now())
 }
 
+// Empty forgets all keys of ssh-add, as when their owner has logged out.
+func (a *Agent) Empty() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.added = nil
+}
+
 // Added is how many keys of ssh-add there are.
 func (a *Agent) Added() int {
 	a.mu.Lock()

@@ -29,6 +29,8 @@ func newSeat(t *testing.T) *seat {
 	dir := t.TempDir()
 	return &seat{t: t, now: time.Now, env: map[string]string{
 		"DTSH_HOME": filepath.Join(dir, "dtsh"), "DTSH_DMI_DIR": filepath.Join(dir, "dmi"), "DTSH_TPM": filepath.Join(dir, "no-tpm"),
+		// It would be the program of the tests.
+		"DTSH_AGENT": "off",
 	}}
 }
 
@@ -160,7 +162,7 @@ func TestAWrongCommandLineIsStatus2(t *testing.T) {
 	for _, line := range []string{
 		"", "lgoin", "login --bogus", "login extra", "login --ca-pin=md5:00", "login --proxy=a/b", "login --ttl=0", "login --ttl=abc",
 		"login --password-stdin", "ls env", "ssh", "ssh Root@web-1", "ssh @web-1", "ssh root@", "ssh -L 1:a root@web-1", "ssh -N root@web-1 true",
-		"ssh -p 0x root@web-1", "device", "device enroll", "device enroll --token=x --current-device", "device bogus", "scp a b", "agent", "mfa ls",
+		"ssh -p 0x root@web-1", "device", "device enroll", "device enroll --token=x --current-device", "device bogus", "scp a b", "mfa ls",
 		"status --format=xml",
 	} {
 		got := s.dtsh(strings.Fields(line)...)
@@ -173,7 +175,7 @@ func TestAWrongCommandLineIsStatus2(t *testing.T) {
 func TestWhatIsNotInThisVersionSaysSo(t *testing.T) {
 	s := newSeat(t)
 	for line, name := range map[string]string{
-		"agent": "dtsh agent", "mfa ls": "dtsh mfa", "login --otp=123456": "dtsh login --otp",
+		"mfa ls": "dtsh mfa", "login --otp=123456": "dtsh login --otp",
 	} {
 		want(t, s.dtsh(strings.Fields(line)...), 2, "", `^ERROR: `+name+` is not in this version\n`)
 	}

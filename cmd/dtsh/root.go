@@ -31,7 +31,7 @@ func newRoot(env *cli.Env) *cobra.Command {
 	a := &app{Env: env}
 	root := &cobra.Command{
 		Use:         "dtsh",
-		Annotations: cli.Later("agent", "mfa"),
+		Annotations: cli.Later("mfa"),
 		Short:       "Log in, enroll this device, reach servers",
 		Long: `dtsh logs you in to a cluster, proves with this machine's TPM which device you
 are at, and reaches the cluster's servers.
@@ -57,7 +57,7 @@ does anything there that is not a truth value).`,
 	flags.StringVar(&a.caFile, "ca-file", "", "believe the cluster whose CA is in this PEM file")
 	root.AddCommand(
 		a.loginCommand(), a.logoutCommand(), a.statusCommand(),
-		a.lsCommand(), a.sshCommand(), a.scpCommand(), a.proxyCommand(), a.configCommand(),
+		a.lsCommand(), a.sshCommand(), a.scpCommand(), a.proxyCommand(), a.configCommand(), a.agentCommand(),
 		a.deviceCommand(), a.passwdCommand(),
 	)
 	return root

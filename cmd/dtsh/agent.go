@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"devicetrust/api"
+	"devicetrust/client"
+	"devicetrust/client/agent"
+	"devicetrust/cmd/internal/cli"
+)
+
+// agentFlags are how the agent is run.
+type agentFlags struct {
+	socket                string
+	background, kill, csh bool
+	detached              bool // what --background starts
+}
+
+func (a *app) agentCommand() *cobra.Command {
+	var f agentFlags
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Serve the logins' keys to ssh, git and others, as ssh-agent does",
+		Long: `Serve the keys and certificates of your logins to ssh, git and whatever else
+speaks to an ssh-agent, and renew logins of this device before they expire. Keys
+that ssh-add brings are served too, from memory.
+
+A login's key signs authentications of ssh and ssh-keygen -Y sign, and nothing
+else. Where the agent is forwarded to a server, it signs only if your roles
+permit agent forwarding, and only at servers of the cluster.
+
+"dtsh login" starts it in the background where the login's key is in the TPM
+(--no-agent or DTSH_AGENT=off keeps it from that). An agent in the background
+ends when nobody is logged in any more.`,
+		Example: `  eval "$(dtsh agent --background)"
+  dtsh agent                  # in the foreground, until interrupted
+  dtsh agent --kill`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runAgent(c.Context(), f) },
+	}
+	flags := c.Flags()
+	flags.StringVar(&f.socket, "socket", "", "listen on this socket (default: agent.sock in DTSH_HOME; on Windows a named pipe)")
+	flags.BoolVar(&f.background, "background", false, "start the agent and return when it serves")
+	flags.BoolVar(&f.kill, "kill", false, "end the agent that serves the socket")
+	flags.BoolVarP(&f.csh, "csh", "c", false, "print commands for a C shell")
+	flags.BoolVar(&f.detached, "detached", false, "be the agent that --background starts")
+	_ = flags.MarkHidden("detached")
+	c.MarkFlagsMutuallyExclusive("background", "kill", "detached")
+	return c
+}
+
+func (a *app) runAgent(ctx context.Context, f agentFlags) error {
+	home, err := a.home()
+	if err != nil {
+		return err
+	}
+	path := a.agentSocket(home)
+	if f.socket != "" {
+		if path, err = absoluteSocket(f.socket); err != nil {
+			return err
+		}
+	}
+	switch {
+	case f.kill:
+		if err := agent.Stop(ctx, path); err != nil {
+			return err
+		}
+		return a.printVariables("", 0, f.csh)
+	case f.background:
+		pid, err := a.startAgent(ctx, home, path)
+		if err != nil {
+			return err
+		}
+		return a.printVariables(path, pid, f.csh)
+	}
+	l, err := inheritedSocket(a.Getenv)
+	if err == nil && l == nil {
+		l, err = agent.Listen(path)
+	}
+	if err != nil {
+		return err
+	}
+	if f.detached {
+		// Whoever waits for this reads no more than the line.
+		if _, err := fmt.Fprintln(a.Stdout, agentReady); err != nil {
+			_ = l.Close()
+			return err
+		}
+		letGo()
+	} else if err := a.printVariables(path, 0, f.csh); err != nil {
+		_ = l.Close()
+		return err
+	}
+	return a.serveAgent(ctx, home, path, l, f.detached)
+}
+
+// agentSocket is where the agent of home is unless another place is named.
+func (a *app) agentSocket(home *client.Home) string {
+	return agent.SocketPath(home.Dir(), a.Getenv("XDG_RUNTIME_DIR"), os.TempDir())
+}
+
+// pipePrefix is of the named pipes of Windows.
+const pipePrefix = `\\.\pipe\`
+
+func absoluteSocket(path string) (string, error) {
+	if strings.HasPrefix(path, pipePrefix) {
+		return path, nil
+	}
+	return filepath.Abs(path)
+}
+
+// How often the agent looks whether somebody is logged in, and what is to be
+// renewed.
+const agentInterval = 10 * time.Second
+
+// serveAgent serves l, at path, until ctx ends, somebody stops it or, in the
+// background, nobody is logged in any more, or the home is gone.
+func (a *app) serveAgent(ctx context.Context, home *client.Home, path string, l net.Listener, detached bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	log := a.Log()
+	if detached {
+		log = slog.New(slog.DiscardHandler)
+		home.Chip.Waiting = nil
+	}
+	home.Chip.Keep = true
+	keys := agent.New(agent.Config{Source: home.AgentSource(log), Now: a.Now, Log: log})
+	renewals := client.NewRenewals(home, a.machine(home), client.Options{Now: a.Now, Log: log})
+	var both sync.WaitGroup
+	defer both.Wait()
+	defer cancel()
+	both.Go(func() { every(ctx, agentInterval, func() { renewals.Step(ctx) }) })
+	had := false
+	both.Go(func() {
+		every(ctx, agentInterval, func() {
+			keys.Expire()
+			if detached && (gone(home.Dir()) || !strings.HasPrefix(path, pipePrefix) && gone(path)) {
+				cancel()
+				return
+			}
+			logins, err := home.Logins()
+			if err != nil {
+				return // a disk that does not answer is no logout
+			}
+			has := len(logins) > 0
+			if had && !has {
+				keys.Empty()
+				if detached {
+					cancel()
+				}
+			}
+			had = has
+		})
+	})
+	err := keys.Serve(ctx, l)
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func gone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// every calls f now and then again, until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		f()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// printVariables prints what a shell evaluates, as ssh-agent does. An empty path
+// is for an agent that has ended, and no pid for one that was there before.
+func (a *app) printVariables(path string, pid int, csh bool) error {
+	var b strings.Builder
+	set := func(name, value string) {
+		if csh {
+			fmt.Fprintf(&b, "setenv %s %s;\n", name, quoted(value))
+		} else {
+			fmt.Fprintf(&b, "%s=%s; export %s;\n", name, quoted(value), name)
+		}
+	}
+	unset := "unset"
+	if csh {
+		unset = "unsetenv"
+	}
+	switch {
+	case path == "":
+		fmt.Fprintf(&b, "%s SSH_AUTH_SOCK;\n%s SSH_AGENT_PID;\necho Agent stopped;\n", unset, unset)
+	case pid == 0:
+		set("SSH_AUTH_SOCK", path)
+	default:
+		set("SSH_AUTH_SOCK", path)
+		set("SSH_AGENT_PID", strconv.Itoa(pid))
+		fmt.Fprintf(&b, "echo Agent pid %d;\n", pid)
+	}
+	_, err := io.WriteString(a.Stdout, b.String())
+	return err
+}
+
+// quoted is s as one word of a shell.
+func quoted(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// agentReady is what an agent in the background says when its socket serves.
+const agentReady = "ready"
+
+// agentStart bounds the time until then.
+const agentStart = 10 * time.Second
+
+// ensureAgent gives the socket of the home's agent, which it starts in the
+// background where none runs. It is empty where DTSH_AGENT=off.
+func (a *app) ensureAgent(ctx context.Context, home *client.Home) (string, error) {
+	if a.Getenv("DTSH_AGENT") == "off" {
+		return "", nil
+	}
+	path := a.agentSocket(home)
+	_, err := a.startAgent(ctx, home, path)
+	return path, err
+}
+
+// startAgent starts an agent in the background and returns when it serves. pid is
+// 0 where one was running.
+func (a *app) startAgent(ctx context.Context, home *client.Home, path string) (pid int, err error) {
+	if agent.Running(ctx, path) {
+		return 0, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("cannot start the agent: %w", err)
+	}
+	cmd := exec.Command(self, "agent", "--detached", "--socket="+path) //nolint:noctx // it outlives this program
+	cmd.Dir = string(filepath.Separator)
+	cmd.Env = append(os.Environ(), "DTSH_HOME="+home.Dir())
+	for _, name := range []string{"DTSH_TPM", "DTSH_TPM_EVENT_LOG", "DTSH_DMI_DIR"} {
+		if value := a.Getenv(name); value != "" {
+			cmd.Env = append(cmd.Env, name+"="+absoluteDevice(value))
+		}
+	}
+	detach(cmd)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, fmt.Errorf("cannot start the agent: %w", err)
+	}
+	complaint, err := cmd.StderrPipe()
+	if err != nil {
+		return 0, fmt.Errorf("cannot start the agent: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("cannot start the agent: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, agentStart)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = out.Close(); _ = complaint.Close() })()
+	line, _ := bufio.NewReader(io.LimitReader(out, 64)).ReadString('\n')
+	if strings.TrimSpace(line) == agentReady {
+		pid := cmd.Process.Pid
+		return pid, cmd.Process.Release()
+	}
+	// It has ended, or does not begin in time.
+	text, _ := io.ReadAll(io.LimitReader(complaint, 4096))
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	// Two that start at once: the other one serves.
+	if agent.Running(ctx, path) {
+		return 0, nil
+	}
+	return 0, api.Refuse(connect.CodeUnavailable, "the agent did not start: %s", cli.Safe(firstLine(string(text)))).
+		WithHint("See why with: dtsh agent --debug")
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	line = strings.TrimPrefix(strings.TrimSpace(line), "ERROR: ")
+	if line == "" {
+		return "it gave no reason"
+	}
+	return line
+}
+
+// absoluteDevice is a variable's path as it is from another folder.
+func absoluteDevice(value string) string {
+	kind, path, ok := strings.Cut(value, ":")
+	switch {
+	case value == "off" || ok && kind != "unix":
+		return value
+	case ok:
+		kind += ":"
+	default:
+		kind, path = "", value
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return value
+	}
+	return kind + abs
+}
+
+// inheritedSocket is the one that systemd has opened for us (sd_listen_fds(3));
+// nil where it has not.
+func inheritedSocket(getenv func(string) string) (net.Listener, error) {
+	if getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil, nil //nolint:nilnil // said above
+	}
+	if n := getenv("LISTEN_FDS"); n != "1" {
+		return nil, api.Refuse(connect.CodeInvalidArgument, "%.16q sockets were handed over, want 1", n)
+	}
+	const first = 3 // SD_LISTEN_FDS_START
+	f := os.NewFile(first, "socket")
+	defer f.Close() //nolint:errcheck // the listener has its own
+	return agent.Inherited(f)
+}
