@@ -64,12 +64,13 @@ var arrows = map[string][]string{
 	"client/machine": with(wire, "devices/assettag"),
 	"client/forward": {},
 	"client/files":   {"api"},
+	"client/fanout":  {},
 	// floor 5
 	"cmd/internal/cli": with(wire, "resource"),
 	"cmd/dtauthd": {"cmd/internal/cli", "authd", "store", "audit", "ca", "login", "devices",
 		"policy/catalog"},
 	"cmd/dtnoded": {"cmd/internal/cli", "node", "node/sshd", "api"},
-	"cmd/dtsh": with(wire, "cmd/internal/cli", "client", "client/files", "client/machine", "client/forward", "client/agent", "identity",
+	"cmd/dtsh": with(wire, "cmd/internal/cli", "client", "client/fanout", "client/files", "client/machine", "client/forward", "client/agent", "identity",
 		"resource", "devices/assettag", "devices/tpm"),
 	"cmd/dtctl": with(wire, "cmd/internal/cli", "client", "resource", "policy", "audit/event"),
 }
@@ -84,7 +85,7 @@ var testOnly = []string{"store/storetest", "policy/vectors", "devices/tpm/tpmtes
 // What runs on servers and laptops does not contain the signer, nor what it
 // signs from.
 var (
-	outside = []string{"node", "node/sshd", "feed", "client", "client/files", "client/machine", "client/forward", "client/agent", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
+	outside = []string{"node", "node/sshd", "feed", "client", "client/fanout", "client/files", "client/machine", "client/forward", "client/agent", "cmd/dtnoded", "cmd/dtsh", "cmd/dtctl"}
 	inside  = []string{"ca", "login", "devices", "devices/mdm", "policy/catalog", "store", "audit", "authd"}
 )
 

@@ -138,6 +138,10 @@ func direct(host, port string) Target {
 	return Target{Shown: address, Addresses: []string{address}, Name: host}
 }
 
+// TargetOf is where a node of the list is. port, where not empty, is used in
+// place of the node's own.
+func TargetOf(n resource.Node, port string) (Target, error) { return nodeTarget(n, port) }
+
 // nodeTarget believes the cluster where the node is, and only the host
 // certificate that it is the node: the address may be anybody's by now.
 func nodeTarget(n resource.Node, port string) (Target, error) {
