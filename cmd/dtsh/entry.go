@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -16,6 +17,8 @@ type entry struct {
 	creds       client.Credentials
 	authorities []ssh.PublicKey
 	options     client.Options
+	// timeout of each connection to a node; zero is the usual one.
+	timeout time.Duration
 }
 
 // enter reads the login once; close what it returns.
@@ -38,6 +41,6 @@ func (a *app) enter() (*entry, error) {
 // into connects to one node; close what it returns.
 func (e *entry) into(ctx context.Context, login string, target client.Target, banner io.Writer) (*ssh.Client, error) {
 	return client.SSHLogin{
-		Login: login, Target: target, Credentials: e.creds, Authorities: e.authorities, Banner: banner,
+		Login: login, Target: target, Credentials: e.creds, Authorities: e.authorities, Banner: banner, Timeout: e.timeout,
 	}.Connect(ctx, e.options)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -19,27 +20,40 @@ import (
 
 // many is a command for all nodes with some labels.
 type many struct {
+	options              sshOptions
 	login, command, port string
 	labels               map[string]string
-	parallel             int
 }
 
 // isSelector tells LABEL=VALUE,… from a node: no host has a "=" in it.
 func isSelector(host string) bool { return strings.Contains(host, "=") }
 
-// newMany reads what a person asks of many nodes.
-func newMany(login, selector, command string, parallel int) (many, error) {
-	labels, err := client.ParseLabels(strings.Split(selector, ","))
-	if err != nil {
+// newMany reads what a person asks of many nodes. What only one can have is
+// refused.
+func newMany(o sshOptions, login, selector, command string) (many, error) {
+	m := many{options: o, login: login, command: command}
+	var err error
+	if m.labels, err = client.ParseLabels(strings.Split(selector, ",")); err != nil {
 		return many{}, cli.Usagef("%v", err)
 	}
 	if command == "" {
 		return many{}, cli.Usagef("many servers at a time run a command, and no shell: want one after %q", selector)
 	}
-	if parallel < 1 || parallel > fanout.MaxParallel {
-		return many{}, cli.Usagef("--parallel is %d: want 1 to %d", parallel, fanout.MaxParallel)
+	if o.parallel < 1 || o.parallel > fanout.MaxParallel {
+		return many{}, cli.Usagef("--parallel is %d: want 1 to %d", o.parallel, fanout.MaxParallel)
 	}
-	return many{login: login, command: command, labels: labels, parallel: parallel}, nil
+	for what, asked := range map[string]bool{
+		"a terminal (-t)": o.tty == ttyAsked, "-N": o.noCommand, "forwarding (-L, -R, -D)": len(o.forwards) > 0,
+		"an agent (-A)": o.agent, "nodes on the way (-J)": len(o.jump) > 0,
+	} {
+		if asked {
+			return many{}, cli.Usagef("%s is not for many servers at a time: name one", what)
+		}
+	}
+	if o.port != 0 {
+		m.port = strconv.Itoa(int(o.port))
+	}
+	return m, nil
 }
 
 // outcome is how it went on one node.
@@ -57,6 +71,7 @@ func (a *app) runMany(ctx context.Context, m many) (int, error) {
 		return 0, err
 	}
 	defer e.Close()
+	e.timeout = m.options.connectTimeout
 	nodes, err := e.Nodes(ctx, m.labels)
 	if err != nil {
 		return 0, err
@@ -69,7 +84,7 @@ func (a *app) runMany(ctx context.Context, m many) (int, error) {
 	defer end(nil)
 	var screen fanout.Screen
 	results := make([]outcome, len(nodes))
-	fanout.Each(ctx, len(nodes), m.parallel, func(i int) {
+	fanout.Each(ctx, len(nodes), m.options.parallel, func(i int) {
 		r := &results[i]
 		r.name = nameAmong(nodes, i)
 		out, errs := a.lines(&screen, a.Stdout, i, r.name), a.lines(&screen, a.Stderr, i, r.name)
@@ -92,13 +107,21 @@ func (a *app) runOne(ctx context.Context, e *entry, m many, n resource.Node, out
 	if err != nil {
 		return 0, err
 	}
-	conn, err := e.into(ctx, m.login, target, errs)
+	banner := errs
+	if m.options.quiet {
+		banner = io.Discard
+	}
+	conn, err := e.into(ctx, m.login, target, banner)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close() //nolint:errcheck // the session has ended
+	s := a.session(m.options, m.command)
 	// Nobody can type to many at a time.
-	return client.SSHSession{Command: m.command, Stdin: strings.NewReader(""), Stdout: out, Stderr: errs}.Run(ctx, conn)
+	s.PTY, s.Terminal, s.Escape, s.Stdin = false, nil, 0, strings.NewReader("")
+	s.Stdout, s.Stderr = out, errs
+	status, err := s.Run(ctx, conn)
+	return status, e.creds.ExplainEnd(err, a.Now())
 }
 
 // nameAmong is the node's name, with its address where others have the name.

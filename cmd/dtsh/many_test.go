@@ -53,7 +53,8 @@ func TestManyNodesAreNamedByLabel(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"ssh root@env=prod", "ssh -t root@env=prod true", "ssh root@env=prod,x true", "ssh root@=prod true",
-		"ssh --parallel=0 root@env=prod true", "ssh --parallel=101 root@env=prod true", "ssh Root@env=prod true"} {
+		"ssh --parallel=0 root@env=prod true", "ssh --parallel=101 root@env=prod true", "ssh Root@env=prod true",
+		"ssh -N root@env=prod", "ssh -N root@env=prod true", "ssh -A root@env=prod true", "ssh -J web-1 root@env=prod true", "ssh -L 1:a:1 root@env=prod true"} {
 		want(t, s.dtsh(strings.Fields(line)...), 2, "", "^ERROR: ")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"devicetrust/client"
+	"devicetrust/client/fanout"
 	"devicetrust/cmd/internal/cli"
 	"devicetrust/identity"
 )
@@ -31,6 +32,11 @@ func (a *app) sshCommand() *cobra.Command {
 or HOST:PORT. What follows it is the command, flags included. The exit status is
 the command's, or 255 where there was no session.
 
+LABEL=VALUE,… in place of NODE runs a command on all servers that have these
+labels, without input. The name of the server is before each line; a summary is
+on stderr. The exit status is 0 where all succeeded, else the highest, or 255
+where there was no session with one.
+
 Flags and -o are ssh's, as far as they are here; an option that is not is
 refused. Listeners are on the loopback unless BIND says otherwise. -A lets the
 server use your agent: that of dtsh where it runs, else the one at
@@ -40,6 +46,7 @@ to each.
 At the beginning of a line on a terminal, ~. ends the connection, ~^Z suspends
 dtsh, ~# lists what is forwarded, ~~ is one ~, and ~? tells all that.`,
 		Example: `  dtsh ssh root@server-1
+  dtsh ssh root@env=prod,role=web uptime
   dtsh ssh -l root server-1 uptime
   dtsh ssh -t root@server-1 top
   dtsh ssh -N -L 5432:localhost:5432 root@db-1
@@ -54,6 +61,10 @@ dtsh, ~# lists what is forwarded, ~~ is one ~, and ~? tells all that.`,
 				return err
 			}
 			command := commandLine(args[1:])
+			if isSelector(host) {
+				status, err := a.runSelector(c.Context(), o, login, host, command)
+				return sshStatus(status, err)
+			}
 			if o.noCommand && command != "" {
 				return cli.Usagef("a command, and -N, which runs none")
 			}
@@ -90,6 +101,7 @@ func (o *sshOptions) addFlags(c *cobra.Command) {
 			flag.NoOptDefVal = "true"
 		}
 	}
+	c.Flags().IntVar(&o.parallel, "parallel", fanout.DefaultParallel, "how many servers at a time, of those with LABEL=VALUE")
 }
 
 // sshStatus is what dtsh ends with after a session, or none.
@@ -267,6 +279,15 @@ func (a *app) use(ctx context.Context, o sshOptions, node *reached, s client.SSH
 		forwards.Wait(ctx)
 	}
 	return status, err
+}
+
+// runSelector runs the command on all nodes that the selector names.
+func (a *app) runSelector(ctx context.Context, o sshOptions, login, selector, command string) (int, error) {
+	m, err := newMany(o, login, selector, command)
+	if err != nil {
+		return 0, err
+	}
+	return a.runMany(ctx, m)
 }
 
 func (a *app) session(o sshOptions, command string) client.SSHSession {

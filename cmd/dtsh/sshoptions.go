@@ -39,6 +39,7 @@ type sshOptions struct {
 	quiet          bool
 	debug          bool
 	batch          bool
+	parallel       int // of many servers
 
 	// given are the options that have had their word.
 	given map[string]bool
