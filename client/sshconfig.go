@@ -79,22 +79,21 @@ func (p *Profile) hostBlock(n resource.Node, keys string) (string, error) {
 
 // configKeys are the lines that are the same for every node.
 //
-// Of a key in the TPM ssh gets the public half: it asks the agent to sign where
-// that has the same key, and shows the certificate that it finds in the file
-// (pubkey_prepare and sign_and_send_pubkey of OpenSSH's sshconnect2.c). An agent
-// that has the key with its certificate only would not be asked.
+// Of a login in the TPM ssh gets the certificate, as its identity: it asks the
+// agent to sign where that has the same certificate (pubkey_prepare of OpenSSH's
+// sshconnect2.c). CertificateFile would not do: for that one ssh wants the plain
+// key from a file, or from an agent that lists it beside the certificate.
 func (p *Profile) configKeys(agent string) (string, error) {
 	type line struct{ key, path string }
-	lines := []line{{"CertificateFile", p.keyPath(p.User + certificateSuffix)}}
-	if agent == "" {
-		lines = append(lines, line{"IdentityFile", p.keyPath(p.User)})
-	} else {
+	certificate := p.keyPath(p.User + certificateSuffix)
+	lines := []line{{"CertificateFile", certificate}, {"IdentityFile", p.keyPath(p.User)}}
+	if agent != "" {
 		// Where it is not absolute it may be another word to ssh: "none",
 		// "SSH_AUTH_SOCK" and "$NAME" are no paths.
 		if !filepath.IsAbs(agent) {
 			return "", unquotable(agent)
 		}
-		lines = append(lines, line{"IdentityFile", p.keyPath(p.User + ".pub")}, line{"IdentityAgent", agent})
+		lines = []line{{"IdentityFile", certificate}, {"IdentityAgent", agent}}
 	}
 	lines = append(lines, line{"UserKnownHostsFile", p.keyPath(knownHostsFile)})
 	var b strings.Builder
