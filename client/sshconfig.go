@@ -79,21 +79,23 @@ func (p *Profile) hostBlock(n resource.Node, keys string) (string, error) {
 
 // configKeys are the lines that are the same for every node.
 //
-// Of a login in the TPM ssh gets the certificate, as its identity: it asks the
-// agent to sign where that has the same certificate (pubkey_prepare of OpenSSH's
-// sshconnect2.c). CertificateFile would not do: for that one ssh wants the plain
-// key from a file, or from an agent that lists it beside the certificate.
+// Of a key in the TPM ssh gets the public half: it has the agent sign where that
+// lists the same plain key, and shows the certificate that is in the file
+// (pubkey_prepare and sign_and_send_pubkey of OpenSSH's sshconnect2.c), which may
+// have been renewed meanwhile. An agent that lists the certificate alone is not
+// asked.
 func (p *Profile) configKeys(agent string) (string, error) {
 	type line struct{ key, path string }
-	certificate := p.keyPath(p.User + certificateSuffix)
-	lines := []line{{"CertificateFile", certificate}, {"IdentityFile", p.keyPath(p.User)}}
-	if agent != "" {
+	lines := []line{{"CertificateFile", p.keyPath(p.User + certificateSuffix)}}
+	if agent == "" {
+		lines = append(lines, line{"IdentityFile", p.keyPath(p.User)})
+	} else {
 		// Where it is not absolute it may be another word to ssh: "none",
 		// "SSH_AUTH_SOCK" and "$NAME" are no paths.
 		if !filepath.IsAbs(agent) {
 			return "", unquotable(agent)
 		}
-		lines = []line{{"IdentityFile", certificate}, {"IdentityAgent", agent}}
+		lines = append(lines, line{"IdentityFile", p.keyPath(p.User + ".pub")}, line{"IdentityAgent", agent})
 	}
 	lines = append(lines, line{"UserKnownHostsFile", p.keyPath(knownHostsFile)})
 	var b strings.Builder
