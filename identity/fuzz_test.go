@@ -20,6 +20,10 @@ func FuzzSSHCertificate(f *testing.F) {
 	plain := alice()
 	plain.Device, plain.Evidence, plain.Traits, plain.Logins, plain.PinSourceIP = Device{}, Evidence{}, nil, nil, false
 	f.Add(wire(f, encode(f, plain, key), authority).Marshal())
+	f.Add(wire(f, encode(f, attested(), key), authority).Marshal())
+	half := encode(f, attested(), key)
+	delete(half.Extensions, extKeyAttestation)
+	f.Add(wire(f, half, authority).Marshal())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parsed, err := ssh.ParsePublicKey(data)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +39,13 @@ func alice() Identity {
 		ValidAfter:       now.Add(-time.Minute),
 		ValidBefore:      now.Add(time.Hour),
 	}
+}
+
+// attested is alice with a key in the TPM of the device.
+func attested() Identity {
+	id := alice()
+	id.PrivateKeyPolicy, id.KeyAttestation = KeyPolicyHardware, strings.Repeat("0a", 32)
+	return id
 }
 
 func newSigner(t testing.TB, key crypto.Signer) ssh.Signer {

@@ -86,11 +86,23 @@ func (id *Identity) readTexts(cert *ssh.Certificate) *Refused {
 	if id.Device.Trusted() {
 		id.Evidence = evidenceOf(cert.Extensions[extDeviceEvidence])
 	}
-	// As with evidence: what cannot be read is none.
-	if text := cert.Extensions[extKeyAttestation]; checkKeyAttestation(text) == nil {
+	id.readAttestation(cert.Extensions[extKeyAttestation])
+	return nil
+}
+
+// readAttestation: as with evidence, what cannot be read is none, and half of
+// what says that the key is in the TPM says nothing.
+func (id *Identity) readAttestation(text string) {
+	if checkKeyAttestation(text) == nil {
 		id.KeyAttestation = text
 	}
-	return nil
+	if id.KeyAttested() {
+		return
+	}
+	id.KeyAttestation = ""
+	if id.PrivateKeyPolicy == KeyPolicyHardware {
+		id.PrivateKeyPolicy = KeyPolicyNone
+	}
 }
 
 // evidenceOf reads device-evidence. What it cannot read is no evidence, as half
