@@ -13,7 +13,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"time"
 
@@ -214,9 +213,6 @@ func parseChipKeys(data []byte) (tpm.LoginKeys, error) {
 	var f chipKeysFile
 	if err := dec.Decode(&f); err != nil {
 		return tpm.LoginKeys{}, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return tpm.LoginKeys{}, errors.New("more follows")
 	}
 	if bytes.Equal(f.SSH.Public, f.TLS.Public) {
 		return tpm.LoginKeys{}, errors.New("one key is to serve SSH and TLS")

@@ -85,7 +85,11 @@ func TestARenewalNeverMakesALoginLess(t *testing.T) {
 	if err := notLess(before, before); err != nil {
 		t.Error(err)
 	}
-	// The server's answer to the end.
+	// The server's answers to the end.
+	c.Unattested = true
+	if _, err := p.Renew(t.Context(), m, options()); err == nil || !strings.Contains(err.Error(), "unusable answer") {
+		t.Errorf("error %v", err)
+	}
 	weaker := loggedIn(t, c, newHome(t), nil)
 	creds, err := weaker.Credentials()
 	if err != nil {

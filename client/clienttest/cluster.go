@@ -51,6 +51,8 @@ type Cluster struct {
 	Passwords map[string]string
 	// Roles and Logins of everybody.
 	Roles, Logins []string
+	// Unattested leaves out of certificates that their key is in a TPM.
+	Unattested bool
 	// Life of certificates.
 	Life time.Duration
 	// Renewable is what it says of how long a device's login can be renewed.

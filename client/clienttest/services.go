@@ -46,7 +46,7 @@ func (c *Cluster) issue(user string, sshKey, tlsKey []byte, device identity.Devi
 	if device.Trusted() {
 		id.Evidence = Evidence
 	}
-	if inTPM {
+	if inTPM && !c.Unattested {
 		id.PrivateKeyPolicy, id.KeyAttestation = identity.KeyPolicyHardware, attestation
 	}
 	pub, err := ssh.ParsePublicKey(sshKey)
