@@ -49,6 +49,8 @@ func Listen(path string) (net.Listener, error) {
 		return nil, api.Refuse(connect.CodeInvalidArgument, "cannot listen on %q: the path of a socket has at most %d bytes", path, maxPath).
 			WithHint("Name a shorter one with: dtsh agent --socket=PATH")
 	}
+	_, err := os.Lstat(filepath.Dir(path))
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := checkFolder(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -61,7 +63,7 @@ func Listen(path string) (net.Listener, error) {
 		_ = held.Close()
 		return nil, err
 	}
-	l.held = held
+	l.held, l.made = held, made
 	return l, nil
 }
 
@@ -95,19 +97,33 @@ func notOurs(dir string) error {
 // hold takes the lock of a socket, which ends with the process: of two agents
 // that start at once, one must not remove the other's socket as left over.
 func hold(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("cannot lock the agent's socket: %w", err)
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		// Whoever had it before removes the file; the lock on that is no lock.
+		if err == nil && isAt(f, path) {
+			return f, nil
+		}
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrRunning
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot lock the agent's socket: %w", err)
+		}
+	}
+}
+
+func isAt(f *os.File, path string) bool {
+	have, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock the agent's socket: %w", err)
+		return false
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	_ = f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, ErrRunning
-	}
-	return nil, fmt.Errorf("cannot lock the agent's socket: %w", err)
+	now, err := os.Lstat(path)
+	return err == nil && os.SameFile(have, now)
 }
 
 func listenHeld(path string) (*socket, error) {
@@ -152,6 +168,7 @@ type socket struct {
 	path string
 	info fs.FileInfo // nil where somebody else made the socket
 	held *os.File
+	made bool // the folder, by us
 }
 
 // Inherited is the listener on a socket that was opened by whoever started the
@@ -191,7 +208,13 @@ func (s *socket) Close() error {
 		}
 	}
 	if s.held != nil {
+		if isAt(s.held, s.path+".lock") {
+			_ = os.Remove(s.path + ".lock")
+		}
 		_ = s.held.Close()
+	}
+	if s.made {
+		_ = os.Remove(filepath.Dir(s.path)) // where it is empty
 	}
 	return err
 }
