@@ -239,15 +239,16 @@ const agentReady = "ready"
 // agentStart bounds the time until then.
 const agentStart = 10 * time.Second
 
-// ensureAgent gives the socket of the home's agent, which it starts in the
-// background where none runs. It is empty where DTSH_AGENT=off.
-func (a *app) ensureAgent(ctx context.Context, home *client.Home) (string, error) {
-	if a.Getenv("DTSH_AGENT") == "off" {
-		return "", nil
+// offerAgent starts the home's agent in the background where none runs and the
+// person has not ruled it out. What was asked for goes on without.
+func (a *app) offerAgent(ctx context.Context, home *client.Home) {
+	if a.noAgent || a.Getenv("DTSH_AGENT") == "off" {
+		return
 	}
-	path := a.agentSocket(home)
-	_, err := a.startAgent(ctx, home, path)
-	return path, err
+	if _, err := a.startAgent(ctx, home, a.agentSocket(home)); err != nil {
+		message, _ := cli.Explain(err)
+		fmt.Fprintf(a.Stderr, "WARNING: programs other than dtsh cannot use the login's key: %s\n", cli.Safe(message))
+	}
 }
 
 // startAgent starts an agent in the background and returns when it serves. pid is

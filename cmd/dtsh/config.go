@@ -64,11 +64,30 @@ func (a *app) sshConfig(ctx context.Context, p *client.Profile, conn *client.Con
 	if err != nil {
 		return "", 0, err
 	}
-	text, skipped, err := p.SSHConfig(nodes, "")
+	socket, err := a.configSocket(ctx, p)
+	if err != nil {
+		return "", 0, err
+	}
+	text, skipped, err := p.SSHConfig(nodes, socket)
 	for _, s := range skipped {
 		fmt.Fprintf(a.Stderr, "WARNING: %s\n", cli.Safe(s.Error()))
 	}
 	return text, len(nodes) - len(skipped), err
+}
+
+// configSocket is the socket of the agent that ssh is to ask, which runs after
+// this; empty where the login's key is in a file.
+func (a *app) configSocket(ctx context.Context, p *client.Profile) (string, error) {
+	creds, err := p.Credentials()
+	if err != nil || !creds.InTPM() {
+		return "", err
+	}
+	home, err := a.home()
+	if err != nil {
+		return "", err
+	}
+	a.offerAgent(ctx, home)
+	return a.agentSocket(home), nil
 }
 
 func (a *app) writeConfig(ctx context.Context, file string) error {

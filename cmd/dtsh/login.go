@@ -41,6 +41,7 @@ earlier one goes on until you log out.`,
 		},
 	}
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from the first line of stdin")
+	c.Flags().BoolVar(&a.noAgent, "no-agent", false, "start no agent for a key in the TPM (DTSH_AGENT=off does so for all logins)")
 	c.Flags().Var(&key, "key", "where the login's private keys are: tpm (or no login), software (files), or auto: in the TPM where this device proves itself with it")
 	c.Flags().BoolVar(&addKeys, "add-keys-to-agent", false, "add the key to the ssh-agent of SSH_AUTH_SOCK until it expires; it must be software")
 	return c
@@ -121,6 +122,9 @@ func (a *app) runLogin(ctx context.Context, passwordStdin bool, key client.KeyCh
 		return err
 	}
 	a.tellDevice(s.Device, p.Device)
+	if s.Key.Kind == "tpm" {
+		a.offerAgent(ctx, home)
+	}
 	a.refreshConfig(ctx, p)
 	return nil
 }

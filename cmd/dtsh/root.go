@@ -22,6 +22,8 @@ type app struct {
 	ttl    ttlFlag
 	pins   pinsFlag
 	caFile string
+	// noAgent keeps an agent from being started.
+	noAgent bool
 	// theChip is tpm's.
 	theChip *client.Chip
 }
@@ -43,7 +45,8 @@ command socket); DTSH_TPM_EVENT_LOG the file with the firmware's event log, for
 a TPM that is a socket (off sends none; default the system's, for one that is
 not); DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id);
 DTSH_DEVICE_AUTO_ENROLL_DISABLED=1 keeps logins from enrolling this device (so
-does anything there that is not a truth value).`,
+does anything there that is not a truth value); DTSH_AGENT=off keeps logins and
+"dtsh config" from starting an agent.`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh device enroll --current-device
   dtsh ls

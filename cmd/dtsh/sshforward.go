@@ -11,6 +11,7 @@ import (
 
 	"devicetrust/api"
 	"devicetrust/client"
+	"devicetrust/client/agent"
 	"devicetrust/client/forward"
 	"devicetrust/cmd/internal/cli"
 )
@@ -38,7 +39,7 @@ func (a *app) forward(ctx context.Context, o sshOptions, node *reached, s *clien
 		}
 	}
 	if o.agent {
-		if err := a.forwardAgent(o, node, f); err != nil {
+		if err := a.forwardAgent(ctx, o, node, f); err != nil {
 			say("WARNING: the agent is not forwarded: " + err.Error())
 		} else {
 			s.ForwardAgent = true
@@ -72,7 +73,7 @@ func whyNoForward(creds client.Credentials, err error) error {
 // forwardAgent lets the node use the person's agent: the one that is named,
 // else dtsh's where it runs, else the one at SSH_AUTH_SOCK. A certificate that
 // does not permit it keeps each of them here: a node might not.
-func (a *app) forwardAgent(o sshOptions, node *reached, f *forward.Forwarder) error {
+func (a *app) forwardAgent(ctx context.Context, o sshOptions, node *reached, f *forward.Forwarder) error {
 	if !node.creds.Identity.Permit.AgentForwarding {
 		return errors.New("the certificate does not permit agent forwarding")
 	}
@@ -81,7 +82,7 @@ func (a *app) forwardAgent(o sshOptions, node *reached, f *forward.Forwarder) er
 		return err
 	}
 	path := o.agentSocket
-	if path == "" && answers(own) {
+	if path == "" && agent.Running(ctx, own) {
 		path = own
 	}
 	if path == "" {
@@ -92,7 +93,7 @@ func (a *app) forwardAgent(o sshOptions, node *reached, f *forward.Forwarder) er
 	}
 	return f.Agent(forward.Agent{
 		Node: node.target.Name, Ours: filepath.Clean(path) == own,
-		Dial: func(ctx context.Context) (net.Conn, error) { return dialAgent(ctx, path) },
+		Dial: func(ctx context.Context) (net.Conn, error) { return agent.Dial(ctx, path) },
 	})
 }
 
@@ -102,20 +103,5 @@ func (a *app) ownAgent() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(home.Dir(), "agent.sock"), nil
-}
-
-func dialAgent(ctx context.Context, path string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", path)
-}
-
-// answers tells whether an agent listens at path.
-func answers(path string) bool {
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
+	return a.agentSocket(home), nil
 }
