@@ -41,6 +41,7 @@ type Agent struct {
 // New gives an agent that has the logins of cfg.Source.
 func New(cfg Config) *Agent {
 	a := &Agent{cfg: cfg, hidden: map[[sha256.Size]byte]bool{}, stopped: make(chan struct{})}
+	a.lock.wait = time.Sleep
 	a.stop = sync.OnceFunc(func() { close(a.stopped) })
 	return a
 }

@@ -19,6 +19,8 @@ type lock struct {
 	salt     [16]byte
 	hash     []byte // nil is unlocked
 	failures int
+	// wait is time.Sleep.
+	wait func(time.Duration)
 	// on tells whether there is a hash, to those that do not wait for mu.
 	on atomic.Bool
 }
@@ -55,6 +57,6 @@ func (l *lock) unlock(ctx context.Context, passphrase []byte) bool {
 		return true
 	}
 	l.failures = min(l.failures+1, maxUnlockFailures)
-	<-time.After(time.Duration(l.failures) * unlockDelay)
+	l.wait(time.Duration(l.failures) * unlockDelay)
 	return false
 }
