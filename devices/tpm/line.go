@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -33,9 +32,8 @@ type channel struct {
 	ctx  context.Context
 	told bool
 	// broken is why nothing can be sent any more: after a failed exchange the
-	// next answer might be that to an older command. gone says so to others.
+	// next answer might be that to an older command.
 	broken error
-	gone   atomic.Bool
 }
 
 // begin begins a conversation.
@@ -92,7 +90,6 @@ func (c *channel) send(command []byte) ([]byte, error) {
 			err = fmt.Errorf("the TPM does not answer: %w", ctx.Err())
 		}
 		c.broken = err
-		c.gone.Store(true)
 		return nil, err
 	}
 	return response, nil

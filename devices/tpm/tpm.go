@@ -55,10 +55,6 @@ func (t *TPM) hold(ctx context.Context) (release func(), err error) {
 	return func() { <-t.turn }, nil
 }
 
-// Usable tells whether commands can be sent still. After one that had no answer
-// they cannot: the TPM has to be opened again.
-func (t *TPM) Usable() bool { return !t.ch.gone.Load() }
-
 // Close ends the connection, once the conversation that goes on has ended, and
 // leaves nothing of ours in the TPM.
 func (t *TPM) Close() error {
