@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -25,9 +26,11 @@ type bindings struct {
 	// so that the next could come from another machine and look like one of this.
 	failed bool
 	// marked by whoever pipes a connection for another machine and cannot bind
-	// it, as an SSH client of x/crypto; then hop is the key of that machine.
-	marked bool
-	hop    ssh.PublicKey
+	// it, as an SSH client of x/crypto; then hopName is that machine's, and hop its
+	// key where it is known.
+	marked  bool
+	hopName string
+	hop     ssh.PublicKey
 }
 
 // bind does what a session-bind@openssh.com asks for.
@@ -84,7 +87,7 @@ func (b *bindings) mark(contents []byte) error {
 	// Whatever is wrong with the rest: it is another machine's.
 	b.marked = true
 	r := reader{rest: contents}
-	_ = r.string()
+	b.hopName = string(r.string())
 	if r.more() {
 		b.hop = r.key()
 	}
@@ -108,13 +111,26 @@ func (b *bindings) last() *binding {
 	return &b.list[len(b.list)-1]
 }
 
-// isHop tells whether key is that of a machine on the way, whatever certifies
-// it.
-func (b *bindings) isHop(key ssh.PublicKey) bool {
-	if b.hop != nil && equal(plain(b.hop), plain(key)) {
+// isHop tells whether host is a machine on the way, whatever certifies its key;
+// of one whose key is not known, whether it is certified for the name.
+func (b *bindings) isHop(host ssh.PublicKey) bool {
+	if b.marked && b.hop == nil && b.hasName(host) {
 		return true
 	}
-	return slices.ContainsFunc(b.list, func(h binding) bool { return h.forwarding && equal(plain(h.host), plain(key)) })
+	if b.hop != nil && equal(plain(b.hop), plain(host)) {
+		return true
+	}
+	return slices.ContainsFunc(b.list, func(h binding) bool { return h.forwarding && equal(plain(h.host), plain(host)) })
+}
+
+// hasName tells whether host is certified for the name of the machine that
+// speaks, or may be: principals are in lower case.
+func (b *bindings) hasName(host ssh.PublicKey) bool {
+	cert, ok := host.(*ssh.Certificate)
+	name := strings.ToLower(b.hopName)
+	return !ok || name == "" || slices.ContainsFunc(cert.ValidPrincipals, func(p string) bool {
+		return p == name || strings.HasPrefix(p, name+".")
+	})
 }
 
 // plain is the key that a certificate is for.

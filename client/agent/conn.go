@@ -25,7 +25,7 @@ type conn struct {
 func (a *Agent) ServeConn(ctx context.Context, c net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer c.Close() //nolint:errcheck // nobody waits for it
+	defer c.Close()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	messages := make(chan []byte)
 	go func() {

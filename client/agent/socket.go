@@ -35,7 +35,7 @@ func Stop(ctx context.Context, path string) error {
 	if err != nil {
 		return api.Refuse(connect.CodeNotFound, "no agent is running for %q", path)
 	}
-	defer c.Close() //nolint:errcheck // it has ended
+	defer c.Close()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	if err := writeMessage(c, appendString([]byte{msgExtension}, extStop)); err != nil {
 		return fmt.Errorf("stopping the agent: %w", err)

@@ -136,8 +136,7 @@ func listenHeld(path string) (*socket, error) {
 		return nil, api.Refuse(connect.CodeFailedPrecondition, "cannot listen on %q: there is something that is not a socket", path)
 	default:
 		// Another program's agent does not take our lock.
-		if c, err := net.Dial("unix", path); err == nil {
-			_ = c.Close()
+		if Running(context.Background(), path) {
 			return nil, ErrRunning
 		}
 		if err := os.Remove(path); err != nil {

@@ -339,6 +339,6 @@ func inheritedSocket(getenv func(string) string) (net.Listener, error) {
 	}
 	const first = 3 // SD_LISTEN_FDS_START
 	f := os.NewFile(first, "socket")
-	defer f.Close() //nolint:errcheck // the listener has its own
+	defer f.Close()
 	return agent.Inherited(f)
 }
