@@ -30,18 +30,30 @@ func (s SSHSession) Hold(ctx context.Context, client *ssh.Client) error {
 
 var errLost = api.Refuse(connect.CodeUnavailable, "the connection was lost")
 
+// Statuses of what SIGHUP and SIGKILL ended: what a node does to sessions that
+// it ends itself (RFC 4254 section 6.10).
+const (
+	hungUp = 128 + 1
+	killed = 128 + 9
+)
+
 // ExplainEnd says of a connection that broke what a person can do about it:
 // connect again, or log in again where the certificate has expired meanwhile.
-func (c Credentials) ExplainEnd(err error, now time.Time) error {
+// A session that was hung up then is one that the node did not let go on.
+func (c Credentials) ExplainEnd(status int, err error, now time.Time) (int, error) {
+	expired := !now.Before(c.ValidUntil())
+	if err == nil && expired && (status == hungUp || status == killed) {
+		err = errLost
+	}
 	r, ok := errors.AsType[*api.Refusal](err)
 	switch {
 	case !ok || r.Code != connect.CodeUnavailable:
-		return err
-	case !now.Before(c.ValidUntil()):
-		return r.WithHint("The certificate has expired; log in again: dtsh login")
+		return status, err
+	case expired:
+		return 0, r.WithHint("The certificate has expired; log in again: dtsh login")
 	case r.Hint == "":
-		return r.WithHint("Try the same command again to reconnect.")
+		return 0, r.WithHint("Try the same command again to reconnect.")
 	default:
-		return err
+		return 0, err
 	}
 }

@@ -76,10 +76,12 @@ func play(dialogue string, tty *os.File, screen *screen) error {
 			err = screen.wait(text)
 		case ">":
 			_, err = tty.WriteString(text + "\n")
+		case ":":
+			_, err = tty.WriteString(text)
 		case "^":
 			_, err = tty.Write([]byte{text[0] & 0x1f})
 		default:
-			err = errors.New("a line starts with <, > or ^")
+			err = errors.New("a line starts with <, >, : or ^")
 		}
 		if err != nil {
 			return fmt.Errorf("%q: %w", lines.Text(), err)

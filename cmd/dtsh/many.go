@@ -121,7 +121,7 @@ func (a *app) runOne(ctx context.Context, e *entry, m many, n resource.Node, out
 	s.PTY, s.Terminal, s.Escape, s.Stdin = false, nil, 0, strings.NewReader("")
 	s.Stdout, s.Stderr = out, errs
 	status, err := s.Run(ctx, conn)
-	return status, e.creds.ExplainEnd(err, a.Now())
+	return e.creds.ExplainEnd(status, err, a.Now())
 }
 
 // nameAmong is the node's name, with its address where others have the name.

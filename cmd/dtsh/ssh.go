@@ -172,7 +172,7 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, login, host, command str
 	if errors.Is(err, client.ErrEscaped) {
 		fmt.Fprintf(a.Stderr, "Connection to %s closed.\n", cli.Safe(node.target.Shown))
 	}
-	return status, node.creds.ExplainEnd(err, a.Now())
+	return node.creds.ExplainEnd(status, err, a.Now())
 }
 
 // reached is a connection to a node, with what it rests on.
