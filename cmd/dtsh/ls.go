@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"devicetrust/client"
 	"devicetrust/cmd/internal/cli"
+	"devicetrust/resource"
 )
 
 func (a *app) lsCommand() *cobra.Command {
@@ -20,12 +23,7 @@ func (a *app) lsCommand() *cobra.Command {
 		if err != nil {
 			return cli.Usagef("%v", err)
 		}
-		_, conn, err := a.connect()
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		nodes, err := conn.Nodes(c.Context(), labels)
+		nodes, err := again(c.Context(), a, func() ([]resource.Node, error) { return a.nodes(c.Context(), labels) })
 		if err != nil {
 			return err
 		}
@@ -39,4 +37,13 @@ func (a *app) lsCommand() *cobra.Command {
 		return cli.Table(a.Stdout, []string{"Node Name", "Address", "Labels"}, rows)
 	}
 	return c
+}
+
+func (a *app) nodes(ctx context.Context, labels map[string]string) ([]resource.Node, error) {
+	_, conn, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Nodes(ctx, labels)
 }

@@ -66,20 +66,15 @@ type outcome struct {
 // runMany runs the command on all the nodes, and returns 0 where all of them
 // did, else the highest status, or 255 where there was no session with one.
 func (a *app) runMany(ctx context.Context, m many) (int, error) {
-	e, err := a.enter()
+	var nodes []resource.Node
+	e, err := again(ctx, a, func() (e *entry, err error) {
+		e, nodes, err = a.enterMany(ctx, m)
+		return e, err
+	})
 	if err != nil {
 		return 0, err
 	}
 	defer e.Close()
-	e.timeout = m.options.connectTimeout
-	nodes, err := e.Nodes(ctx, m.labels)
-	if err != nil {
-		return 0, err
-	}
-	if len(nodes) == 0 {
-		return 0, api.Refuse(connect.CodeNotFound, "no node with the labels %.256q is known to you", client.LabelText(m.labels)).
-			WithHint("List the nodes with: dtsh ls")
-	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var screen fanout.Screen
@@ -100,6 +95,25 @@ func (a *app) runMany(ctx context.Context, m many) (int, error) {
 		return 0, context.Cause(ctx)
 	}
 	return a.summary(results), nil
+}
+
+// enterMany gives the nodes that have the labels, and the way into them.
+func (a *app) enterMany(ctx context.Context, m many) (*entry, []resource.Node, error) {
+	e, err := a.enter()
+	if err != nil {
+		return nil, nil, err
+	}
+	e.timeout = m.options.connectTimeout
+	nodes, err := e.Nodes(ctx, m.labels)
+	if err == nil && len(nodes) == 0 {
+		err = api.Refuse(connect.CodeNotFound, "no node with the labels %.256q is known to you", client.LabelText(m.labels)).
+			WithHint("List the nodes with: dtsh ls")
+	}
+	if err != nil {
+		e.Close()
+		return nil, nil, err
+	}
+	return e, nodes, nil
 }
 
 func (a *app) runOne(ctx context.Context, e *entry, m many, n resource.Node, out, errs io.Writer) (int, error) {

@@ -24,6 +24,8 @@ type app struct {
 	caFile string
 	// noAgent keeps an agent from being started.
 	noAgent bool
+	// batch: nobody is to be asked for anything.
+	batch bool
 	// theChip is tpm's.
 	theChip *client.Chip
 }

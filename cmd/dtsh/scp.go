@@ -116,21 +116,11 @@ func colonOf(text string) int {
 func (a *app) runSCP(ctx context.Context, f scpFlags, operands []operand) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	e, err := a.enter()
+	t, err := again(ctx, a, func() (*transfer, error) { return a.startTransfer(ctx, f, operands) })
 	if err != nil {
 		return err
 	}
-	defer e.Close()
-	t := transfer{app: a, entry: e, flags: f, open: map[string]*files.Remote{}}
 	defer t.close()
-	var places []files.Place
-	for _, o := range operands {
-		p, err := t.place(ctx, o)
-		if err != nil {
-			return err
-		}
-		places = append(places, p)
-	}
 	p := progress{out: a.Stderr, now: a.Now}
 	failed := false
 	c := files.Copy{Recursive: f.recursive, Preserve: f.preserve, Failed: func(err error) {
@@ -141,7 +131,7 @@ func (a *app) runSCP(ctx context.Context, f scpFlags, operands []operand) error 
 	if _, ok := cli.Terminal(a.Stderr); ok && !f.quiet {
 		c.Progress = p.show
 	}
-	err = c.Run(ctx, places[:len(places)-1], places[len(places)-1])
+	err = c.Run(ctx, t.places[:len(t.places)-1], t.places[len(t.places)-1])
 	p.end()
 	if err == nil && failed {
 		return &cli.ExitError{Status: 1} // each has been told
@@ -156,6 +146,26 @@ type transfer struct {
 	flags scpFlags
 	open  map[string]*files.Remote
 	conns []*ssh.Client
+	// places of the operands, in their order.
+	places []files.Place
+}
+
+// startTransfer connects to all nodes of the operands; close what it returns.
+func (a *app) startTransfer(ctx context.Context, f scpFlags, operands []operand) (*transfer, error) {
+	e, err := a.enter()
+	if err != nil {
+		return nil, err
+	}
+	t := &transfer{entry: e, app: a, flags: f, open: map[string]*files.Remote{}}
+	for _, o := range operands {
+		p, err := t.place(ctx, o)
+		if err != nil {
+			t.close()
+			return nil, err
+		}
+		t.places = append(t.places, p)
+	}
+	return t, nil
 }
 
 func (t *transfer) place(ctx context.Context, o operand) (files.Place, error) {
@@ -202,4 +212,5 @@ func (t *transfer) close() {
 	for _, c := range t.conns {
 		_ = c.Close()
 	}
+	t.Close()
 }

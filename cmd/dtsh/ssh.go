@@ -61,6 +61,7 @@ dtsh, ~# lists what is forwarded, ~~ is one ~, and ~? tells all that.`,
 				return err
 			}
 			command := commandLine(args[1:])
+			a.batch = o.batch
 			if isSelector(host) {
 				status, err := a.runSelector(c.Context(), o, login, host, command)
 				return sshStatus(status, err)
@@ -162,7 +163,8 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, login, host, command str
 	if o.debug {
 		a.LogLevel = slog.LevelDebug
 	}
-	node, err := a.reach(ctx, o, login, host)
+	reach := func() (*reached, error) { return a.reach(ctx, o, login, host) }
+	node, err := again(ctx, a, reach)
 	if err != nil {
 		return 0, err
 	}
