@@ -1,0 +1,105 @@
+//go:build unix
+
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"devicetrust/client/agent"
+	"devicetrust/client/clienttest"
+)
+
+// serves starts dtsh agent in the foreground at path, and gives how it ended.
+func (s *seat) serves(path string, words ...string) <-chan result {
+	s.t.Helper()
+	ended := make(chan result, 1)
+	go func() { ended <- s.dtsh(append([]string{"agent", "--socket=" + path}, words...)...) }()
+	for range 2000 {
+		if agent.Running(s.t.Context(), path) {
+			return ended
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	s.t.Fatal("no agent")
+	return nil
+}
+
+// socketPath is one whose name is short, with what a shell would take apart.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dta it's")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
+
+func TestAnAgentInTheForegroundSaysWhereItIs(t *testing.T) {
+	for flag, set := range map[string]string{"--csh=false": "SSH_AUTH_SOCK='", "--csh": "setenv SSH_AUTH_SOCK '"} {
+		s, path := newSeat(t), socketPath(t)
+		ended := s.serves(path, flag)
+		want(t, s.dtsh("agent", "--socket="+path), 1, "", `^ERROR: an agent is already running for this socket\nStop it with: dtsh agent --kill\n$`)
+		if got := s.dtsh("agent", "--socket="+path, "--background"); got.status != 0 || !strings.Contains(got.stdout, "SSH_AUTH_SOCK=") || strings.Contains(got.stdout, "PID") {
+			t.Errorf("beside a running one: %+v", got)
+		}
+		want(t, s.dtsh("agent", "--socket="+path, "--kill", flag), 0, `^echo Agent stopped;\n$`, "")
+		got := <-ended
+		if got.status != 0 || !strings.HasPrefix(got.stdout, set) || !strings.Contains(got.stdout, `it'\''s`) || got.stderr != "" {
+			t.Errorf("%s: %+v", flag, got)
+		}
+		want(t, s.dtsh("agent", "--socket="+path, "--kill"), 1, "", `^ERROR: no agent is running for `)
+	}
+}
+
+func TestAnAgentServesTheLoginsThereAre(t *testing.T) {
+	c, s, path := clienttest.Start(t), newSeat(t), socketPath(t)
+	ended := s.serves(path)
+	keys := func() int {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte{0, 0, 0, 1, 11}); err != nil {
+			t.Fatal(err)
+		}
+		var head [9]byte
+		if _, err := conn.Read(head[:]); err != nil {
+			t.Fatal(err)
+		}
+		return int(head[8])
+	}
+	if n := keys(); n != 0 {
+		t.Errorf("%d keys before the login", n)
+	}
+	s.login(c)
+	if n := keys(); n != 2 {
+		t.Errorf("%d keys, want the certificate and its key", n)
+	}
+	want(t, s.dtsh("logout"), 0, "All users logged out", "")
+	if n := keys(); n != 0 {
+		t.Errorf("%d keys after the logout", n)
+	}
+	want(t, s.dtsh("agent", "--socket="+path, "--kill"), 0, "Agent stopped", "")
+	<-ended
+}
+
+func TestWhatSystemdHandsOverIsOneSocket(t *testing.T) {
+	s, path := newSeat(t), socketPath(t)
+	for fds, complaint := range map[string]string{"2": "sockets were handed over, want 1", "x": "sockets were handed over, want 1"} {
+		s.env["LISTEN_PID"], s.env["LISTEN_FDS"] = strconv.Itoa(os.Getpid()), fds
+		want(t, s.dtsh("agent", "--socket="+path), 1, "", complaint)
+	}
+	// Somebody else's.
+	s.env["LISTEN_PID"] = strconv.Itoa(os.Getpid() + 1)
+	ended := s.serves(path)
+	want(t, s.dtsh("agent", "--socket="+path, "--kill"), 0, "Agent stopped", "")
+	<-ended
+}
