@@ -83,7 +83,11 @@ func TestAnAgentIsToldWhoUsesIt(t *testing.T) {
 				t.Errorf("it heard something else than %q", want)
 			}
 			if err != nil {
-				if told := n.told(); len(told) != 1 || !strings.HasPrefix(told[0], "the agent is not forwarded: ") {
+				want := "the agent is not forwarded: it does not serve this node"
+				if !tt.ours {
+					want = "the agent is not forwarded: an answer of "
+				}
+				if told := n.told(); len(told) != 1 || !strings.HasPrefix(told[0], want) {
 					t.Errorf("told %q", told)
 				}
 				return

@@ -98,7 +98,7 @@ func TestAChannelThatNobodyAskedForIsRefused(t *testing.T) {
 	for kind, payload := range openings { // before anything is asked for
 		refused(kind, payload)
 	}
-	n.starts(f, ParseRemote, "127.0.0.1:8080:127.0.0.1:1")
+	n.starts(f, ParseRemote, "127.0.0.1:8080:"+answering(t))
 	n.starts(f, ParseRemote, "/asked:127.0.0.1:1")
 	for _, other := range []opening{
 		portOpening("127.0.0.1", 8081), portOpening("localhost", 8080), portOpening("", 8080), portOpening("127.0.0.1\x00", 8080),
