@@ -86,7 +86,7 @@ func (s *server) person(t testing.TB, name, roles string) (signer gossh.Signer, 
 	return s.credentials(t, name)
 }
 
-// withDevice is a person on a machine that is enrolled.
+// withDevice is a person on a machine that is enrolled, whose key is a file.
 func (s *server) withDevice(t testing.TB, name, roles string) gossh.Signer {
 	t.Helper()
 	var err error
@@ -95,7 +95,7 @@ func (s *server) withDevice(t testing.TB, name, roles string) gossh.Signer {
 	must(t, stage.DMI(filepath.Join(s.stage.Dir, "dmi"), "TAG-1"))
 	s.person(t, name, roles+",device-admin")
 	s.dtsh(t, name, "dtsh", "device", "enroll", "--current-device")
-	s.dtsh(t, name, "dtsh", "login", "--password-stdin")
+	s.dtsh(t, name, "dtsh", "login", "--key=software", "--password-stdin")
 	signer, _, _ := s.credentials(t, name)
 	return signer
 }
