@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -174,6 +175,35 @@ func TestALoginAsksTheTPMForNoMoreThanItNeeds(t *testing.T) {
 				t.Errorf("%s: a key of type %#x was made", test.what, area.Type)
 			}
 		}
+	}
+}
+
+// A key that signed stays in one of three slots, and a ceremony needs them all.
+func TestAKeyThatIsKeptMakesRoomForACeremony(t *testing.T) {
+	w, m := newWorld(t, storetest.Open(t)), newMachine(t, tpmtest.Certificate{CA: newCA(t, "maker", nil), RSA: true})
+	w.enroll(t, m, alice, Trust{})
+	var proved tpm.Authenticated
+	if _, err := w.loginWith(t, m, login{newKeys: true, onProved: func(p tpm.Authenticated) { proved = p }}); err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(nil)
+	sign := func(chip *tpm.TPM) {
+		if _, err := chip.Sign(t.Context(), proved.Keys.SSH, digest[:]); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := w.loginWith(t, m, login{keys: proved.Keys, onOpen: sign}); err != nil {
+		t.Errorf("a login: %v", err)
+	}
+	token, err := w.CreateToken(t.Context(), admin, Ref{AssetTag: testTag}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.enrollWith(t, m, enrollment{token: token.Token, onOpen: sign}); err != nil {
+		t.Errorf("an enrollment: %v", err)
+	}
+	if n := m.chip.Loaded(t); n != 0 {
+		t.Errorf("%d keys were left in the TPM", n)
 	}
 }
 

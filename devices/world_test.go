@@ -107,6 +107,8 @@ func (w *world) register(t testing.TB, m *machine) Token {
 type enrollment struct {
 	user, token string
 	trust       Trust
+	// onOpen uses the TPM before.
+	onOpen func(*tpm.TPM)
 	// onInit and onAnswer change what the machine says.
 	onInit   func(*dtv1.EnrollInit)
 	onAnswer func(*dtv1.TPMEnrollChallengeResponse)
@@ -118,6 +120,9 @@ func (w *world) enrollWith(t testing.TB, m *machine, e enrollment) error {
 	t.Helper()
 	chip := m.open(t)
 	defer chip.Close()
+	if e.onOpen != nil {
+		e.onOpen(chip)
+	}
 	if e.user == "" {
 		e.user = alice
 	}
@@ -166,6 +171,8 @@ type login struct {
 	newKeys bool
 	keys    *tpm.LoginKeys
 
+	// onOpen uses the TPM before.
+	onOpen      func(*tpm.TPM)
 	onInit      func(*dtv1.AuthenticateInit)
 	onChallenge func(*dtv1.AuthenticateChallenge)
 	onAnswer    func(*dtv1.TPMPlatform)
@@ -178,6 +185,9 @@ func (w *world) loginWith(t testing.TB, m *machine, l login) (Verified, error) {
 	t.Helper()
 	chip := m.open(t)
 	defer chip.Close()
+	if l.onOpen != nil {
+		l.onOpen(chip)
+	}
 	if l.user == "" {
 		l.user = alice
 	}

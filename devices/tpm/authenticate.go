@@ -60,7 +60,7 @@ func (t *TPM) Authenticate(ctx context.Context, args AuthArgs, stream Authentica
 		return none, err
 	}
 	defer end()
-	t.forget() // its slot is needed
+	t.forget() // a ceremony has all slots
 	data, err := t.describe(args.Data)
 	if err != nil {
 		return none, err

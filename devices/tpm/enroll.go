@@ -55,7 +55,7 @@ func (t *TPM) Enroll(ctx context.Context, args EnrollArgs, stream EnrollStream) 
 		return nil, err
 	}
 	defer end()
-	t.forget() // its slot is needed
+	t.forget() // a ceremony has all slots
 	log, err := t.eventLog(args.EventLog)
 	if err != nil {
 		return nil, err

@@ -343,6 +343,34 @@ func TestATPMThatIsSlowIsToldOfOncePerConversation(t *testing.T) {
 	})
 }
 
+func TestASignatureOfATPMThatHangsIsGivenUp(t *testing.T) {
+	chip, _ := recording(t, tpmtest.Start(t).Address)
+	key := newKey(t, chip)
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		go theirs.Read(make([]byte, 512)) // and never answers
+		told := 0
+		chip := newTPM(&socket{ours}, WhenSlow(func() { told++ }))
+		chip.kept = &madeKey{handle: tpm2.NamedHandle{Handle: firstTransient}, key: key}
+		start := time.Now()
+		_, err := chip.Sign(t.Context(), key, digest[:])
+		isForAPerson(t, err, "the TPM cannot sign with the login's key: it does not answer", "Another program")
+		if waited := time.Since(start); waited != commandTimeout || told != 1 {
+			t.Errorf("given up after %v, want %v, and told %d times", waited, commandTimeout, told)
+		}
+	})
+}
+
+// BenchmarkSign is a signature by a key that is kept.
+func BenchmarkSign(b *testing.B) {
+	chip, r := recording(b, tpmtest.Start(b).Address)
+	key := newKey(b, chip)
+	for b.Loop() {
+		signs(b, chip, r, key)
+	}
+}
+
 func TestNobodyWaitsForEverForTheOneBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
