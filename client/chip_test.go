@@ -20,7 +20,7 @@ import (
 
 // enrolledMachine is a machine with a software TPM that remembers an
 // enrollment in the cluster; its home uses that TPM.
-func enrolledMachine(t *testing.T, h *Home) (*Machine, *tpmtest.TPM) {
+func enrolledMachine(t testing.TB, h *Home) (*Machine, *tpmtest.TPM) {
 	t.Helper()
 	chip := tpmtest.Start(t)
 	clienttest.Remember(t, chip, h.DeviceState())
@@ -264,4 +264,28 @@ func TestAFileOfKeysInTheTPMIsReadStrictly(t *testing.T) {
 
 func replaced(text []byte, old, with string) []byte {
 	return []byte(strings.Replace(string(text), old, with, 1))
+}
+
+// BenchmarkSign is what a signature with a key in a software TPM costs: while
+// the TPM is held, and when it was given back before.
+func BenchmarkSign(b *testing.B) {
+	c, h := clienttest.Start(b), newHome(b)
+	m, _ := enrolledMachine(b, h)
+	creds, err := loggedIn(b, c, h, m.Prove).Credentials()
+	if err != nil {
+		b.Fatal(err)
+	}
+	chip, key, digest := h.Chip, creds.keys.chip.SSH, make([]byte, 32)
+	for _, held := range []bool{true, false} {
+		b.Run(map[bool]string{true: "held", false: "given back"}[held], func(b *testing.B) {
+			for b.Loop() {
+				if !held {
+					chip.Close()
+				}
+				if _, err := chip.Sign(b.Context(), key, digest); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -17,7 +17,7 @@ import (
 	"devicetrust/identity"
 )
 
-func newHome(t *testing.T) *Home {
+func newHome(t testing.TB) *Home {
 	t.Helper()
 	h, err := OpenHome(filepath.Join(t.TempDir(), "dtsh"))
 	if err != nil {
@@ -61,7 +61,7 @@ func TestAHomeThatWasThereBecomesPrivate(t *testing.T) {
 }
 
 // loggedIn gives the profile of alice, who has just logged in.
-func loggedIn(t *testing.T, c *clienttest.Cluster, h *Home, prove Prover) *Profile {
+func loggedIn(t testing.TB, c *clienttest.Cluster, h *Home, prove Prover) *Profile {
 	t.Helper()
 	p, err := h.Profile(c.Proxy)
 	if err != nil {
