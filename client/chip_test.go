@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,6 +72,20 @@ func TestTheKeysOfAnEnrolledDevicesLoginAreInItsTPM(t *testing.T) {
 	}
 	defer conn.Close()
 	if _, err := conn.Nodes(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhoIsLoggedInShowsWithoutTheTPM(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	m, _ := enrolledMachine(t, h)
+	p := loggedIn(t, c, h, m.Prove)
+	m.Chip.Close()
+	m.Chip.Address = hangs(t, func() { t.Error("the TPM was asked") })
+	if s, err := p.Status(); err != nil || s.Key.Kind != "tpm" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := h.AgentSource(slog.New(slog.DiscardHandler)).Identities(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
