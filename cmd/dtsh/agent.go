@@ -91,8 +91,13 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 		}
 		return a.printVariables(path, pid, f.csh)
 	}
+	hideMemory()
 	l, err := inheritedSocket(a.Getenv)
-	if err == nil && l == nil {
+	switch {
+	case err != nil:
+	case l != nil:
+		path = l.Addr().String()
+	default:
 		l, err = agent.Listen(path)
 	}
 	if err != nil {
