@@ -31,6 +31,9 @@ type SSHLogin struct {
 	// Via, where set, is a node by way of which this one is reached. It carries
 	// bytes: both ends are verified as without it.
 	Via *ssh.Client
+	// Verified, where set, is called with the certificate that the node proved,
+	// once.
+	Verified func(ssh.PublicKey)
 	// Timeout of the connection, and of the handshake after it; zero is the
 	// usual one.
 	Timeout time.Duration
@@ -65,6 +68,9 @@ func (l SSHLogin) Connect(ctx context.Context, o Options) (*ssh.Client, error) {
 	if err != nil {
 		o.log().Debug("no SSH connection", "address", tcp.RemoteAddr().String(), "error", err)
 		return nil, l.explain(err, &host, &banners)
+	}
+	if l.Verified != nil {
+		l.Verified(host.verified)
 	}
 	return conn, nil
 }
@@ -171,21 +177,21 @@ type hostVerifier struct {
 	check identity.HostCheck
 	now   func() time.Time
 	// verified is the certificate that was accepted.
-	verified []byte
+	verified ssh.PublicKey
 	refused  error
 }
 
 // verify is an ssh.HostKeyCallback. Each rekeying asks again: a long session
 // goes on with the certificate that it began with.
 func (h *hostVerifier) verify(_ string, _ net.Addr, key ssh.PublicKey) error {
-	if h.verified != nil && bytes.Equal(h.verified, key.Marshal()) {
+	if h.verified != nil && bytes.Equal(h.verified.Marshal(), key.Marshal()) {
 		return nil
 	}
 	h.check.Now = h.now()
 	if h.refused = h.check.Check(key); h.refused != nil {
 		return h.refused
 	}
-	h.verified = key.Marshal()
+	h.verified = key
 	return nil
 }
 

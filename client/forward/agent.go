@@ -22,7 +22,8 @@ const (
 )
 
 // ForwardedExtension tells dtsh's agent, at the beginning of a connection, that
-// what follows comes from the node that it names as an SSH string. It stands in
+// what follows comes from the node that it names as an SSH string, with the
+// host key behind it as another, so that it can tell whom not to believe. It stands in
 // for session-bind@openssh.com, which needs what the handshake leaves here
 // nowhere: the node's signature.
 const ForwardedExtension = "forwarded@devicetrust"
@@ -31,8 +32,10 @@ const ForwardedExtension = "forwarded@devicetrust"
 type Agent struct {
 	// Dial connects to it.
 	Dial func(context.Context) (net.Conn, error)
-	// Node is who will be using it.
+	// Node is who will be using it, and Host the key that the node proved; nil
+	// is not known.
 	Node string
+	Host ssh.PublicKey
 	// Ours: it is dtsh's, which is told that the connection is forwarded, and
 	// has to agree. Another one is told too; that it does not know the word is
 	// no reason against it: it has nothing to hold its keys back by, and the
@@ -102,6 +105,9 @@ var errAgentRefuses = errors.New("it does not serve this node")
 // announce tells where the connection comes from, and reads the answer.
 func (a Agent) announce(conn net.Conn) error {
 	body := append([]byte{agentExtension}, ssh.Marshal(struct{ Name, Node string }{ForwardedExtension, a.Node})...)
+	if a.Host != nil {
+		body = append(body, ssh.Marshal(struct{ Host []byte }{a.Host.Marshal()})...)
+	}
 	message := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 	if _, err := conn.Write(message); err != nil {
 		return innermost(err)

@@ -71,7 +71,7 @@ func TestAnAgentIsToldWhoUsesIt(t *testing.T) {
 			n := newNode(t)
 			heard := make(chan string, 1)
 			a := agentThat(t, tt.answer, heard)
-			a.Ours = tt.ours
+			a.Ours, a.Host = tt.ours, n.host
 			if err := n.forwarder(Listening{}).Agent(a); err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +79,8 @@ func TestAnAgentIsToldWhoUsesIt(t *testing.T) {
 			if got := err == nil; got != tt.want {
 				t.Fatalf("forwarded: %v, %v", got, err)
 			}
-			if want := "\x1b\x00\x00\x00\x15forwarded@devicetrust\x00\x00\x00\x05web-1"; <-heard != want {
+			want := "\x1b\x00\x00\x00\x15forwarded@devicetrust\x00\x00\x00\x05web-1\x00\x00\x00\x33" + string(n.host.Marshal())
+			if <-heard != want {
 				t.Errorf("it heard something else than %q", want)
 			}
 			if err != nil {

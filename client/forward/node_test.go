@@ -18,6 +18,7 @@ type node struct {
 	t      *testing.T
 	conn   *ssh.ServerConn
 	client *ssh.Client
+	host   ssh.PublicKey
 	// opened takes the channels from here; nil connects them, as a node does.
 	opened func(ssh.NewChannel)
 	// asked answers requests; nil grants them, with port 4242.
@@ -42,7 +43,7 @@ func newNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t}
+	n := &node{t: t, host: signer.PublicKey()}
 	ready := make(chan error, 1)
 	go func() {
 		tcp, err := l.Accept()

@@ -181,6 +181,7 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, login, host, command str
 type reached struct {
 	*ssh.Client
 	target client.Target
+	host   ssh.PublicKey // the certificate that the node proved
 	creds  client.Credentials
 	// hops are the connections on the way, the first one first.
 	hops []*ssh.Client
@@ -237,6 +238,7 @@ func (a *app) reach(ctx context.Context, o sshOptions, login, host string) (*rea
 			r.Client, err = client.SSHLogin{
 				Login: hop.login, Target: target, Credentials: r.creds, Authorities: authorities,
 				Banner: a.banner(o), Via: via, Timeout: o.connectTimeout,
+				Verified: func(k ssh.PublicKey) { r.host = k },
 			}.Connect(ctx, a.options())
 		}
 		if err != nil {

@@ -92,7 +92,7 @@ func (a *app) forwardAgent(ctx context.Context, o sshOptions, node *reached, f *
 		return errors.New("there is none: neither dtsh agent runs, nor does SSH_AUTH_SOCK name one")
 	}
 	return f.Agent(forward.Agent{
-		Node: node.target.Name, Ours: filepath.Clean(path) == own,
+		Node: node.target.Name, Host: node.host, Ours: filepath.Clean(path) == own,
 		Dial: func(ctx context.Context) (net.Conn, error) { return agent.Dial(ctx, path) },
 	})
 }
