@@ -191,8 +191,9 @@ func (f *Forwarder) accept(l net.Listener, s Spec) {
 
 // fromHere brings what was accepted here to where it goes from the node.
 func (f *Forwarder) fromHere(conn net.Conn, s Spec) {
-	to, request, err := s.To, (*socksRequest)(nil), error(nil)
+	to, request := s.To, (*socksRequest)(nil)
 	if s.Dynamic() {
+		var err error
 		if to, request, err = askedFor(f.ctx, conn); err != nil {
 			f.o.Log.Debug("no request of SOCKS", "listener", s.Listen.String(), "error", err)
 			return

@@ -75,10 +75,10 @@ func listenLoopback(ctx context.Context, port uint16) ([]net.Listener, error) {
 		four.Close()
 		return nil, err
 	}
-	if err != nil {
-		return list(four), nil
+	if err == nil {
+		return []net.Listener{four, six}, nil
 	}
-	return []net.Listener{four, six}, nil
+	return list(four), nil // the machine has no such address
 }
 
 func listenPort(ctx context.Context, host string, port uint16) (net.Listener, error) {
@@ -123,7 +123,7 @@ func (o Listening) listenSocket(ctx context.Context, path string) (net.Listener,
 		err = os.Chmod(path, o.mode())
 	}
 	if err != nil {
-		s.Close()
+		_ = s.Close() // why it is is told
 		return nil, fmt.Errorf("cannot listen at %s: %w", path, innermost(err))
 	}
 	return s, nil

@@ -142,7 +142,7 @@ func readSOCKS5(rw io.ReadWriter) (Address, error) {
 }
 
 func readAddress(rw io.ReadWriter, kind byte) (Address, error) {
-	size := 0
+	var size int
 	switch kind {
 	case addressIPv4:
 		size = 4
