@@ -183,9 +183,18 @@ func (f *Forwarder) accept(l net.Listener, s Spec) {
 		}
 		go func() {
 			defer func() { <-f.slots }()
+			defer f.recovered()
 			defer conn.Close()
 			f.fromHere(conn, s)
 		}()
+	}
+}
+
+// recovered keeps a fault in one connection from ending the program, whose
+// terminal may be raw.
+func (f *Forwarder) recovered() {
+	if v := recover(); v != nil {
+		f.say(fmt.Sprintf("internal error: %v", v))
 	}
 }
 

@@ -348,3 +348,16 @@ func TestWhenTheConnectionEndsNothingIsLeft(t *testing.T) {
 		t.Error("a connection is left")
 	}
 }
+
+func TestAFaultInOneConnectionIsToldAndEndsNothingElse(t *testing.T) {
+	n := newNode(t)
+	f := n.forwarder(Listening{})
+	if err := f.Agent(Agent{Dial: func(context.Context) (net.Conn, error) { panic("trouble") }}); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _, _ = n.conn.OpenChannel(agentChannel, nil) }() // nobody answers it
+	poll(t, func() bool { return len(n.told()) == 1 }, "nothing is told")
+	if told := n.told()[0]; told != "internal error: trouble" {
+		t.Errorf("told %q", told)
+	}
+}

@@ -5,7 +5,8 @@ import "time"
 const (
 	// maxConnections of one SSH connection that are forwarded at once, those
 	// to the agent among them: what a node takes (its limits.go, forwards). A
-	// browser behind a SOCKS port has some dozens.
+	// browser behind a SOCKS port has some dozens. Each may hold 2 MiB that
+	// nobody here takes (x/crypto/ssh, channelWindowSize).
 	maxConnections = 256
 	// maxListeners of one SSH connection, here and on the node: as there.
 	maxListeners = 64

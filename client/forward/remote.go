@@ -94,6 +94,7 @@ func (f *Forwarder) handle(kind string, take func(ssh.NewChannel)) error {
 			case f.slots <- struct{}{}:
 				go func() {
 					defer func() { <-f.slots }()
+					defer f.recovered()
 					take(c)
 				}()
 			default:
