@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,9 +78,17 @@ func TestEachLineBeginsWithThePrefix(t *testing.T) {
 }
 
 // whole refuses a write that is not one line.
-type whole struct{ t *testing.T }
+type whole struct {
+	t    *testing.T
+	busy atomic.Bool
+}
 
-func (w whole) Write(b []byte) (int, error) {
+func (w *whole) Write(b []byte) (int, error) {
+	if !w.busy.CompareAndSwap(false, true) {
+		w.t.Error("two lines at a time")
+	}
+	runtime.Gosched()
+	defer w.busy.Store(false)
 	if bytes.Count(b, []byte("\n")) != 1 || b[len(b)-1] != '\n' || bytes.Count(b, []byte(": ")) != 1 {
 		w.t.Errorf("%q is not a line", b)
 	}
@@ -89,7 +98,7 @@ func (w whole) Write(b []byte) (int, error) {
 func TestLinesOfManyNodesAreWhole(t *testing.T) {
 	var screen Screen
 	var all sync.WaitGroup
-	out := whole{t}
+	out := &whole{t: t}
 	for i := range 8 {
 		w := screen.Lines(out, fmt.Sprint(i, ": "), false)
 		for range 2 { // stdout and stderr may be one stream

@@ -214,7 +214,7 @@ func (c Copy) file(from, to Place, info fs.FileInfo) error {
 	if err != nil {
 		return failure(from, err)
 	}
-	defer in.Close() //nolint:errcheck // it was only read
+	defer in.Close() // it was only read
 	mode := info.Mode().Perm()
 	out, err := to.Tree.create(to.Path, mode)
 	if err != nil {

@@ -371,6 +371,11 @@ func TestNamesThatANodeMakesUpStayInTheTarget(t *testing.T) {
 	if err != nil || len(failed) < 3 {
 		t.Errorf("%v, %q", err, failed)
 	}
+	for _, name := range append(entries(t, target), entries(t, filepath.Join(target, "dir"))...) {
+		if !isName(name) {
+			t.Errorf("made: %q", name)
+		}
+	}
 	if diff := cmp.Diff([]string{"target"}, entries(t, around)); diff != "" {
 		t.Error(diff)
 	}
@@ -394,6 +399,32 @@ func TestAListWithoutEndIsCutOff(t *testing.T) {
 		_, err := copied(t, Copy{Recursive: true}, Place{Local{}, t.TempDir()}, Place{r, p})
 		if !errors.Is(err, errListing) {
 			t.Errorf("%s: error %v", p, err)
+		}
+	}
+}
+
+func TestFoldersWithoutAnEndAreLeft(t *testing.T) {
+	r := hostileNode(t, hostile{names: []string{"dir"}})
+	failed, err := copied(t, Copy{Recursive: true}, Place{Local{}, t.TempDir()}, Place{r, "dir"})
+	if err != nil || len(failed) != 1 || !strings.Contains(failed[0], "more than 64 directories deep") {
+		t.Errorf("%v, %q", err, failed)
+	}
+}
+
+func TestWhatHasNoNameOfItsOwnIsCopiedIntoTheTarget(t *testing.T) {
+	for _, source := range []string{".", "..", "sub/..", "/"} {
+		around, there := t.TempDir(), t.TempDir()
+		target := filepath.Join(around, "target")
+		if err := errors.Join(os.Mkdir(target, 0o700), os.MkdirAll(filepath.Join(there, "sub"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		r := node(t, filepath.Join(there, "sub"))
+		_, _ = copied(t, Copy{Recursive: source != "/"}, Place{Local{}, target}, Place{r, source})
+		if diff := cmp.Diff([]string{"target"}, entries(t, around)); diff != "" {
+			t.Errorf("%s: %s", source, diff)
+		}
+		if got := entries(t, target); source == ".." && cmp.Diff([]string{"sub"}, got) != "" {
+			t.Errorf("%s: %q", source, got)
 		}
 	}
 }

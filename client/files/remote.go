@@ -95,7 +95,7 @@ func (r *Remote) glob(pattern string) ([]string, error) {
 		return nil, errListing
 	}
 	if err != nil || len(found) == 0 {
-		return []string{pattern}, nil //nolint:nilerr // what is no pattern is a name
+		return []string{pattern}, nil // what is no pattern is a name
 	}
 	slices.Sort(found)
 	return found, nil

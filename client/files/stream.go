@@ -31,7 +31,7 @@ func stream(to, from file, seen *watch) (e ended) {
 			pw.CloseWithError(err) // an end, where it is nil
 		}()
 		defer func() {
-			pr.Close()
+			_ = pr.Close() // never fails
 			<-done
 		}()
 		r.from = pr
@@ -73,7 +73,7 @@ type reader struct {
 func (r *reader) Read(b []byte) (int, error) {
 	n, err := r.from.Read(b)
 	r.watch.add(n)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader's own
+	if err != nil && err != io.EOF {
 		r.err = err
 	}
 	return n, err

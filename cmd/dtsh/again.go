@@ -34,7 +34,7 @@ func again[T any](ctx context.Context, a *app, prepare func() (T, error)) (T, er
 // isOver: the login has expired, or the server has ended it.
 func isOver(err error) bool {
 	r, ok := errors.AsType[*api.Refusal](err)
-	return ok && r.Code == connect.CodeUnauthenticated && !errors.Is(err, client.ErrNotLoggedIn)
+	return ok && r.Code == connect.CodeUnauthenticated
 }
 
 // askLogin logs in as the person of p once more, if they want; else it returns
