@@ -58,7 +58,19 @@ func (t *TPM) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("swtpm does not answer: %w\n%s", err, t.tail())
 	}
-	return nil
+	return t.started()
+}
+
+// started returns when the TPM has counted this start: it listens before, and
+// one that is stopped right then was never started.
+func (t *TPM) started() (err error) {
+	tpm, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tpm.Close()) }()
+	_, err = tpm2.ReadClock{}.Execute(tpm)
+	return err
 }
 
 // Address is what DTSH_TPM is set to.
