@@ -58,6 +58,9 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 		case <-ctx.Done():
 		}
 	}()
+	// Accept ends when the closing begins, and the program may end with it: what
+	// is to be removed is waited for.
+	defer l.Close()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	var conns sync.WaitGroup
 	defer conns.Wait()

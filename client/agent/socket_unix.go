@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"connectrpc.com/connect"
@@ -168,6 +169,9 @@ type socket struct {
 	info fs.FileInfo // nil where somebody else made the socket
 	held *os.File
 	made bool // the folder, by us
+
+	closed sync.Once
+	err    error // of closing
 }
 
 // Inherited is the listener on a socket that was opened by whoever started the
@@ -199,23 +203,26 @@ func (s *socket) Accept() (net.Conn, error) {
 	}
 }
 
+// Close may be called more than once; each returns when all is gone.
 func (s *socket) Close() error {
-	err := s.UnixListener.Close()
-	if s.info != nil {
-		if now, lerr := os.Lstat(s.path); lerr == nil && os.SameFile(now, s.info) {
-			_ = os.Remove(s.path)
+	s.closed.Do(func() {
+		s.err = s.UnixListener.Close()
+		if s.info != nil {
+			if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) {
+				_ = os.Remove(s.path)
+			}
 		}
-	}
-	if s.held != nil {
-		if isAt(s.held, s.path+".lock") {
-			_ = os.Remove(s.path + ".lock")
+		if s.held != nil {
+			if isAt(s.held, s.path+".lock") {
+				_ = os.Remove(s.path + ".lock")
+			}
+			_ = s.held.Close()
 		}
-		_ = s.held.Close()
-	}
-	if s.made {
-		_ = os.Remove(filepath.Dir(s.path)) // where it is empty
-	}
-	return err
+		if s.made {
+			_ = os.Remove(filepath.Dir(s.path)) // where it is empty
+		}
+	})
+	return s.err
 }
 
 // Dial connects to the agent at path.

@@ -150,25 +150,34 @@ func TestAHomeWithALongPathHasASocketElsewhere(t *testing.T) {
 	}
 }
 
-func TestAnAgentThatIsAskedToStopEnds(t *testing.T) {
-	path := filepath.Join(shortDir(t), "agent.sock")
-	l, err := Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := New(Config{Source: nobody{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
-	done := make(chan error, 1)
-	go func() { done <- a.Serve(t.Context(), l) }()
-	if !Running(t.Context(), path) {
-		t.Error("not running")
-	}
-	if err := Stop(t.Context(), path); err != nil {
-		t.Error(err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if Running(t.Context(), path) || Stop(t.Context(), path) == nil {
-		t.Error("still running")
+func TestAnAgentThatIsAskedToStopEndsAndLeavesNothing(t *testing.T) {
+	dir := shortDir(t)
+	path := filepath.Join(dir, "agent.sock")
+	for range 50 {
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := New(Config{Source: nobody{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		var left []os.DirEntry
+		done := make(chan error, 1)
+		go func() {
+			err := a.Serve(t.Context(), l)
+			// The program would end now.
+			left, _ = os.ReadDir(dir)
+			done <- err
+		}()
+		if !Running(t.Context(), path) {
+			t.Error("not running")
+		}
+		if err := Stop(t.Context(), path); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil || len(left) > 0 {
+			t.Fatalf("%v, left %v", err, left)
+		}
+		if Running(t.Context(), path) || Stop(t.Context(), path) == nil {
+			t.Error("still running")
+		}
 	}
 }
