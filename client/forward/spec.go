@@ -101,7 +101,7 @@ func ParseDynamic(text string) (Spec, error) {
 	return s, nil
 }
 
-var errNoSpec = errors.New("not to be forwarded")
+var errNoSpec = errors.New("not of a form that is known")
 
 // parse tells the forms apart as OpenSSH does (readconf.c, parse_forward): by
 // how many fields there are, and which are paths.

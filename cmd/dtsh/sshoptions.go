@@ -87,15 +87,26 @@ func (o *sshOptions) option(text string) error {
 	if value == "" {
 		return fmt.Errorf("%s has no value", key)
 	}
-	return o.set(key, value)
+	err := o.set(key, value)
+	if refused, ok := errors.AsType[optionRefused](err); ok {
+		return fmt.Errorf("%.64s %w", key, refused)
+	} else if err != nil {
+		return fmt.Errorf("%.64s: %w", key, err)
+	}
+	return nil
 }
+
+// optionRefused goes on where the option's name ends.
+type optionRefused string
+
+func (e optionRefused) Error() string { return string(e) }
 
 // set gives an option its value, unless it has one. A wrong value is an error
 // all the same.
 func (o *sshOptions) set(key, value string) error {
 	name := strings.ToLower(key)
 	if done, err := o.add(name, value); done {
-		return wrongOption(key, err)
+		return err
 	}
 	if o.given[name] {
 		o = &sshOptions{}
@@ -108,14 +119,7 @@ func (o *sshOptions) set(key, value string) error {
 	if !known {
 		err = refusedOption(name, unquoted(value))
 	}
-	return wrongOption(key, err)
-}
-
-func wrongOption(key string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%.64s: %w", key, err)
+	return err
 }
 
 // add is of options that may be given again.
@@ -259,17 +263,17 @@ func refusedOption(name, value string) error {
 	switch name {
 	case "stricthostkeychecking", "userknownhostsfile", "globalknownhostsfile", "knownhostscommand", "checkhostip", "verifyhostkeydns",
 		"hostkeyalias", "hostkeyalgorithms", "casignaturealgorithms", "nohostauthenticationforlocalhost", "updatehostkeys", "revokedhostkeys":
-		return errors.New("is refused: a node is believed by the cluster's certificate alone")
+		return optionRefused("is refused: a node is believed by the cluster's certificate alone")
 	case "ciphers", "macs", "kexalgorithms", "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes", "requiredrsasize":
-		return errors.New("is refused: algorithms are those that are safe")
+		return optionRefused("is refused: algorithms are those that are safe")
 	case "identityfile", "certificatefile", "identityagent", "identitiesonly", "pkcs11provider", "securitykeyprovider", "pubkeyauthentication",
 		"passwordauthentication", "kbdinteractiveauthentication", "preferredauthentications", "hostbasedauthentication", "gssapiauthentication":
-		return errors.New("is refused: nodes are reached with the certificate of the login, which dtsh status shows")
+		return optionRefused("is refused: nodes are reached with the certificate of the login, which dtsh status shows")
 	}
 	if isAlways {
-		return fmt.Errorf("is not supported, except for %s", want)
+		return optionRefused("is not supported, except for " + want)
 	}
-	return errors.New("is not an option that dtsh ssh has")
+	return optionRefused("is not an option that dtsh ssh has")
 }
 
 // parseJump reads [LOGIN@]NODE[:PORT],…
