@@ -157,13 +157,13 @@ func (d *demo) story() []scene {
 		{"An editor may register and enroll the machine they sit at.", []line{
 			{"dtsh device enroll --current-device", prints(`^Device "` + assetTag + `"/Linux registered and enrolled$`)},
 		}},
-		{"The next login proves the device as well.", []line{
+		{"The next login proves the device as well, and its keys are in the TPM.", []line{
 			{"dtsh logout", prints(`^All users logged out\.$`)},
 			{login, trusted},
-			{"dtsh status", trusted},
+			{"dtsh status", prints(append(trusted.patterns, "Key: +in this machine's TPM")...)},
 			{ssh, opens},
 		}},
-		{"Stock OpenSSH reaches the server in the same way.", []line{
+		{"Stock OpenSSH reaches the server in the same way: an agent has the TPM sign\nfor it.", []line{
 			{"dtsh config > ssh_config", want{}},
 			{"ssh -F ssh_config " + d.login + "@" + nodeName + " id -un", opens},
 		}},
