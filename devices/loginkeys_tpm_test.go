@@ -1,8 +1,10 @@
 package devices
 
 import (
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"os"
 	"testing"
 
@@ -226,4 +228,76 @@ func TestAKeyThatATPMReallyHasAndIsNotALoginsIsRefused(t *testing.T) {
 	if _, err := w.forge(t, m, m.chip, good, second, nil); err != nil {
 		t.Errorf("after all that, a good one was refused: %v", err)
 	}
+}
+
+// All of it rests on this: a TPM takes the public half of any key, with whatever
+// attributes, but vouches for none of which it has no private half. What it takes
+// whole says that it can be anywhere.
+func TestATPMVouchesForNoKeyThatItWasOnlyTold(t *testing.T) {
+	m := newMachine(t)
+	login, ak := newSoftKey(t, loginArea(nil)), newSoftKey(t, nil)
+	m.chip.Do(t, func(chip transport.TPM) error {
+		f := &forger{t: t, chip: chip}
+		signer, _, drop := f.primary(tpm2.TPMRHEndorsement, ofUnique(goodArea(), make([]byte, 32)))
+		defer drop()
+		for _, hierarchy := range []tpm2.TPMHandle{tpm2.TPMRHEndorsement, tpm2.TPMRHOwner, tpm2.TPMRHNull} {
+			for what, vouch := range map[string]func(told tpm2.AuthHandle) error{
+				"certified": func(told tpm2.AuthHandle) error {
+					_, err := tpm2.Certify{
+						ObjectHandle: told, SignHandle: signer, QualifyingData: tpm2.TPM2BData{Buffer: make([]byte, 32)},
+						InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+					}.Execute(chip)
+					return err
+				},
+				"activated": func(told tpm2.AuthHandle) error {
+					_, err := tpm2.ActivateCredential{
+						ActivateHandle: told, KeyHandle: signer,
+						CredentialBlob: tpm2.TPM2BIDObject{Buffer: make([]byte, 34)}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: make([]byte, 34)},
+					}.Execute(chip)
+					return err
+				},
+			} {
+				for _, key := range []*softKey{login, ak} {
+					for _, auth := range []tpm2.Session{tpm2.PasswordAuth(nil), tpm2.Policy(tpm2.TPMAlgSHA256, 16, noPolicy)} {
+						told, err := tpm2.LoadExternal{InPublic: key.area(), Hierarchy: hierarchy}.Execute(chip)
+						if err != nil {
+							t.Fatal(err)
+						}
+						err = vouch(tpm2.AuthHandle{Handle: told.ObjectHandle, Name: told.Name, Auth: auth})
+						if !errors.Is(err, tpm2.TPMRCAuthUnavailable) {
+							t.Errorf("a key that was told to hierarchy %#x is %s: %v", uint32(hierarchy), what, err)
+						}
+						tpm2.FlushContext{FlushHandle: told.ObjectHandle}.Execute(chip)
+					}
+				}
+			}
+		}
+		private := tpm2.New2B(tpm2.TPMTSensitive{
+			SensitiveType: tpm2.TPMAlgECC,
+			Sensitive:     tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: login.scalar(t)}),
+		})
+		for hierarchy, want := range map[tpm2.TPMHandle]error{
+			tpm2.TPMRHNull: tpm2.TPMRCAttributes, tpm2.TPMRHEndorsement: tpm2.TPMRCHierarchy,
+		} {
+			if _, err := (tpm2.LoadExternal{InPublic: login.area(), InPrivate: private, Hierarchy: hierarchy}).Execute(chip); !errors.Is(err, want) {
+				t.Errorf("a key from outside is loaded into hierarchy %#x as the TPM's own: %v", uint32(hierarchy), err)
+			}
+		}
+		return nil
+	})
+}
+
+func noPolicy(transport.TPM, tpm2.TPMISHPolicy, tpm2.TPM2BNonce) error { return nil }
+
+// area is the key's public half as a TPM is told it.
+func (k *softKey) area() tpm2.TPM2BPublic { return tpm2.BytesAs2B[tpm2.TPMTPublic](k.public) }
+
+// scalar is the private half of a key on P-256.
+func (k *softKey) scalar(t testing.TB) []byte {
+	t.Helper()
+	private, err := k.signer.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return private
 }
