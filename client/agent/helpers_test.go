@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -64,6 +65,15 @@ func helperCommand(t testing.TB, args ...string) *exec.Cmd {
 func TestMain(m *testing.M) {
 	if os.Getenv("AGENT_TEST_HELPER") == "" {
 		os.Exit(m.Run())
+	}
+	if os.Args[1] == "listen" {
+		if _, err := net.Listen("unix", os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("listens")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return
 	}
 	c, err := net.Dial("unix", os.Args[2])
 	if err != nil {

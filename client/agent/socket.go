@@ -18,9 +18,26 @@ import (
 var ErrRunning = api.Refuse(connect.CodeAlreadyExists, "an agent is already running for this socket").
 	WithHint("Stop it with: dtsh agent --kill")
 
-// Running tells whether an agent serves the socket at path.
-func Running(ctx context.Context, path string) bool {
+// errForeign: keys would be given to somebody else.
+var errForeign = api.Refuse(connect.CodeFailedPrecondition, "another account serves it")
+
+// DialOwn is Dial for an agent that this account runs, or root: where a socket's
+// place is known beforehand, as in /tmp, another one can be there first.
+func DialOwn(ctx context.Context, path string) (net.Conn, error) {
 	c, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if !ownedByUs(c) {
+		_ = c.Close()
+		return nil, errForeign
+	}
+	return c, nil
+}
+
+// Running tells whether an agent of ours serves the socket at path.
+func Running(ctx context.Context, path string) bool {
+	c, err := DialOwn(ctx, path)
 	if err != nil {
 		return false
 	}
@@ -31,7 +48,7 @@ func Running(ctx context.Context, path string) bool {
 // Stop asks the agent at path to end, and returns when it has let go of the
 // connection.
 func Stop(ctx context.Context, path string) error {
-	c, err := Dial(ctx, path)
+	c, err := DialOwn(ctx, path)
 	if err != nil {
 		return api.Refuse(connect.CodeNotFound, "no agent is running for %q", path)
 	}

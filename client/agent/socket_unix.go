@@ -196,7 +196,7 @@ func (s *socket) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peerUID(c); err == nil && (uid == os.Geteuid() || uid == 0) {
+		if ownedByUs(c) {
 			return c, nil
 		}
 		_ = c.Close()
@@ -230,3 +230,18 @@ func Dial(ctx context.Context, path string) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", path)
 }
+
+// ownedByUs tells whether our own account, or root, is at the other end; of a
+// listener it is who listened.
+func ownedByUs(c net.Conn) bool {
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	uid, err := peerUID(uc)
+	return err == nil && (uid == os.Geteuid() || uid == 0)
+}
+
+// CheckPlace makes the folder of the socket at path where there is none, and
+// refuses one where others could put a socket of theirs.
+func CheckPlace(path string) error { return checkFolder(filepath.Dir(path)) }

@@ -71,6 +71,50 @@ func connectsAs(t *testing.T, path string, uid int) bool {
 	return strings.Contains(string(out), "answered")
 }
 
+// A socket in /tmp can be made by whoever is first, who is then given keys.
+func TestAnAgentOfSomebodyElseIsNoneOfOurs(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("another user's socket needs root")
+	}
+	dir := shortDir(t)
+	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // that is the test
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "agent.sock")
+	cmd := helperCommand(t, "listen", path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
+	if _, err := stdout.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	if Running(t.Context(), path) {
+		t.Error("it is taken for ours")
+	}
+	if c, err := DialOwn(t.Context(), path); err == nil {
+		_ = c.Close()
+		t.Error("it would be given keys")
+	}
+	if err := CheckPlace(path); err == nil {
+		t.Error("its place is said to be ours alone")
+	}
+}
+
 func TestALeftOverSocketIsReplacedAndARunningAgentIsNot(t *testing.T) {
 	path := filepath.Join(shortDir(t), "agent.sock")
 	left, err := net.Listen("unix", path)

@@ -59,3 +59,27 @@ func Inherited(*os.File) (net.Listener, error) {
 func Dial(ctx context.Context, path string) (net.Conn, error) {
 	return winio.DialPipeContext(ctx, path)
 }
+
+// ownedByUs tells whether a pipe is our own account's, or the administrators', as
+// those of their programs are, or the system's: a pipe's name can be taken by
+// anybody who is first.
+func ownedByUs(c net.Conn) bool {
+	pipe, ok := c.(interface{ Fd() uintptr })
+	if !ok {
+		return false
+	}
+	sd, err := windows.GetSecurityInfo(windows.Handle(pipe.Fd()), windows.SE_KERNEL_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	if err != nil {
+		return false
+	}
+	owner, _, err := sd.Owner()
+	if err != nil {
+		return false
+	}
+	user, err := windows.GetCurrentProcessToken().GetTokenUser()
+	return err == nil && owner.Equals(user.User.Sid) ||
+		owner.IsWellKnown(windows.WinBuiltinAdministratorsSid) || owner.IsWellKnown(windows.WinLocalSystemSid)
+}
+
+// CheckPlace has nothing to look at: pipes have no folders.
+func CheckPlace(string) error { return nil }

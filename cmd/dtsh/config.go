@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"devicetrust/client"
+	"devicetrust/client/agent"
 	"devicetrust/cmd/internal/cli"
 )
 
@@ -86,8 +87,13 @@ func (a *app) configSocket(ctx context.Context, p *client.Profile) (string, erro
 	if err != nil {
 		return "", err
 	}
+	// ssh does not ask whose socket it is that it brings keys to.
+	socket := a.agentSocket(home)
+	if err := agent.CheckPlace(socket); err != nil {
+		return "", err
+	}
 	a.offerAgent(ctx, home)
-	return a.agentSocket(home), nil
+	return socket, nil
 }
 
 func (a *app) writeConfig(ctx context.Context, file string) error {
