@@ -165,6 +165,27 @@ func TestANodeThatFallsSilentIsNoticed(t *testing.T) {
 	}
 }
 
+func TestANodeThatIsSilentFromTheBeginningIsNoticed(t *testing.T) {
+	for _, what := range []string{"session", "exec"} {
+		client, node := connectSSH(t)
+		node.Silent = true
+		node.Asked = func(asked string) clienttest.Answer {
+			if asked == what {
+				return clienttest.Ignore
+			}
+			return clienttest.Grant
+		}
+		s := SSHSession{
+			Command: "exit 0", Alive: Alive{Interval: 10 * time.Millisecond},
+			Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
+		}
+		_, err := s.Run(t.Context(), client)
+		if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "no answer from the node") {
+			t.Errorf("%s: error %v", what, err)
+		}
+	}
+}
+
 // slowly answers each request after a while.
 type slowly struct {
 	ssh.Conn

@@ -107,8 +107,21 @@ func (l SSHLogin) dial(ctx context.Context, o Options) (net.Conn, error) {
 func (l SSHLogin) dialVia(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.timeout(viaTimeout))
 	defer cancel()
-	return l.Via.DialContext(ctx, network, address)
+	conn, err := l.Via.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return viaConn{conn, l.Via}, nil
 }
+
+// viaConn is a connection by way of a node. Closing it closes the way: a channel
+// alone goes on until that node answers, which it need not.
+type viaConn struct {
+	net.Conn
+	via *ssh.Client
+}
+
+func (c viaConn) Close() error { return c.via.Close() }
 
 func (l SSHLogin) timeout(usual time.Duration) time.Duration {
 	if l.Timeout > 0 {

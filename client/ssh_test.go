@@ -227,6 +227,73 @@ func TestCtrlCEndsAHandshake(t *testing.T) {
 	}
 }
 
+// stuck is a connection of which nothing is read any more, once it is.
+type stuck struct {
+	net.Conn
+	now    <-chan struct{}
+	closed <-chan struct{}
+}
+
+func (s stuck) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	select {
+	case <-s.now:
+		<-s.closed
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+// viaStuck is a connection to a node on the way that connects, and then does
+// nothing any more, as one that has lost its network.
+func viaStuck(t *testing.T) *ssh.Client {
+	t.Helper()
+	now := make(chan struct{})
+	config := &ssh.ServerConfig{NoClientAuth: true}
+	config.AddHostKey(clienttest.OtherAuthority(t))
+	address := listen(t, func(tcp net.Conn) {
+		_, channels, requests, err := ssh.NewServerConn(stuck{tcp, now, t.Context().Done()}, config)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go ssh.DiscardRequests(requests)
+		c := <-channels
+		close(now)
+		if _, _, err := c.Accept(); err != nil {
+			t.Error(err)
+		}
+		<-t.Context().Done()
+	})
+	via, err := ssh.Dial("tcp", address, &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { via.Close() })
+	return via
+}
+
+func TestANodeOnTheWayThatFallsSilentHoldsNobody(t *testing.T) {
+	c := clienttest.Start(t)
+	login, _ := sshLogin(t, c, "web-1", c.StartNode(t, "web-1", clienttest.HostCert{}))
+	login.Via = viaStuck(t)
+	login.Timeout = 100 * time.Millisecond
+	ended := make(chan error, 1)
+	go func() {
+		_, err := login.Connect(t.Context(), options())
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "does not answer") {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the handshake goes on for ever")
+	}
+}
+
 func TestAnExpiredCertificateIsNotOffered(t *testing.T) {
 	c := clienttest.Start(t)
 	node := c.StartNode(t, "web-1", clienttest.HostCert{})

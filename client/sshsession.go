@@ -65,6 +65,7 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 	defer signal.Stop(broken)
 	// What x/crypto waits for does not end with ctx, but with the connection.
 	defer context.AfterFunc(ctx, func() { _ = client.Close() })()
+	guarded(lost, func() { keepAlive(ctx, client, s.Alive, lost) })
 	sess, err := client.NewSession()
 	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
 		return 0, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
@@ -73,7 +74,6 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 		return 0, errEndedEarly
 	}
 	defer sess.Close() //nolint:errcheck // it has ended by itself
-	guarded(lost, func() { keepAlive(ctx, client, s.Alive, lost) })
 
 	s.prepare(sess)
 	var terminal *rawTerminal // nil where the person has none

@@ -20,6 +20,7 @@ func Subsystem(ctx context.Context, client *ssh.Client, name string) (io.Reader,
 	go func() {
 		lost(client.Wait()) // else the goroutines would outlive it
 	}()
+	guarded(lost, func() { keepAlive(ctx, client, Alive{}, lost) })
 	sess, err := client.NewSession()
 	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
 		return nil, nil, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
@@ -27,7 +28,6 @@ func Subsystem(ctx context.Context, client *ssh.Client, name string) (io.Reader,
 	if err != nil {
 		return nil, nil, errEndedEarly
 	}
-	guarded(lost, func() { keepAlive(ctx, client, Alive{}, lost) })
 	in, err := sess.StdinPipe()
 	if err != nil {
 		return nil, nil, err
