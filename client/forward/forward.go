@@ -130,11 +130,11 @@ var ErrRefused = errors.New("the node refused it")
 // Start begins to forward s. port is what the node chose where s left it to
 // it. Its errors are one line.
 func (f *Forwarder) Start(ctx context.Context, s Spec) (port uint16, err error) {
-	if f.listening() >= maxListeners {
+	if f.started() >= maxListeners {
 		return 0, fmt.Errorf("cannot listen at %s: more than %d listeners at once", s.Listen, maxListeners)
 	}
 	if s.Remote {
-		return f.startRemote(s)
+		return f.startRemote(ctx, s)
 	}
 	listeners, err := f.o.listen(ctx, s.Listen)
 	if err != nil {
@@ -154,10 +154,10 @@ func (f *Forwarder) Start(ctx context.Context, s Spec) (port uint16, err error) 
 	return 0, nil
 }
 
-func (f *Forwarder) listening() int {
+func (f *Forwarder) started() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.listeners) + len(f.remote)
+	return len(f.specs)
 }
 
 // accept takes connections to l. Where there are too many, the next ones wait.

@@ -162,6 +162,30 @@ func TestAPortThatIsNoneIsNotBelieved(t *testing.T) {
 	}
 }
 
+func TestANodeThatDoesNotSayWhetherItListensHoldsNobody(t *testing.T) {
+	n := newNode(t)
+	asked := make(chan struct{})
+	n.asked = func(*ssh.Request) { close(asked) }
+	s, _ := ParseRemote("8080:localhost:1")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := n.forwarder(Listening{}).Start(ctx, s)
+		ended <- err
+	}()
+	<-asked
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it is waited for")
+	}
+}
+
 func TestAReasonIsToldOnceAndReasonsAreBounded(t *testing.T) {
 	n := newNode(t)
 	f := n.forwarder(Listening{})
@@ -271,7 +295,8 @@ func TestListenersAreBounded(t *testing.T) {
 	n := newNode(t)
 	f := n.forwarder(Listening{})
 	dir := t.TempDir()
-	for i := range maxListeners {
+	n.starts(f, ParseLocal, freePort(t)+":localhost:1") // one, though on each loopback
+	for i := range maxListeners - 1 {
 		n.starts(f, ParseLocal, fmt.Sprintf("%s/%d:localhost:1", dir, i))
 	}
 	for _, parse := range []func(string) (Spec, error){ParseLocal, ParseRemote} {

@@ -23,6 +23,8 @@ const (
 
 	// dialTimeout: as a node has for what it dials.
 	dialTimeout = 30 * time.Second
+	// answerTimeout for a node's answer to where it is to listen: it asks nobody.
+	answerTimeout = 30 * time.Second
 	// socksTimeout for a request of a SOCKS client to come: it is there at
 	// once, unless the client is none.
 	socksTimeout = 10 * time.Second

@@ -17,8 +17,12 @@ const (
 	forwardedSocket = "forwarded-streamlocal@openssh.com"
 )
 
-// startRemote has the node listen.
-func (f *Forwarder) startRemote(s Spec) (port uint16, err error) {
+// startRemote has the node listen. One that does not answer is hung up on: what
+// waits for an answer waits for the connection.
+func (f *Forwarder) startRemote(ctx context.Context, s Spec) (port uint16, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = f.client.Close() })()
 	kind, read := forwardedPort, readForwardedPort
 	if s.Listen.Path != "" {
 		kind, read = forwardedSocket, readForwardedSocket
@@ -40,6 +44,9 @@ func (f *Forwarder) startRemote(s Spec) (port uint16, err error) {
 		name, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{at.Path})
 	}
 	ok, reply, err := f.client.SendRequest(name, true, payload)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return 0, fmt.Errorf("remote port forwarding failed for %s: %w", s.Listen, cause)
+	}
 	if err != nil {
 		return 0, errors.New("the connection ended")
 	}
@@ -60,6 +67,8 @@ func (f *Forwarder) startRemote(s Spec) (port uint16, err error) {
 	f.specs = append(f.specs, s)
 	return at.Port, nil
 }
+
+var errNoAnswer = errors.New("the node does not answer")
 
 // asked is a listener as the node is asked for it, which is how it calls it
 // afterwards (OpenSSH, channels.c, channel_rfwd_bind_host).

@@ -29,7 +29,10 @@ func (a *app) forward(ctx context.Context, o sshOptions, node *reached, s *clien
 	for _, spec := range o.forwards {
 		port, err := f.Start(ctx, spec)
 		switch {
-		case err != nil && (o.mustForward || ctx.Err() != nil):
+		case ctx.Err() != nil:
+			f.Close()
+			return nil, context.Cause(ctx)
+		case err != nil && o.mustForward:
 			f.Close()
 			return nil, whyNoForward(node.creds, err)
 		case err != nil:
