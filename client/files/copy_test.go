@@ -204,6 +204,29 @@ func TestPatternsAreTheNodesFiles(t *testing.T) {
 	}
 }
 
+func TestAPatternMatchesWhatIsHiddenOnlyWhereItSaysSo(t *testing.T) {
+	there := t.TempDir()
+	for _, name := range []string{".rc", "a", ".d/.rc", ".d/b", "e/c", "e/.rc"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(there, name)), 0o700), os.WriteFile(filepath.Join(there, name), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := node(t, there)
+	for pattern, want := range map[string][]string{
+		"?rc": {"?rc"}, "[.]rc": {"[.]rc"}, ".r*": {".rc"}, "*": {"a", "e"}, "./*": {"a", "e"}, "*/*": {"e/c"}, ".d/*": {".d/b"},
+		".?/.*": {".d/.rc"}, "e/../*": {"a", "e"}, there + "//e/*": {there + "/e/c"},
+	} {
+		got, err := r.glob(pattern)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v, %s", pattern, err, diff)
+		}
+	}
+	r = hostileNode(t, hostile{names: []string{".bashrc", "..", ".", "a"}})
+	if got, err := r.glob("dir/*"); err != nil || cmp.Diff([]string{"dir/a"}, got) != "" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestWhatCannotBeCopiedIsToldAndTheRestIs(t *testing.T) {
 	here, there := t.TempDir(), t.TempDir()
 	fifo := filepath.Join(here, "fifo")

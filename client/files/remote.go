@@ -94,11 +94,28 @@ func (r *Remote) glob(pattern string) ([]string, error) {
 	if r.meter.exceeded() {
 		return nil, errListing
 	}
+	found = slices.DeleteFunc(found, func(p string) bool { return !named(pattern, p) })
 	if err != nil || len(found) == 0 {
 		return []string{pattern}, nil // what is no pattern is a name
 	}
 	slices.Sort(found)
 	return found, nil
+}
+
+// named tells whether pattern also names what it matches: a name that begins
+// with a dot only where the pattern has that dot too, as shells have it. Else
+// "*" into a home would bring a node's .bashrc along.
+func named(pattern, found string) bool {
+	parts, names := strings.Split(path.Clean(pattern), "/"), strings.Split(found, "/")
+	if len(parts) != len(names) {
+		return false
+	}
+	for i, name := range names {
+		if strings.HasPrefix(name, ".") && !strings.HasPrefix(strings.TrimPrefix(parts[i], `\`), ".") {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Remote) create(p string, mode fs.FileMode) (file, error) {
