@@ -488,6 +488,9 @@ func TestALockedAgentDoesNothing(t *testing.T) {
 	if k.sign(public, []byte("x")) != nil || k.sign(cert, authRequest(session(1), "root", cert, nil)) != nil {
 		t.Error("a locked agent signs")
 	}
+	if n := w.signatures.Load(); n != 0 {
+		t.Errorf("%d signatures were made, and kept back", n)
+	}
 	for name, msg := range map[string][]byte{
 		"add": append([]byte{msgAdd}, newKeyMessage(t)...), "remove": appendString([]byte{msgRemove}, public.Marshal()),
 		"remove all": {msgRemoveAll}, "lock": appendString([]byte{msgLock}, "other"),

@@ -123,7 +123,7 @@ func TestAHostileHopGetsNothingElse(t *testing.T) {
 			"stop":              appendString([]byte{msgExtension}, extStop),
 			"smart card":        appendString(appendString([]byte{20}, "/usr/lib/x.so"), ""),
 			"unknown":           {200},
-			"mark again":        appendString([]byte{msgExtension}, extForwarded),
+			"mark again":        appendString(appendString([]byte{msgExtension}, extForwarded), "elsewhere"),
 			"forged binding":    bytes.Replace(bindMessage(t, next, session(2), false), session(2), session(3), 1),
 		} {
 			// Those that cannot be undone on a connection, on one of their own.
@@ -297,7 +297,9 @@ func TestKeysForDestinationsAreUsedThereOnly(t *testing.T) {
 	if k := ask(first); signs(k, 2, "root", nil) || signs(k, 1, "root", second.PublicKey()) || k.sign(mine, []byte("x")) != nil || k.sign(mine, sshsigRequest()) != nil {
 		t.Error("the first host: signed for something else")
 	}
-	for name, h := range map[string]ssh.Signer{"second": second, "third with a certificate": third, "first without": firstKey, "second without": secondKey} {
+	// A host key is no authority, nor an authority a host.
+	_, byThird := hostOf(t, "third.example.com", thirdKey)
+	for name, h := range map[string]ssh.Signer{"by the third's key": byThird, "the authority itself": w.hostCA, "second": second, "third with a certificate": third, "first without": firstKey, "second without": secondKey} {
 		if k := ask(h); shown(k) || signs(k, 1, "root", nil) {
 			t.Errorf("%s: used directly", name)
 		}
@@ -364,4 +366,40 @@ func TestASignatureEndsWithItsConnection(t *testing.T) {
 	if err := <-ended; err == nil {
 		t.Error("no reason")
 	}
+}
+
+func TestWhatIsSignedWhileTheAgentIsLockedIsKeptBack(t *testing.T) {
+	w := newWorld(t, permitAll)
+	cert, sign := w.logins[0].Certificate, w.logins[0].Sign
+	w.mu.Lock()
+	w.logins[0].Sign = func(ctx context.Context, data []byte) (*ssh.Signature, error) {
+		if !w.talk().succeeds(appendString([]byte{msgLock}, "sesame")) {
+			t.Error("not locked")
+		}
+		return sign(ctx, data)
+	}
+	w.mu.Unlock()
+	if w.talk().sign(cert, sshsigRequest()) != nil {
+		t.Error("the signature was given to somebody")
+	}
+}
+
+func TestAFaultEndsOneConnectionOnly(t *testing.T) {
+	w := newWorld(t, permitAll)
+	cert := w.logins[0].Certificate
+	w.mu.Lock()
+	w.logins[0].Sign = func(context.Context, []byte) (*ssh.Signature, error) { panic("a fault") }
+	w.mu.Unlock()
+	c := w.dial()
+	msg := appendString(appendString([]byte{msgSign}, cert.Marshal()), sshsigRequest())
+	if err := writeMessage(c, append(msg, 0, 0, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := readMessage(c); err == nil {
+		t.Errorf("answered %v", answer)
+	}
+	if len(w.talk().keys()) != 2 {
+		t.Error("the agent is gone")
+	}
+	poll(t, func() bool { return strings.Contains(w.log.String(), "internal error") })
 }

@@ -144,8 +144,10 @@ func parseRSA(r *reader, cert ssh.PublicKey) (crypto.PrivateKey, error) {
 		r.failed = r.failed || public.failed
 	}
 	d, _, p, q := r.natural(), r.natural(), r.natural(), r.natural()
-	if r.failed || n.BitLen() > maxRSABits || d.BitLen() > n.BitLen() || p.BitLen() > maxRSABits/2 || q.BitLen() > maxRSABits/2 || e.BitLen() > 31 {
-		return nil, errMalformed
+	for _, number := range []*big.Int{n, d, p, q} {
+		if r.failed || number.BitLen() > maxRSABits || e.BitLen() > 31 {
+			return nil, errMalformed
+		}
 	}
 	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: n, E: int(e.Int64())}, D: d, Primes: []*big.Int{p, q}}
 	if err := key.Validate(); err != nil {

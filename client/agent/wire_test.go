@@ -35,7 +35,7 @@ func TestMalformedMessagesAreRefusedOrEndTheConnection(t *testing.T) {
 		"add a hardware key":    appendString([]byte{msgAdd}, "sk-ssh-ed25519@openssh.com"),
 		"add a cut key":         append([]byte{msgAdd}, newKeyMessage(t)[:60]...),
 		"add another's public":  append([]byte{msgAdd}, bytes.Replace(newKeyMessage(t), []byte("\x00\x00\x00\x20"), []byte("\x00\x00\x00\x21\x00"), 1)...),
-		"add another's cert":    append([]byte{msgAdd}, appendString(appendString(nil, cert.Type()), cert.Marshal())...),
+		"add another's cert":    append(appendString(appendString([]byte{msgAdd}, cert.Type()), cert.Marshal()), newKeyMessage(t)[4+len(ssh.KeyAlgoED25519):]...),
 		"add an RSA of zeros":   append(appendString([]byte{msgAdd}, "ssh-rsa"), make([]byte, 28)...),
 		"add a huge RSA":        hugeRSA(),
 		"add a long comment":    append([]byte{msgAdd}, longComment(t)...),
