@@ -284,3 +284,41 @@ func BenchmarkSignSoftware(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "signatures/s")
 }
+
+func TestListsAreBounded(t *testing.T) {
+	w := newWorld(t, permitAll)
+	host := newSigner(t).PublicKey().Marshal()
+	add := func(destinations, keys int) bool {
+		to := appendString(appendString(appendString(nil, ""), "host.example.com"), "")
+		for range keys {
+			to = append(appendString(to, host), 0)
+		}
+		one := appendString(appendString(appendString(nil, make([]byte, 12)), to), "")
+		var all []byte
+		for range destinations {
+			all = appendString(all, one)
+		}
+		msg := append([]byte{msgAddConstrained}, newKeyMessage(t)...)
+		return w.talk().succeeds(appendString(appendString(append(msg, constrainExtension), extRestrictDestination), all))
+	}
+	if !add(maxDestinations, 1) || !add(1, maxHopKeys) {
+		t.Error("as many as may be: refused")
+	}
+	if add(maxDestinations+1, 1) || add(1, maxHopKeys+1) {
+		t.Error("one too many: added")
+	}
+	for size, want := range map[int]bool{maxKeyBlob - 1024: true, maxKeyBlob: false} {
+		key := newSigner(t)
+		cert := &ssh.Certificate{Key: key.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: []string{string(make([]byte, size))}, ValidBefore: ssh.CertTimeInfinity}
+		if err := cert.SignCert(zeros{}, w.hostCA); err != nil {
+			t.Fatal(err)
+		}
+		certified, err := ssh.NewCertSigner(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.talk().bind(certified, session(1), true); got != want {
+			t.Errorf("a host certificate of %d bytes: %v", len(cert.Marshal()), got)
+		}
+	}
+}
