@@ -126,8 +126,10 @@ func configCiphers() []string {
 
 // configPath quotes a path for ssh_config: "%" begins a token and is doubled.
 // What ssh has no way to quote, or quotes differently from version to version
-// ("${", double quotes, backslashes), is refused.
+// ("${", double quotes, backslashes), is refused. On Windows ssh takes slashes, for
+// pipes too (Win32-OpenSSH issue 1949).
 func configPath(path string) (string, error) {
+	path = filepath.ToSlash(path)
 	bad := strings.ContainsAny(path, "\"\\") || strings.Contains(path, "${") ||
 		strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f })
 	if bad {
