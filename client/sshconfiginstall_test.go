@@ -275,3 +275,33 @@ func TestWhatSomebodyWritesMeanwhileIsNotLost(t *testing.T) {
 		t.Errorf("%v: %q", err, i.text())
 	}
 }
+
+func FuzzAnSSHConfigComesOutAsItWentIn(f *testing.F) {
+	h, err := OpenHome(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	p, err := h.Profile("dt.example.com:3080")
+	if err != nil {
+		f.Fatal(err)
+	}
+	include, err := p.includeLine()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, text := range []string{"", "Host *\r\n", "Include \"a b\" c", "include=\"", "Host a\nInclude " + p.sshConfig(), p.remark(true)} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, strings.TrimSpace(include)) {
+			return
+		}
+		with := p.remark(false) + include + text
+		if !includes([]byte(with), p.sshConfig()) {
+			t.Error("what was written is not recognised")
+		}
+		if rest, made := p.without([]byte(with), include); string(rest) != text || made {
+			t.Errorf("got %q, made %v", rest, made)
+		}
+	})
+}
