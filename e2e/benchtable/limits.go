@@ -53,7 +53,9 @@ var limits = []limit{
 		figure: median("AgentLogin", "extra-ms")},
 	{what: "dtsh agent: software key, 16 clients at once", unit: "sign/s", bound: 500, least: true,
 		figure: most("AgentSign/software", "sign/s")},
-	{what: "dtsh agent: key in the TPM, 16 clients at once, over the bare TPM", unit: "×", bound: 0.75, least: true,
+	// A chip keeps the agent waiting; swtpm is as fast as the agent, its clients
+	// and what verifies the signatures, which share the processors with it.
+	{what: "dtsh agent: key in the TPM, 16 clients at once, over the bare TPM", unit: "×", bound: 0.5, least: true,
 		figure: most("AgentSign/tpm", "x_bare")},
 	{what: "dtsh --help", unit: "ms", bound: 30, figure: median("Start/help", "median-ms")},
 	{what: "dtsh status, keys in the TPM", unit: "ms", bound: 30, figure: median("Start/status", "median-ms")},
