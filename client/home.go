@@ -92,7 +92,7 @@ func (h *Home) makePrivate() error {
 		return err
 	}
 	for _, e := range entries {
-		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device", lockFileName, agentSocket, agentSocket + ".lock"}, e.Name()) {
+		if !slices.Contains([]string{"current-profile", "profiles", "keys", "device", lockFileName, agentSocket, agentSocket + ".lock", agentLogFile}, e.Name()) {
 			return nil
 		}
 	}

@@ -108,4 +108,8 @@ const (
 	// maxReplaced bounds the earlier logins that a profile remembers, to be
 	// ended with it. Older ones expire by themselves.
 	maxReplaced = 16
+
+	// maxAgentLog in bytes: some thousand lines, of which an agent writes a few
+	// an hour when all goes wrong.
+	maxAgentLog = 256 << 10
 )

@@ -143,7 +143,11 @@ func (a *app) serveAgent(ctx context.Context, home *client.Home, path string, l 
 	defer cancel()
 	log := a.Log()
 	if detached {
-		log = slog.New(slog.DiscardHandler)
+		log = slog.New(slog.DiscardHandler) // on a full disk: the keys are of use all the same
+		if file, err := home.AgentLog(); err == nil {
+			defer file.Close()
+			log = slog.New(slog.NewTextHandler(file, nil))
+		}
 		home.Chip.Waiting = nil
 	}
 	home.Chip.Keep = true
