@@ -291,15 +291,17 @@ type hostile struct {
 	// endless has no last name.
 	endless bool
 	content io.ReaderAt
+	size    int64
 }
 
 type claim struct {
 	name string
 	dir  bool
+	size int64
 }
 
 func (c claim) Name() string       { return c.name }
-func (c claim) Size() int64        { return 5 }
+func (c claim) Size() int64        { return max(c.size, 5) }
 func (c claim) ModTime() time.Time { return time.Unix(0, 0) }
 func (c claim) IsDir() bool        { return c.dir }
 func (c claim) Sys() any           { return nil }
@@ -341,7 +343,7 @@ func (h hostile) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 	if r.Method == "List" {
 		return h, nil
 	}
-	return statOf{claim{name: filepath.Base(r.Filepath), dir: strings.HasSuffix(r.Filepath, "dir")}}, nil
+	return statOf{claim{filepath.Base(r.Filepath), strings.HasSuffix(r.Filepath, "dir"), h.size}}, nil
 }
 
 func (h hostile) Fileread(*sftp.Request) (io.ReaderAt, error) { return h.content, nil }
@@ -494,6 +496,30 @@ func TestADiskThatIsFullIsSaid(t *testing.T) {
 		failed, err = copied(t, Copy{}, Place{r, "/dev/full"}, Place{Local{}, file})
 		if err != nil || len(failed) != 1 || !strings.HasPrefix(failed[0], "web-1:/dev/full: ") || !strings.Contains(failed[0], "no space left on device") {
 			t.Errorf("%v, %q", err, failed)
+		}
+	}
+}
+
+// gap gives less than it is asked for once, and goes on after that.
+type gap struct{ io.ReaderAt }
+
+func (g gap) ReadAt(b []byte, at int64) (int, error) {
+	n, err := g.ReaderAt.ReadAt(b, at)
+	if at == 1<<15 {
+		return n / 2, io.EOF
+	}
+	return n, err
+}
+
+func TestACopyWithAGapIsNoCopy(t *testing.T) {
+	h := hostile{content: gap{bytes.NewReader(make([]byte, 1<<18))}, size: 1 << 18}
+	for name, target := range map[string]Place{
+		"here":            {Local{}, filepath.Join(t.TempDir(), "log")},
+		"to another node": {node(t, t.TempDir()), "log"},
+	} {
+		failed, err := copied(t, Copy{}, target, Place{hostileNode(t, h), "log"})
+		if diff := cmp.Diff([]string{"web-1:log: " + errGaps.Error()}, failed); err != nil || diff != "" {
+			t.Errorf("%s: %v, %s", name, err, diff)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"errors"
 	"io"
 	"os"
 )
@@ -14,7 +15,7 @@ type ended struct{ from, to error }
 func stream(to, from file, seen *watch) (e ended) {
 	if local, ok := to.(*os.File); ok {
 		w := &writer{to: local, watch: seen}
-		_, err := from.WriteTo(w)
+		err := read(from, w)
 		if w.err == nil {
 			return ended{from: err}
 		}
@@ -27,8 +28,7 @@ func stream(to, from file, seen *watch) (e ended) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_, err := from.WriteTo(pw)
-			pw.CloseWithError(err) // an end, where it is nil
+			pw.CloseWithError(read(from, pw)) // an end, where it is nil
 		}()
 		defer func() {
 			_ = pr.Close() // never fails
@@ -48,6 +48,24 @@ func stream(to, from file, seen *watch) (e ended) {
 		}
 	}
 	return e
+}
+
+// errGaps: a node gave less of one part than was asked for, and then had more in
+// the next, which was on the way already. A file that grows is one.
+var errGaps = errors.New("the file changed while it was read, and its copy is not whole")
+
+// read writes all of a file to w. The parts that the package asks a node for at
+// the same time are written one behind the other, also around a gap, which shows
+// in where it got to.
+func read(from file, w io.Writer) error {
+	n, err := from.WriteTo(w)
+	if err != nil {
+		return err
+	}
+	if at, err := from.Seek(0, io.SeekCurrent); err != nil || at != n {
+		return errGaps
+	}
+	return nil
 }
 
 // writer and reader count, and keep the error of their side apart.
