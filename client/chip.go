@@ -33,8 +33,9 @@ type Chip struct {
 
 	// Whoever has the token may touch these.
 	open *tpm.TPM
-	// idle gives the TPM back; nil where it is not open.
-	idle *time.Timer
+	// idle gives the TPM back; nil where it is not open. So does over, also where
+	// it is in use all the time.
+	idle, over *time.Timer
 }
 
 // NewChip takes the TPM at address as tpm.Open does. It is opened later.
@@ -52,10 +53,13 @@ func (c *Chip) Use(ctx context.Context, f func(*tpm.TPM) error) error {
 	if err != nil {
 		return err
 	}
+	err = errFault // unless f returns
+	defer func() { c.giveBack(err) }()
 	err = f(t)
-	c.giveBack(err)
 	return err
 }
+
+var errFault = errors.New("the conversation with the TPM had a fault")
 
 // Reach tells whether the TPM can be opened.
 func (c *Chip) Reach(ctx context.Context) error {
@@ -102,6 +106,10 @@ func (c *Chip) take(ctx context.Context) (*tpm.TPM, error) {
 			return nil, err
 		}
 		c.open = t
+		if !c.keeps() {
+			// Who waits for a token gets it in turn.
+			c.over = time.AfterFunc(chipTurn, func() { _ = c.Close() })
+		}
 	}
 	return c.open, nil
 }
@@ -114,13 +122,15 @@ func (c *Chip) giveBack(err error) {
 	switch {
 	case err != nil:
 		_ = c.closeLocked() // the failure is known
-	case c.Keep && tpm.Shared(c.Address):
+	case c.keeps():
 	case c.idle == nil:
 		c.idle = time.AfterFunc(chipIdle, c.closeIdle)
 	default:
 		c.idle.Reset(chipIdle)
 	}
 }
+
+func (c *Chip) keeps() bool { return c.Keep && tpm.Shared(c.Address) }
 
 // closeIdle gives the TPM back unless somebody has it just now: then that one
 // comes to it.
@@ -138,6 +148,10 @@ func (c *Chip) closeLocked() error {
 	if c.idle != nil {
 		c.idle.Stop()
 		c.idle = nil
+	}
+	if c.over != nil {
+		c.over.Stop()
+		c.over = nil
 	}
 	if c.open == nil {
 		return nil

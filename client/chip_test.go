@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -222,6 +223,58 @@ func TestTheTPMIsGivenBackToOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// An agent that many programs ask has no idle time.
+func TestWhoSignsAllTheTimeLetsOthersHaveTheTPM(t *testing.T) {
+	c, h := clienttest.Start(t), newHome(t)
+	m, soft := enrolledMachine(t, h)
+	creds, err := loggedIn(t, c, h, m.Prove).Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var signing sync.WaitGroup
+	defer signing.Wait()
+	ended := make(chan struct{})
+	defer close(ended)
+	for range 4 {
+		signing.Go(func() {
+			for {
+				select {
+				case <-ended:
+					return
+				default:
+				}
+				if _, err := creds.signSSH(t.Context(), []byte("hello")); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for range 2 {
+		other := NewChip(soft.Address)
+		if err := other.Reach(ctx); err != nil {
+			t.Error(err)
+		}
+		other.Close()
+	}
+}
+
+func TestAFaultInAConversationWithTheTPMEndsThatOne(t *testing.T) {
+	c := NewChip(tpmtest.Start(t).Address)
+	defer c.Close()
+	func() {
+		defer func() { recover() }()
+		_ = c.Use(t.Context(), func(*tpm.TPM) error { panic("a fault") })
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := c.Reach(ctx); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -90,6 +90,12 @@ const (
 	// short enough that nobody sees a second program wait.
 	chipIdle = 200 * time.Millisecond
 
+	// chipTurn is how long an open TPM is used without a break: other programs
+	// wait for a command socket meanwhile, for twenty seconds at most
+	// (devices/tpm's limits.go, commandTimeout). To open it again and to make the
+	// key costs a software TPM some milliseconds.
+	chipTurn = time.Second
+
 	// slowAfter: people take what lasts longer for a program that hangs.
 	slowAfter = 2 * time.Second
 
