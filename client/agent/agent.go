@@ -58,13 +58,20 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 		case <-ctx.Done():
 		}
 	}()
-	// Accept ends when the closing begins, and the program may end with it: what
-	// is to be removed is waited for.
-	defer l.Close()
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	// The listener first: whoever sees a connection end can start another agent.
+	connected, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	closed := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(closed)
+		defer hangUp()
+		_ = l.Close()
+	})
 	var conns sync.WaitGroup
-	defer conns.Wait()
-	defer cancel()
+	defer func() {
+		cancel()
+		<-closed
+		conns.Wait()
+	}()
 	slots := make(chan struct{}, maxConns)
 	for {
 		select {
@@ -93,7 +100,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 		}
 		conns.Go(func() {
 			defer func() { <-slots }()
-			a.ServeConn(ctx, c)
+			a.ServeConn(connected, c)
 		})
 	}
 }

@@ -225,3 +225,23 @@ func TestAnAgentThatIsAskedToStopEndsAndLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAgentThatHasStoppedLeavesItsPlaceToTheNext(t *testing.T) {
+	path := filepath.Join(shortDir(t), "agent.sock")
+	for range 200 {
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := New(Config{Source: nobody{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		done := make(chan error, 1)
+		go func() { done <- a.Serve(t.Context(), l) }()
+		if err := Stop(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Fatalf("the socket is still there: %v", err)
+		}
+		defer func() { <-done }()
+	}
+}
