@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,7 +49,7 @@ permit agent forwarding, and only at servers of the cluster.
 
 "dtsh login" starts it in the background where the login's key is in the TPM
 (--no-agent or DTSH_AGENT=off keeps it from that). An agent in the background
-ends when nobody is logged in any more.`,
+ends when nobody is logged in any more, or an hour after the last login expired.`,
 		Example: `  eval "$(dtsh agent --background)"
   dtsh agent                  # in the foreground, until interrupted
   dtsh agent --kill`,
@@ -157,26 +158,15 @@ func (a *app) serveAgent(ctx context.Context, home *client.Home, path string, l 
 	defer both.Wait()
 	defer cancel()
 	both.Go(func() { every(ctx, agentInterval, func() { renewals.Step(ctx) }) })
-	had := false
+	u := &upkeep{home: home, keys: keys, now: a.Now, detached: detached, path: path}
+	if !strings.HasPrefix(path, pipePrefix) {
+		u.socket, _ = os.Lstat(path) // which tells where it has gone already
+	}
 	both.Go(func() {
 		every(ctx, agentInterval, func() {
-			keys.Expire()
-			if detached && (gone(home.Dir()) || !strings.HasPrefix(path, pipePrefix) && gone(path)) {
+			if u.step() {
 				cancel()
-				return
 			}
-			logins, err := home.Logins()
-			if err != nil {
-				return // a disk that does not answer is no logout
-			}
-			has := len(logins) > 0
-			if had && !has {
-				keys.Empty()
-				if detached {
-					cancel()
-				}
-			}
-			had = has
 		})
 	})
 	err := keys.Serve(ctx, l)
@@ -184,6 +174,58 @@ func (a *app) serveAgent(ctx context.Context, home *client.Home, path string, l 
 		return nil
 	}
 	return err
+}
+
+// agentLinger is how long an agent in the background that has no keys of ssh-add
+// outlives the last login that was good.
+const agentLinger = time.Hour
+
+// upkeep is what an agent looks at every agentInterval.
+type upkeep struct {
+	home *client.Home
+	keys *agent.Agent
+	now  func() time.Time
+	// detached: it ends by itself.
+	detached bool
+	path     string
+	socket   fs.FileInfo // at path when it began; nil is a pipe
+	// had tells whether somebody was logged in, good when a login was good last.
+	had  bool
+	good time.Time
+}
+
+// step tells whether the agent is to end.
+func (u *upkeep) step() (end bool) {
+	u.keys.Expire()
+	if u.detached && (gone(u.home.Dir()) || u.displaced()) {
+		return true
+	}
+	logins, err := u.home.Logins()
+	if err != nil {
+		return false // a disk that does not answer is no logout
+	}
+	now, had := u.now(), u.had
+	u.had = len(logins) > 0
+	if slices.ContainsFunc(logins, func(p *client.Profile) bool {
+		c, err := p.Credentials()
+		return err == nil && now.Before(c.ValidUntil())
+	}) {
+		u.good = now
+	}
+	if had && !u.had {
+		u.keys.Empty()
+		return u.detached
+	}
+	return u.detached && !u.good.IsZero() && now.Sub(u.good) > agentLinger && u.keys.Added() == 0
+}
+
+// displaced tells whether the socket is not there any more, or another agent's.
+func (u *upkeep) displaced() bool {
+	if strings.HasPrefix(u.path, pipePrefix) {
+		return false
+	}
+	now, err := os.Lstat(u.path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && (u.socket == nil || !os.SameFile(now, u.socket))
 }
 
 func gone(path string) bool {

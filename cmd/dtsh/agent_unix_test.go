@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"devicetrust/client"
 	"devicetrust/client/agent"
 	"devicetrust/client/clienttest"
 )
@@ -102,4 +105,81 @@ func TestWhatSystemdHandsOverIsOneSocket(t *testing.T) {
 	ended := s.serves(path)
 	want(t, s.dtsh("agent", "--socket="+path, "--kill"), 0, "Agent stopped", "")
 	<-ended
+}
+
+// beside is what an agent in the background looks at, with one login of alice.
+func beside(t *testing.T) (*seat, *upkeep) {
+	t.Helper()
+	c, s, path := clienttest.Start(t), newSeat(t), socketPath(t)
+	c.Life = time.Hour
+	s.login(c)
+	home, err := client.OpenHome(s.env["DTSH_HOME"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := agent.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	u := &upkeep{
+		home: home, path: path, detached: true, now: func() time.Time { return s.now() },
+		keys: agent.New(agent.Config{Source: home.AgentSource(slog.New(slog.DiscardHandler)), Now: s.now, Log: slog.New(slog.DiscardHandler)}),
+	}
+	if u.socket, err = os.Lstat(path); err != nil {
+		t.Fatal(err)
+	}
+	if u.step() {
+		t.Fatal("it ends at once")
+	}
+	return s, u
+}
+
+func TestAnAgentInTheBackgroundEndsWhenItIsOfNoUse(t *testing.T) {
+	for name, tt := range map[string]struct {
+		happens func(*seat, *upkeep) error
+		end     bool
+	}{
+		"nothing":       {func(*seat, *upkeep) error { return nil }, false},
+		"a logout":      {func(s *seat, _ *upkeep) error { want(s.t, s.dtsh("logout"), 0, ".", ""); return nil }, true},
+		"no home":       {func(_ *seat, u *upkeep) error { return os.RemoveAll(u.home.Dir()) }, true},
+		"no socket":     {func(_ *seat, u *upkeep) error { return os.Remove(u.path) }, true},
+		"no keys, soon": {func(_ *seat, u *upkeep) error { return os.RemoveAll(filepath.Join(u.home.Dir(), "keys")) }, false},
+		"another agent": {func(_ *seat, u *upkeep) error {
+			if err := os.Remove(u.path); err != nil {
+				return err
+			}
+			l, err := net.Listen("unix", u.path)
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+			}
+			return err
+		}, true},
+		"an expired login": {func(s *seat, _ *upkeep) error {
+			s.now = func() time.Time { return time.Now().Add(time.Hour + time.Minute) }
+			return nil
+		}, true},
+		"a login that has just expired": {func(s *seat, u *upkeep) error {
+			s.now = func() time.Time { return time.Now().Add(time.Hour - time.Minute) }
+			if u.step() {
+				return errors.New("it ends while the login is good")
+			}
+			s.now = func() time.Time { return time.Now().Add(time.Hour + time.Minute) }
+			return nil
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, u := beside(t)
+			if err := tt.happens(s, u); err != nil {
+				t.Fatal(err)
+			}
+			if got := u.step(); got != tt.end {
+				t.Errorf("it ends: %v, want %v", got, tt.end)
+			}
+			u.detached = false
+			if u.step() {
+				t.Error("one in the foreground ends")
+			}
+		})
+	}
 }
