@@ -9,6 +9,9 @@ const (
 	// (TCG PC Client Platform TPM Profile, command durations); a software TPM
 	// serves one connection at a time and may be busy with another's.
 	commandTimeout = 20 * time.Second
+	// queueInterval is how often a command socket is asked where others wait for
+	// it already. A signature takes it for longer.
+	queueInterval = 20 * time.Millisecond
 	// keyTimeout bounds the creation of a key: some chips look for RSA primes
 	// for more than half a minute.
 	keyTimeout = 120 * time.Second

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -107,15 +108,26 @@ func timeoutOf(command []byte) time.Duration {
 // socket is a command socket such as swtpm's.
 type socket struct{ net.Conn }
 
+// dial connects to a command socket. swtpm lets one program wait behind the one
+// that it serves, and the system turns others away (EAGAIN): they come again.
 func dial(ctx context.Context, network, address string) (line, error) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
+	d := net.Dialer{Timeout: openTimeout}
+	for {
+		conn, err := d.DialContext(ctx, network, address)
+		if err == nil {
+			return &socket{conn}, nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(queueInterval):
+		}
 	}
-	return &socket{conn}, nil
 }
 
 func (s *socket) exchange(ctx context.Context, command []byte) ([]byte, error) {
