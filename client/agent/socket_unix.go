@@ -53,26 +53,41 @@ func Listen(path string) (net.Listener, error) {
 	_, err := os.Lstat(filepath.Dir(path))
 	made := errors.Is(err, fs.ErrNotExist)
 	if err := checkFolder(filepath.Dir(path)); err != nil {
-		return nil, err
+		return nil, noSocket(path, err)
 	}
 	held, err := hold(path + ".lock")
 	if err != nil {
-		return nil, err
+		return nil, noSocket(path, err)
 	}
 	l, err := listenHeld(path)
 	if err != nil {
 		_ = held.Close()
-		return nil, err
+		return nil, noSocket(path, err)
 	}
 	l.held, l.made = held, made
 	return l, nil
+}
+
+var errNoSocket = errors.New("there is something that is not a socket")
+
+// noSocket puts what the system does not allow into words for a person, without
+// the paths in it.
+func noSocket(path string, err error) error {
+	if _, told := errors.AsType[*api.Refusal](err); told {
+		return err
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		err = errno
+	}
+	return api.Refuse(connect.CodeFailedPrecondition, "cannot listen on %q: %v", path, err).
+		WithHint("Name another place with: dtsh agent --socket=PATH")
 }
 
 // checkFolder refuses a folder where others could put another socket in the
 // place of ours. Links to it are followed where they are in such a folder.
 func checkFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("cannot make a folder for the agent's socket: %w", err)
+		return err
 	}
 	info, err := os.Lstat(dir)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
@@ -82,7 +97,7 @@ func checkFolder(dir string) error {
 		info, err = os.Stat(dir)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot use the folder of the agent's socket: %w", err)
+		return err
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return notOurs(dir)
@@ -101,7 +116,7 @@ func hold(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("cannot lock the agent's socket: %w", err)
+			return nil, err
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		// Whoever had it before removes the file; the lock on that is no lock.
@@ -113,7 +128,7 @@ func hold(path string) (*os.File, error) {
 			return nil, ErrRunning
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot lock the agent's socket: %w", err)
+			return nil, err
 		}
 	}
 }
@@ -132,21 +147,21 @@ func listenHeld(path string) (*socket, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("cannot look at the agent's socket: %w", err)
+		return nil, err
 	case info.Mode().Type() != fs.ModeSocket:
-		return nil, api.Refuse(connect.CodeFailedPrecondition, "cannot listen on %q: there is something that is not a socket", path)
+		return nil, errNoSocket
 	default:
 		// Another program's agent does not take our lock.
 		if Running(context.Background(), path) {
 			return nil, ErrRunning
 		}
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("cannot replace the agent's socket: %w", err)
+			return nil, err
 		}
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen: %w", err)
+		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
 	s := &socket{UnixListener: l, path: path}
@@ -157,7 +172,7 @@ func listenHeld(path string) (*socket, error) {
 	}
 	if err != nil {
 		_ = l.Close()
-		return nil, fmt.Errorf("cannot close the agent's socket to others: %w", err)
+		return nil, err
 	}
 	return s, nil
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"devicetrust/api"
 )
 
 func TestTheSocketIsItsOwnersOnly(t *testing.T) {
@@ -172,6 +174,21 @@ func TestAFolderThatOthersWriteToIsRefused(t *testing.T) {
 	long := filepath.Join(dir, strings.Repeat("x", maxPath))
 	if _, err := Listen(long); err == nil {
 		t.Error("a path that no socket has")
+	}
+}
+
+func TestAPlaceWhereNoSocketCanBeIsToldWithARemedy(t *testing.T) {
+	dir := shortDir(t)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(file, "s"), filepath.Join(dir, strings.Repeat("x", maxPath)), file} {
+		_, err := Listen(path)
+		r, ok := errors.AsType[*api.Refusal](err)
+		if !ok || !strings.HasPrefix(r.Message, "cannot listen on ") || strings.Count(r.Message, dir) != 1 || !strings.Contains(r.Hint, "--socket=PATH") {
+			t.Errorf("got %v, hint %q", err, r.Hint)
+		}
 	}
 }
 
