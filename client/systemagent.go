@@ -89,7 +89,7 @@ func withAgent(ctx context.Context, socket string, f func(agent.Agent) error) er
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return agentRefusal(err)
+		return agentRefusal(socket, err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -99,12 +99,12 @@ func withAgent(ctx context.Context, socket string, f func(agent.Agent) error) er
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return agentRefusal(err)
+		return agentRefusal(socket, err)
 	}
 	return nil
 }
 
-func agentRefusal(err error) error {
-	return api.Refuse(connect.CodeUnavailable, "cannot use the agent that SSH_AUTH_SOCK names: %v", err).
+func agentRefusal(socket string, err error) error {
+	return api.Refuse(connect.CodeUnavailable, "cannot use the agent at %q, which SSH_AUTH_SOCK names: %s", socket, networkReason(err)).
 		WithHint("See that it runs: ssh-add -l")
 }

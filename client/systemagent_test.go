@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -124,8 +125,10 @@ func TestAKeyInTheTPMIsNotAddedToAnAgent(t *testing.T) {
 
 func TestAnAgentThatIsNotThereIsSaidToBe(t *testing.T) {
 	c, h := clienttest.Start(t), newHome(t)
-	err := loggedIn(t, c, h, nil).AddToAgent(t.Context(), filepath.Join(t.TempDir(), "none"), options())
-	if err == nil || hintOf(t, err) == "" {
-		t.Errorf("error %v", err)
+	socket := filepath.Join(t.TempDir(), "none")
+	err := loggedIn(t, c, h, nil).AddToAgent(t.Context(), socket, options())
+	want := "cannot use the agent at " + strconv.Quote(socket) + ", which SSH_AUTH_SOCK names: no such file or directory"
+	if err == nil || err.Error() != want || hintOf(t, err) == "" {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
