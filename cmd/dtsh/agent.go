@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -297,8 +298,11 @@ func (a *app) offerAgent(ctx context.Context, home *client.Home) {
 		return
 	}
 	if _, err := a.startAgent(ctx, home, a.agentSocket(home)); err != nil {
-		message, _ := cli.Explain(err)
+		message, hint := cli.Explain(err)
 		fmt.Fprintf(a.Stderr, "WARNING: programs other than dtsh cannot use the login's key: %s\n", cli.Safe(message))
+		if hint != "" {
+			fmt.Fprintln(a.Stderr, cli.Safe(hint))
+		}
 	}
 }
 
@@ -325,7 +329,7 @@ func (a *app) startAgent(ctx context.Context, home *client.Home, path string) (p
 	if err != nil {
 		return 0, fmt.Errorf("cannot start the agent: %w", err)
 	}
-	complaint, err := cmd.StderrPipe()
+	errs, err := cmd.StderrPipe()
 	if err != nil {
 		return 0, fmt.Errorf("cannot start the agent: %w", err)
 	}
@@ -334,31 +338,30 @@ func (a *app) startAgent(ctx context.Context, home *client.Home, path string) (p
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentStart)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = out.Close(); _ = complaint.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = out.Close(); _ = errs.Close() })()
 	line, _ := bufio.NewReader(io.LimitReader(out, 64)).ReadString('\n')
 	if strings.TrimSpace(line) == agentReady {
 		pid := cmd.Process.Pid
 		return pid, cmd.Process.Release()
 	}
 	// It has ended, or does not begin in time.
-	text, _ := io.ReadAll(io.LimitReader(complaint, 4096))
+	text, _ := io.ReadAll(io.LimitReader(errs, 4096))
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	// Two that start at once: the other one serves.
 	if agent.Running(ctx, path) {
 		return 0, nil
 	}
-	return 0, api.Refuse(connect.CodeUnavailable, "the agent did not start: %s", cli.Safe(firstLine(string(text)))).
-		WithHint("See why with: dtsh agent --debug")
+	message, hint := complaint(string(text))
+	return 0, api.Refuse(connect.CodeUnavailable, "the agent did not start: %s", cli.Safe(message)).WithHint("%s", cli.Safe(hint))
 }
 
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	line = strings.TrimPrefix(strings.TrimSpace(line), "ERROR: ")
-	if line == "" {
-		return "it gave no reason"
-	}
-	return line
+// complaint reads what a dtsh that failed said: an error, and what to do.
+func complaint(stderr string) (message, hint string) {
+	message, hint, _ = strings.Cut(strings.TrimSpace(stderr), "\n")
+	hint, _, _ = strings.Cut(hint, "\n")
+	message = cmp.Or(strings.TrimPrefix(message, "ERROR: "), "it gave no reason")
+	return message, cmp.Or(hint, "See why with: dtsh agent --debug")
 }
 
 // absoluteDevice is a variable's path as it is from another folder.

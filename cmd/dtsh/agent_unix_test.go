@@ -61,6 +61,19 @@ func TestAnAgentInTheForegroundSaysWhereItIs(t *testing.T) {
 	}
 }
 
+func TestWhyNoAgentStartedIsSaidInItsOwnWords(t *testing.T) {
+	for said, want := range map[string][2]string{
+		"ERROR: cannot listen\nName another place\n": {"cannot listen", "Name another place"},
+		"ERROR: cannot listen\n":                     {"cannot listen", "See why with: dtsh agent --debug"},
+		"":                                           {"it gave no reason", "See why with: dtsh agent --debug"},
+		"panic: x\n\ngoroutine 1\n":                  {"panic: x", "See why with: dtsh agent --debug"},
+	} {
+		if message, hint := complaint(said); message != want[0] || hint != want[1] {
+			t.Errorf("of %q: %q and %q", said, message, hint)
+		}
+	}
+}
+
 func TestAnAgentServesTheLoginsThereAre(t *testing.T) {
 	c, s, path := clienttest.Start(t), newSeat(t), socketPath(t)
 	ended := s.serves(path)
