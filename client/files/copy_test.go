@@ -62,7 +62,7 @@ func mustCopy(t *testing.T, c Copy, target Place, sources ...Place) {
 func grow(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "tree")
-	long := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+	long := bytes.Repeat([]byte("0123456789abcdef"), 1<<18+1) // 4 MiB, and no whole number of parts
 	for _, f := range []struct {
 		name string
 		mode fs.FileMode
@@ -501,25 +501,43 @@ func TestADiskThatIsFullIsSaid(t *testing.T) {
 }
 
 // gap gives less than it is asked for once, and goes on after that.
-type gap struct{ io.ReaderAt }
+type gap struct {
+	io.ReaderAt
+	at int
+}
 
 func (g gap) ReadAt(b []byte, at int64) (int, error) {
 	n, err := g.ReaderAt.ReadAt(b, at)
-	if at == 1<<15 {
-		return n / 2, io.EOF
+	if at == int64(g.at) {
+		return n - 1, io.EOF
 	}
 	return n, err
 }
 
 func TestACopyWithAGapIsNoCopy(t *testing.T) {
-	h := hostile{content: gap{bytes.NewReader(make([]byte, 1<<18))}, size: 1 << 18}
-	for name, target := range map[string]Place{
-		"here":            {Local{}, filepath.Join(t.TempDir(), "log")},
-		"to another node": {node(t, t.TempDir()), "log"},
+	here, there := Place{Local{}, filepath.Join(t.TempDir(), "log")}, Place{node(t, t.TempDir()), "log"}
+	gaps := []string{"web-1:log: " + errGaps.Error()}
+	for _, tt := range []struct {
+		size, at int
+		claimed  int64 // when it was opened
+		target   Place
+		want     []string
+	}{
+		{8 * partSize, partSize, 8 * partSize, here, gaps},
+		{8 * partSize, partSize, 8 * partSize, there, gaps},
+		{8*partSize + 7, partSize, 8 * partSize, here, gaps},
+		{8*partSize + 7, 7 * partSize, 8 * partSize, here, gaps},
+		{8*partSize + 7, 0, 8 * partSize, here, gaps},
+		{8*partSize + 7, -1, 8 * partSize, here, nil},
+		{8*partSize + 7, -1, 8 * partSize, there, nil},
+		{8 * partSize, -1, 8 * partSize, here, nil},
+		// It is read one part after the other, and from where it got to.
+		{8*partSize + 7, partSize, 5, here, nil},
 	} {
-		failed, err := copied(t, Copy{}, target, Place{hostileNode(t, h), "log"})
-		if diff := cmp.Diff([]string{"web-1:log: " + errGaps.Error()}, failed); err != nil || diff != "" {
-			t.Errorf("%s: %v, %s", name, err, diff)
+		h := hostile{content: gap{bytes.NewReader(make([]byte, tt.size)), tt.at}, size: tt.claimed}
+		failed, err := copied(t, Copy{}, tt.target, Place{hostileNode(t, h), "log"})
+		if diff := cmp.Diff(tt.want, failed); err != nil || diff != "" {
+			t.Errorf("%+v: %v, %s", tt, err, diff)
 		}
 	}
 }

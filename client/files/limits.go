@@ -9,6 +9,10 @@ const (
 	// names of 150 bytes are 50 MiB with the long form that nobody reads.
 	maxListing = 64 << 20
 
+	// partSize of a file is asked for and sent at a time: what each server takes
+	// (draft-ietf-secsh-filexfer-02, section 3).
+	partSize = 32 << 10
+
 	// maxReason of a node's words about a failure.
 	maxReason = 256
 )

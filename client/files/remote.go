@@ -28,7 +28,7 @@ type Remote struct {
 // NewRemote speaks SFTP with the node called name. Closing it closes w.
 func NewRemote(name string, r io.Reader, w io.WriteCloser) (*Remote, error) {
 	m := &meter{from: r}
-	c, err := sftp.NewClientPipe(m, w, sftp.UseConcurrentWrites(true), sftp.UseFstat(true))
+	c, err := sftp.NewClientPipe(m, w, sftp.MaxPacketChecked(partSize), sftp.UseConcurrentWrites(true), sftp.UseFstat(true))
 	if err != nil {
 		return nil, api.Refuse(connect.CodeUnavailable, "%s does not transfer files: %s", name, reason(err)).
 			WithHint("Your roles may not allow it, or the server has no SFTP.")

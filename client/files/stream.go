@@ -55,17 +55,30 @@ func stream(to, from file, seen *watch) (e ended) {
 var errGaps = errors.New("the file changed while it was read, and its copy is not whole")
 
 // read writes all of a file to w. The parts that the package asks a node for at
-// the same time are written one behind the other, also around a gap, which shows
-// in where it got to.
+// the same time are written one behind the other, also around a gap; where it
+// asks for one after the other, it gets where it has written to.
 func read(from file, w io.Writer) error {
-	n, err := from.WriteTo(w)
-	if err != nil {
+	p := &parts{to: w}
+	n, err := from.WriteTo(p)
+	if err != nil || !p.gap {
 		return err
 	}
 	if at, err := from.Seek(0, io.SeekCurrent); err != nil || at != n {
 		return errGaps
 	}
 	return nil
+}
+
+// parts notes whether anything came behind a part that was not whole.
+type parts struct {
+	to         io.Writer
+	short, gap bool
+}
+
+func (p *parts) Write(b []byte) (int, error) {
+	p.gap = p.gap || p.short
+	p.short = len(b) < partSize
+	return p.to.Write(b)
 }
 
 // writer and reader count, and keep the error of their side apart.
