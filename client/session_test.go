@@ -80,6 +80,39 @@ func TestCtrlCEndsACommand(t *testing.T) {
 	}
 }
 
+func TestCtrlCEndsACommandWhoseOutputNobodyReads(t *testing.T) {
+	client, _ := connectSSH(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	never, out := io.Pipe()
+	defer never.Close()
+	ended := make(chan error, 1)
+	go func() {
+		s := SSHSession{Command: "echo x", Stdin: strings.NewReader(""), Stdout: writing{out, cancel}, Stderr: io.Discard}
+		_, err := s.Run(ctx, client)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it is waited for")
+	}
+}
+
+// writing calls begins before each write.
+type writing struct {
+	io.Writer
+	begins func()
+}
+
+func (w writing) Write(b []byte) (int, error) {
+	w.begins()
+	return w.Writer.Write(b)
+}
+
 // whenWritten calls itself with each write.
 type whenWritten func()
 

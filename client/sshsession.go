@@ -96,7 +96,11 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 		return 0, api.Refuse(connect.CodeUnavailable, "the node refused the session: %v", err)
 	}
 	err = sess.Wait()
-	output.Wait()
+	// Whoever is to read the output may never do so.
+	select {
+	case <-output:
+	case <-ctx.Done():
+	}
 	return exitStatus(err)
 }
 
@@ -146,11 +150,11 @@ func exitStatus(err error) (int, error) {
 	return 0, err
 }
 
-// stream connects the streams; the group is done when all output has been
-// written. Input is not waited for: nobody may ever type again. The copying is
+// stream connects the streams; what it returns is closed when all output has
+// been written. Input is not waited for: nobody may ever type again. The copying is
 // our own: in x/crypto's goroutines, a fault in a writer would end the process
 // with the terminal still raw.
-func (s SSHSession) stream(sess *ssh.Session, lost context.CancelCauseFunc) (*sync.WaitGroup, error) {
+func (s SSHSession) stream(sess *ssh.Session, lost context.CancelCauseFunc) (<-chan struct{}, error) {
 	in, err := sess.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -183,7 +187,12 @@ func (s SSHSession) stream(sess *ssh.Session, lost context.CancelCauseFunc) (*sy
 			})
 		})
 	}
-	return &output, nil
+	written := make(chan struct{})
+	go func() {
+		output.Wait()
+		close(written)
+	}()
+	return written, nil
 }
 
 // guarded is recovered beside what goes on.

@@ -84,6 +84,9 @@ func (a *app) runMany(ctx context.Context, m many) (int, error) {
 		r.name = nameAmong(nodes, i)
 		out, errs := a.lines(&screen, a.Stdout, i, r.name), a.lines(&screen, a.Stderr, i, r.name)
 		r.status, r.err = a.runOne(ctx, e, m, nodes[i], out, errs)
+		if ctx.Err() != nil {
+			return // a line may be waiting for its reader
+		}
 		if err := errors.Join(out.Close(), errs.Close()); err != nil && r.err == nil {
 			r.err = err
 		}
