@@ -70,6 +70,9 @@ const (
 	// dialTimeout), and says then why it could not.
 	viaTimeout = 40 * time.Second
 
+	// maxStatus is the highest that a process can end with (POSIX, exit).
+	maxStatus = 255
+
 	// maxReason of a node's is one line.
 	maxReason = 256
 

@@ -19,7 +19,7 @@ import (
 func TestTheStatusIsTheCommands(t *testing.T) {
 	client, _ := connectSSH(t)
 	for command, want := range map[string]int{
-		"exit 0": 0, "exit 7": 7, "exit 255": 255, "signal KILL": 128 + 9, "signal TERM": 128 + 15, "signal XYZ": 128, "bogus": 127,
+		"exit 0": 0, "exit 7": 7, "exit 255": 255, "exit 256": 255, "exit 4294967295": 255, "signal KILL": 128 + 9, "signal TERM": 128 + 15, "signal XYZ": 128, "bogus": 127,
 	} {
 		got, err := SSHSession{Command: command, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(t.Context(), client)
 		if err != nil || got != want {

@@ -142,7 +142,8 @@ func exitStatus(err error) (int, error) {
 		return 0, nil
 	}
 	if exit, ok := errors.AsType[*ssh.ExitError](err); ok {
-		return exit.ExitStatus(), nil
+		// Of what is higher, systems take the last eight bits, which may be 0.
+		return min(exit.ExitStatus(), maxStatus), nil
 	}
 	if _, ok := errors.AsType[*ssh.ExitMissingError](err); ok {
 		return 0, api.Refuse(connect.CodeUnavailable, "the connection ended before the command did")
