@@ -15,36 +15,22 @@ import (
 // agentThat answers the first message of each connection, and then echoes.
 func agentThat(t *testing.T, answer string, heard chan<- string) Agent {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				var size [4]byte
-				if _, err := io.ReadFull(conn, size[:]); err != nil {
-					return
-				}
-				message := make([]byte, binary.BigEndian.Uint32(size[:]))
-				if _, err := io.ReadFull(conn, message); err != nil {
-					return
-				}
-				heard <- string(message)
-				_, _ = conn.Write([]byte(answer))
-				_, _ = io.Copy(conn, conn)
-			}()
+	address := listens(t, func(conn net.Conn) {
+		var size [4]byte
+		if _, err := io.ReadFull(conn, size[:]); err != nil {
+			return
 		}
-	}()
+		message := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(conn, message); err != nil {
+			return
+		}
+		heard <- string(message)
+		_, _ = conn.Write([]byte(answer))
+		_, _ = io.Copy(conn, conn)
+	})
 	return Agent{Node: "web-1", Dial: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "tcp", l.Addr().String())
+		return d.DialContext(ctx, "tcp", address)
 	}}
 }
 

@@ -143,8 +143,8 @@ func (n *node) starts(f *Forwarder, parse func(string) (Spec, error), text strin
 	return port
 }
 
-// answering is a server that reads all that comes and then answers with it.
-func answering(t *testing.T) (address string) {
+// listens is where serve gets each connection, which is closed after it.
+func listens(t *testing.T, serve func(net.Conn)) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -159,12 +159,20 @@ func answering(t *testing.T) (address string) {
 			}
 			go func() {
 				defer conn.Close()
-				all, _ := io.ReadAll(conn)
-				_, _ = conn.Write([]byte("got " + string(all)))
+				serve(conn)
 			}()
 		}
 	}()
 	return l.Addr().String()
+}
+
+// answering is a server that reads all that comes and then answers with it.
+func answering(t *testing.T) (address string) {
+	t.Helper()
+	return listens(t, func(conn net.Conn) {
+		all, _ := io.ReadAll(conn)
+		_, _ = conn.Write([]byte("got " + string(all)))
+	})
 }
 
 // asks sends text, ends its side, and reads to the end.
