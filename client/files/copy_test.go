@@ -172,6 +172,27 @@ func TestAPrivateFileIsNotMorePublicThere(t *testing.T) {
 	}
 }
 
+// Nothing changes the mode afterwards, so that it is that of the opening.
+func TestAFileIsOpenedWithItsMode(t *testing.T) {
+	// Nothing in a file is taken for a request to open one.
+	open := "\x00\x00\x00\x12\x03\x00\x00\x00\x01\x00\x00\x00\x01x\x00\x00\x00\x08\x00\x00\x00\x00"
+	here, there := t.TempDir(), t.TempDir()
+	r := node(t, there)
+	for text, mode := range map[string]fs.FileMode{"": 0o600, "x": 0o755, open: 0o640, strings.Repeat(open, 10000): 0o444} {
+		name := fmt.Sprint(len(text))
+		path := filepath.Join(here, name)
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		mustCopy(t, Copy{}, Place{r, "."}, Place{Local{}, path})
+		got, err := os.ReadFile(filepath.Join(there, name))
+		info, statErr := os.Stat(filepath.Join(there, name))
+		if err != nil || statErr != nil || string(got) != text || info.Mode() != mode {
+			t.Errorf("%d bytes with %v, want %s with %v; %v", len(got), info.Mode(), name, mode, err)
+		}
+	}
+}
+
 func TestPatternsAreTheNodesFiles(t *testing.T) {
 	there := t.TempDir()
 	for _, name := range []string{"a.log", "b.log", "c.txt", "odd[1].log", "with space.log"} {

@@ -1,7 +1,6 @@
 package files
 
 import (
-	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -23,17 +22,18 @@ type Remote struct {
 	name   string
 	client *sftp.Client
 	meter  *meter
+	opener *opener
 }
 
 // NewRemote speaks SFTP with the node called name. Closing it closes w.
 func NewRemote(name string, r io.Reader, w io.WriteCloser) (*Remote, error) {
-	m := &meter{from: r}
-	c, err := sftp.NewClientPipe(m, w, sftp.MaxPacketChecked(partSize), sftp.UseConcurrentWrites(true), sftp.UseFstat(true))
+	m, o := &meter{from: r}, &opener{WriteCloser: w}
+	c, err := sftp.NewClientPipe(m, o, sftp.MaxPacketChecked(partSize), sftp.UseConcurrentWrites(true), sftp.UseFstat(true))
 	if err != nil {
 		return nil, api.Refuse(connect.CodeUnavailable, "%s does not transfer files: %s", name, reason(err)).
 			WithHint("Your roles may not allow it, or the server has no SFTP.")
 	}
-	return &Remote{name: name, client: c, meter: m}, nil
+	return &Remote{name: name, client: c, meter: m, opener: o}, nil
 }
 
 // Close ends the conversation.
@@ -119,36 +119,8 @@ func named(pattern, found string) bool {
 }
 
 func (r *Remote) create(p string, mode fs.FileMode) (file, error) {
-	_, err := r.client.Stat(p)
-	f, openErr := r.client.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
-	if openErr != nil {
-		return nil, openErr
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = narrow(f, mode)
-	} else {
-		err = nil // it keeps the mode that it has
-	}
-	if err != nil {
-		_ = f.Close() // it is the lesser error
-		return nil, err
-	}
-	return f, nil
-}
-
-// narrow takes from a new file what mode does not have, and gives it the rest as
-// far as the node's umask would: a new file tells whom that shuts out.
-func narrow(f *sftp.File, mode fs.FileMode) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	got := info.Mode().Perm()
-	want := mode & (got | got>>2&0o111)
-	if want == got {
-		return nil
-	}
-	return f.Chmod(want)
+	r.opener.mode = mode
+	return openedRemote(r.client.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC))
 }
 
 func openedRemote(f *sftp.File, err error) (file, error) {
