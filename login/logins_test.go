@@ -58,6 +58,11 @@ func TestALoginIsFoundAsItBegan(t *testing.T) {
 			return w.ReplaceKeys(tx, l.ID, []byte("ssh in the TPM"), []byte("tls in the TPM"))
 		}))
 		want.DeviceID, want.SSHKey, want.TLSKey = "device-1", []byte("ssh in the TPM"), []byte("tls in the TPM")
+		for name, keys := range map[string][2][]byte{"no SSH key": {nil, []byte("tls")}, "no TLS key": {[]byte("ssh"), nil}} {
+			if err := w.write(func(tx *store.Tx) error { return w.ReplaceKeys(tx, l.ID, keys[0], keys[1]) }); err == nil {
+				t.Errorf("%s: it was taken", name)
+			}
+		}
 		found, err = w.find(l.ID)
 		w.must(err)
 		diff(t, want, found)
