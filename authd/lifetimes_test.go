@@ -1,6 +1,7 @@
 package authd
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,25 @@ func TestALoginEndsWithItsCertificateHoweverLongWasAskedFor(t *testing.T) {
 	}
 	if got, want := time.UnixMicro(expires), res.Msg.GetCertificates().GetValidUntil().AsTime(); !got.Equal(want) {
 		t.Errorf("the login is stored until %v, its certificate ends at %v", got.UTC(), want)
+	}
+}
+
+func TestACertificateIsNotAskedForThatIsOverAtOnce(t *testing.T) {
+	r := start(t)
+	r.addUser("alice", "access")
+	for _, ttl := range []time.Duration{math.MinInt64, -time.Hour, 0, 1, minCertTTL - 1, minCertTTL} {
+		k := newKeys(t)
+		_, err := dtv1connect.NewLoginServiceClient(r.https(nil), r.url()).Login(t.Context(), connect.NewRequest(&dtv1.LoginRequest{
+			User: "alice", Password: goodPassword, SshPublicKey: k.ssh.PublicKey().Marshal(), TlsPublicKey: k.der, Ttl: durationpb.New(ttl),
+		}))
+		if ttl < minCertTTL {
+			wantCode(t, err, connect.CodeInvalidArgument)
+		} else if err != nil {
+			t.Errorf("for %s: %v", ttl, err)
+		}
+	}
+	if n := column(t, r.database(), `SELECT id FROM logins`); len(n) != 1 {
+		t.Errorf("%d logins began", len(n))
 	}
 }
 
