@@ -287,6 +287,26 @@ func TestATPMVouchesForNoKeyThatItWasOnlyTold(t *testing.T) {
 	})
 }
 
+// A key that signs what it is given would forge quotes, were it the attestation
+// key by another name: what a TPM makes from its seed depends on all that is
+// said of the key.
+func TestTheAttestationKeyIsNotMadeAgainWithoutItsRestriction(t *testing.T) {
+	newMachine(t).chip.Do(t, func(chip transport.TPM) error {
+		f := &forger{t: t, chip: chip}
+		restricted := recipe{hierarchy: tpm2.TPMRHEndorsement, area: ofUnique(goodArea(), make([]byte, 32))}
+		free := restricted
+		loginArea(nil)(&free.area)
+		ak, again := f.public(restricted).(*ecdsa.PublicKey), f.public(restricted)
+		if !ak.Equal(again) {
+			t.Error("the attestation key is another one each time")
+		}
+		if ak.Equal(f.public(free)) {
+			t.Error("the attestation key is made again as one that signs anything")
+		}
+		return nil
+	})
+}
+
 func noPolicy(transport.TPM, tpm2.TPMISHPolicy, tpm2.TPM2BNonce) error { return nil }
 
 // area is the key's public half as a TPM is told it.
