@@ -3034,7 +3034,8 @@ func (x *TPMLoginKeys) GetTls() *TPMCertifiedKey {
 }
 
 // TPMCertifiedKey is a key that the attestation key has certified, with
-// identity.KeyNonce as the qualifying data (TPM 2.0 Part 3, TPM2_Certify).
+// identity.SSHKeyNonce or TLSKeyNonce as the qualifying data (TPM 2.0 Part 3,
+// TPM2_Certify).
 type TPMCertifiedKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// TPMT_PUBLIC
