@@ -157,7 +157,7 @@ func (h *Home) replaceFolder(files map[string][]byte, elem ...string) (replaceme
 	if err := h.folder(elem[:len(elem)-1]...); err != nil {
 		return replacement{}, err
 	}
-	h.sweep(filepath.Dir(dir))
+	sweep(filepath.Dir(dir))
 	fresh, err := os.MkdirTemp(filepath.Dir(dir), ".new-*") // 0700
 	if err != nil {
 		return replacement{}, unwritable(dir, err)
@@ -181,7 +181,7 @@ func (h *Home) replaceFolder(files map[string][]byte, elem ...string) (replaceme
 
 // sweep removes the folders of programs that were killed here: private keys of a
 // login that was replaced may be in them. Whoever has one in use has the lock.
-func (h *Home) sweep(dir string) {
+func sweep(dir string) {
 	entries, _ := os.ReadDir(dir) // whatever is wrong shows when we write there
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".new-") {

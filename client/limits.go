@@ -55,6 +55,11 @@ const (
 	renewalPause    = 15 * time.Second
 	maxRenewalPause = 5 * time.Minute
 
+	// renewalAnswer is how long a renewal waits for each of the server's two
+	// answers, which take milliseconds. Signatures wait for the TPM meanwhile, for
+	// signTimeout at most.
+	renewalAnswer = 10 * time.Second
+
 	// maxResponse bounds one API message. The largest is a list of nodes:
 	// 10,000 at 1 KiB each.
 	maxResponse = 16 << 20

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	"devicetrust/api"
+	"devicetrust/api/dtv1"
 	"devicetrust/devices/tpm"
 )
 
@@ -75,8 +76,10 @@ func (p *Profile) proveAgain(ctx context.Context, old Credentials, prove Prover,
 	if err != nil {
 		return next, renewable, err
 	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	stream := conn.Device.AuthenticateDevice(ctx)
-	proved, err := prove(ctx, tpm.AuthArgs{Binding: binding, Keys: old.keys.chip, Renew: true}, stream)
+	proved, err := prove(ctx, tpm.AuthArgs{Binding: binding, Keys: old.keys.chip, Renew: true}, impatient{stream, giveUp})
 	if err != nil {
 		return next, renewable, Explain(p.Proxy, err)
 	}
@@ -86,6 +89,21 @@ func (p *Profile) proveAgain(ctx context.Context, old Credentials, prove Prover,
 		return next, renewable, fmt.Errorf("%s gave an unusable answer: %w", p.Proxy, err)
 	}
 	return next, renewableUntil(proved.Success, next), nil
+}
+
+// impatient gives up where the server lets it wait: the TPM is kept from all
+// signatures meanwhile, also those of logins in other clusters.
+type impatient struct {
+	tpm.AuthenticateStream
+	giveUp context.CancelCauseFunc // of the stream
+}
+
+var errNoAnswer = api.Refuse(connect.CodeUnavailable, "the server does not answer the device authentication")
+
+// Receive implements tpm.AuthenticateStream.
+func (s impatient) Receive() (*dtv1.AuthenticateDeviceResponse, error) {
+	defer time.AfterFunc(renewalAnswer, func() { s.giveUp(errNoAnswer) }).Stop()
+	return s.AuthenticateStream.Receive()
 }
 
 // notLess refuses certificates that say less than those there are.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 
+	"devicetrust/api"
 	"devicetrust/api/dtv1"
 	"devicetrust/client/clienttest"
 	"devicetrust/devices/tpm"
@@ -159,5 +160,24 @@ func TestWhatIsNotOfADeviceOrHasExpiredIsNotRenewed(t *testing.T) {
 		if _, err := p.renew(t.Context(), clienttest.Prove, options()); err == nil || hintOf(t, err) == "" {
 			t.Errorf("error %v", err)
 		}
+	}
+}
+
+func TestARenewalDoesNotKeepTheTPMForAServerThatIsSilent(t *testing.T) {
+	t.Parallel() // it lasts
+	c, h := clienttest.Start(t), newHome(t)
+	p := loggedIn(t, c, h, clienttest.Prove)
+	start := time.Now()
+	_, err := p.renew(t.Context(), func(ctx context.Context, _ tpm.AuthArgs, stream tpm.AuthenticateStream) (none tpm.Authenticated, err error) {
+		if _, err = stream.Receive(); err != nil && ctx.Err() != nil { // it was not asked
+			err = context.Cause(ctx)
+		}
+		return none, err
+	}, options())
+	if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.Contains(r.Message, "does not answer") {
+		t.Errorf("error %v", err)
+	}
+	if waited := time.Since(start); waited > signTimeout {
+		t.Errorf("the TPM was kept for %v", waited)
 	}
 }
