@@ -32,6 +32,9 @@ type caller struct {
 	login    login.Login
 	identity identity.Identity
 	subject  policy.Subject
+	// tlsKey is that of the certificate, PKIX DER: one that the login has, or
+	// had before a device authentication.
+	tlsKey []byte
 	// device is the one in the certificate, as records name it; nil is none.
 	device *event.Device
 
@@ -207,6 +210,7 @@ func (s *Server) identify(tx *store.Tx, p peer, anyone bool) (caller, error) {
 	if err := s.notRevoked(tx, v, hintLogin); err != nil {
 		return c, err
 	}
+	c.tlsKey = p.certificate.RawSubjectPublicKeyInfo
 	return s.identifyUser(tx, c, v)
 }
 

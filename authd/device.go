@@ -170,6 +170,11 @@ func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.B
 	if err != nil {
 		return err
 	}
+	// Whoever has no more than a key from before has no say in the keys that the
+	// login has now, nor in how long it lives.
+	if !bytes.Equal(c.tlsKey, c.login.TLSKey) {
+		return api.Refuse(connect.CodeUnauthenticated, "this login has other keys since its device was authenticated").WithHint(hintLogin)
+	}
 	trust, err := h.s.deviceTrust(ctx)
 	if err != nil {
 		return err
@@ -258,15 +263,16 @@ func (s *Server) trustedIssuing(c caller, verified devices.Verified) (issuing, e
 }
 
 // takeKeys gives the login now those of its keys that the ceremony was about:
-// proved ones, or the ones that it had before, and must have still.
+// proved ones, or the ones that it has. These must be the ones that it had before
+// the ceremony.
 func (s *Server) takeKeys(tx *store.Tx, now, before login.Login, proved devices.LoginKeys) error {
-	if proved.SSH() != nil {
-		return s.login.ReplaceKeys(tx, now.ID, proved.SSH().Marshal(), proved.TLS())
-	}
 	if !bytes.Equal(now.SSHKey, before.SSHKey) || !bytes.Equal(now.TLSKey, before.TLSKey) {
 		return api.Refuse(connect.CodeAborted, "the login was given other keys at this moment").WithHint("Try again")
 	}
-	return nil
+	if proved.SSH() == nil {
+		return nil
+	}
+	return s.login.ReplaceKeys(tx, now.ID, proved.SSH().Marshal(), proved.TLS())
 }
 
 // deviceTrust are the settings in force.

@@ -199,12 +199,25 @@ func TestKeysThatWereReplacedAreGivenNoDevice(t *testing.T) {
 	r.addUser("alice", "access")
 	k, l := r.login("alice"), r.newLaptop("TAG12345")
 	l.enroll(k)
-	l.mustProve(k)
+	a := l.mustProve(k)
 	if err := r.mayCallWith(k); err != nil {
 		t.Errorf("the certificate without a device: %v", err)
 	}
-	if got, err := l.prove(k, software); err == nil {
-		t.Errorf("certificate %d is for the key that was replaced", got.sshCert.Serial)
+	kept := column(t, r.database(), `SELECT hex(ssh_key) || hex(tls_key) || expires_at FROM logins`)
+	for name, change := range map[string][]func(*tpm.AuthArgs){
+		"the key itself":        {software},
+		"others in the TPM":     nil,
+		"the login's":           {a.again},
+		"the login's, for long": {a.again, renewal},
+	} {
+		if got, err := l.prove(k, change...); err == nil {
+			t.Errorf("%s: certificate %d was issued", name, got.sshCert.Serial)
+		} else {
+			wantRefused(t, err, connect.CodeUnauthenticated)
+		}
+	}
+	if got := column(t, r.database(), `SELECT hex(ssh_key) || hex(tls_key) || expires_at FROM logins`); !slices.Equal(got, kept) {
+		t.Error("the login was changed")
 	}
 	if got := column(t, r.database(), `SELECT DISTINCT hex(key_digest) FROM certificates WHERE device_id <> ''`); len(got) != 2 {
 		t.Errorf("keys with a device: %s", got)
@@ -212,17 +225,19 @@ func TestKeysThatWereReplacedAreGivenNoDevice(t *testing.T) {
 }
 
 // What the trigger does is what another ceremony of the login does.
-func TestSoftwareKeysDoNotTakeThePlaceOfThoseOfACeremonyMeanwhile(t *testing.T) {
+func TestNoKeysTakeThePlaceOfThoseOfACeremonyMeanwhile(t *testing.T) {
 	r := start(t)
 	r.addUser("alice", "access")
 	k, l := r.login("alice"), r.newLaptop("TAG12345")
 	l.enroll(k)
 	for _, column := range []string{"ssh_key", "tls_key"} {
-		r.execute(`CREATE TRIGGER meanwhile AFTER INSERT ON audit_log WHEN NEW.event = 'device.authenticate' AND NEW.success BEGIN UPDATE logins SET ` + column + ` = x'00'; END`)
-		_, err := l.prove(k, software)
-		wantRefused(t, err, connect.CodeAborted)
-		r.execute(`DROP TRIGGER meanwhile`)
-		k = r.login("alice")
+		for _, keys := range []func(*tpm.AuthArgs){software, func(*tpm.AuthArgs) {}} {
+			r.execute(`CREATE TRIGGER meanwhile AFTER INSERT ON audit_log WHEN NEW.event = 'device.authenticate' AND NEW.success BEGIN UPDATE logins SET ` + column + ` = x'00'; END`)
+			_, err := l.prove(k, keys)
+			wantRefused(t, err, connect.CodeAborted)
+			r.execute(`DROP TRIGGER meanwhile`)
+			k = r.login("alice")
+		}
 	}
 	if got := column(t, r.database(), `SELECT serial FROM certificates WHERE device_id <> ''`); len(got) > 0 {
 		t.Errorf("issued: %s", got)
@@ -293,10 +308,10 @@ func TestACeremonyIsSpentOnce(t *testing.T) {
 	r.addUser("alice", "access")
 	k, l := r.login("alice"), r.newLaptop("TAG12345")
 	l.enroll(k)
-	c := dtv1connect.NewDeviceServiceClient(r.connected(k), r.url())
-	stream := c.AuthenticateDevice(t.Context())
+	stream := dtv1connect.NewDeviceServiceClient(r.connected(k), r.url()).AuthenticateDevice(t.Context())
 	tape := &taped{AuthenticateStream: stream}
-	if _, err := l.proveOver(k, tape); err != nil {
+	a, err := l.proveOver(k, tape)
+	if err != nil {
 		t.Fatal(err)
 	}
 	_ = stream.Send(tape.answer) // it may be over already
@@ -304,12 +319,12 @@ func TestACeremonyIsSpentOnce(t *testing.T) {
 		t.Error("an answer was taken twice")
 	}
 
-	id, err := identity.UnverifiedFromSSH(l.mustProve(k).sshCert)
+	id, err := identity.UnverifiedFromSSH(a.sshCert)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := column(t, r.database(), `SELECT serial FROM certificates`)
-	other := c.AuthenticateDevice(t.Context())
+	other := dtv1connect.NewDeviceServiceClient(r.connected(a.keys), r.url()).AuthenticateDevice(t.Context())
 	if err := other.Send(&dtv1.AuthenticateDeviceRequest{Payload: &dtv1.AuthenticateDeviceRequest_Init{
 		Init: &dtv1.AuthenticateInit{CredentialId: id.Device.CredentialID, DeviceData: l.data},
 	}}); err != nil {
