@@ -3,6 +3,9 @@ package agent
 import (
 	"bytes"
 	"context"
+	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,14 +40,14 @@ func (w *world) fromHop(hop ssh.Signer) map[string]func() talk {
 		},
 		"marked": func() talk {
 			k := fresh()
-			if err := MarkForwarded(k.c, "hop", hop.PublicKey()); err != nil {
+			if err := markForwarded(k.c, "hop", hop.PublicKey()); err != nil {
 				w.t.Fatal(err)
 			}
 			return k
 		},
 		"marked, of a machine whose key is not known": func() talk {
 			k := fresh()
-			if err := MarkForwarded(k.c, "hop", nil); err != nil {
+			if err := markForwarded(k.c, "hop", nil); err != nil {
 				w.t.Fatal(err)
 			}
 			return k
@@ -182,7 +185,7 @@ func TestAHostileHopGetsNothingElse(t *testing.T) {
 	}
 	// Of a machine that has no name either, each could be the one that vouches.
 	k := w.talk()
-	if err := MarkForwarded(k.c, "", nil); err != nil || !k.bind(next, session(2), false) {
+	if err := markForwarded(k.c, "", nil); err != nil || !k.bind(next, session(2), false) {
 		t.Fatalf("not bound: %v", err)
 	}
 	refused("no name", "without the host", k.sign(cert, authRequest(session(2), "root", cert, nil)))
@@ -245,7 +248,7 @@ func TestAHopCannotKeepThePersonOut(t *testing.T) {
 		}
 	}
 	k := w.talk()
-	if err := MarkForwarded(k.c, "hop", nil); err == nil {
+	if err := markForwarded(k.c, "hop", nil); err == nil {
 		t.Error("one too many from other machines")
 	}
 	if len(w.talk().keys()) != 2 {
@@ -323,7 +326,7 @@ func TestKeysForDestinationsAreUsedThereOnly(t *testing.T) {
 		t.Error("beyond the first: want it shown, and signing nothing before a session")
 	}
 	k = w.talk()
-	if err := MarkForwarded(k.c, "hop", nil); err != nil || shown(k) || !k.bind(first, session(1), false) || signs(k, 1, "root", first.PublicKey()) {
+	if err := markForwarded(k.c, "hop", nil); err != nil || shown(k) || !k.bind(first, session(1), false) || signs(k, 1, "root", first.PublicKey()) {
 		t.Errorf("a connection of an unknown way: used (%v)", err)
 	}
 }
@@ -402,4 +405,68 @@ func TestAFaultEndsOneConnectionOnly(t *testing.T) {
 		t.Error("the agent is gone")
 	}
 	poll(t, func() bool { return strings.Contains(w.log.String(), "internal error") })
+}
+
+// answers serves a socket whose agent answers the first message of a connection.
+func answers(t *testing.T, answer string, heard chan<- string) (path string) {
+	t.Helper()
+	path = filepath.Join(shortDir(t), "agent.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		msg, _ := readMessage(c)
+		heard <- string(msg)
+		_, _ = c.Write([]byte(answer + "more"))
+		_, _ = io.Copy(io.Discard, c)
+	}()
+	return path
+}
+
+func TestAnAgentIsToldWhoUsesIt(t *testing.T) {
+	w := newWorld(t, permitAll)
+	_, hop := w.host("hop")
+	for name, tt := range map[string]struct {
+		answer, complaint string
+		ours              bool
+	}{
+		"ours agrees":                         {"\x00\x00\x00\x01\x06", "", true},
+		"ours does not":                       {"\x00\x00\x00\x01\x05", "it does not serve this node", true},
+		"ours does not know the word":         {"\x00\x00\x00\x01\x1c", "it does not serve this node", true},
+		"another one does not know the word":  {"\x00\x00\x00\x01\x05", "", false},
+		"another one agrees with much to say": {"\x00\x00\x00\x04\x06abc", "", false},
+		"an answer too long":                  {"\x00\x10\x00\x00\x06", "it does not answer: ", false},
+		"an answer of nothing":                {"\x00\x00\x00\x00", "it does not answer: ", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			heard := make(chan string, 1)
+			c, err := DialForwarded(t.Context(), answers(t, tt.answer, heard), "hop", hop.PublicKey(), tt.ours)
+			want := string(appendString(appendString(appendString([]byte{msgExtension}, "forwarded@devicetrust"), "hop"), hop.PublicKey().Marshal()))
+			if got := <-heard; got != want {
+				t.Errorf("it heard %q, want %q", got, want)
+			}
+			if tt.complaint != "" {
+				if err == nil || !strings.HasPrefix(err.Error(), tt.complaint) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			// What follows is the machine's.
+			more := make([]byte, 4)
+			if _, err := io.ReadFull(c, more); err != nil || string(more) != "more" {
+				t.Errorf("%q, %v", more, err)
+			}
+		})
+	}
 }

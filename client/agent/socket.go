@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -77,26 +76,54 @@ func ignoreReset(err error) error {
 	return err
 }
 
-// MarkForwarded tells the agent behind c, which is new, that another machine will
-// speak over it: that with the name and the host key, which may be nil where it is
-// not known.
-// Who pipes a connection of agent forwarding does so first, and does not pipe it
-// where this fails. An agent that is not ours refuses it.
-func MarkForwarded(c net.Conn, name string, host ssh.PublicKey) error {
+// DialForwarded is Dial for another machine, which will speak over the connection:
+// that with the name and the host key, which is nil where it is not known. An
+// agent that is not to be ours may not know what that is; it has nothing to hold
+// its keys back by, and the person said which it is.
+func DialForwarded(ctx context.Context, path, name string, host ssh.PublicKey, ours bool) (net.Conn, error) {
+	dial := Dial
+	if ours {
+		dial = DialOwn
+	}
+	c, err := dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	err = markForwarded(c, name, host)
+	if !ours && errors.Is(err, errUnmarked) {
+		err = nil
+	}
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+var errUnmarked = api.Refuse(connect.CodeFailedPrecondition, "it does not serve this node")
+
+// markForwarded tells the agent behind c, which is new, that another machine will
+// speak over it. It stands in for session-bind@openssh.com, which needs what the
+// handshake of x/crypto leaves nowhere: the host's signature.
+func markForwarded(c net.Conn, name string, host ssh.PublicKey) error {
 	msg := appendString(appendString([]byte{msgExtension}, extForwarded), name)
 	if host != nil {
 		msg = appendString(msg, host.Marshal())
 	}
-	if err := writeMessage(c, msg); err != nil {
-		return fmt.Errorf("telling the agent of a forwarded connection: %w", err)
+	err := writeMessage(c, msg)
+	var answer []byte
+	if err == nil {
+		answer, err = readMessage(c) // and nothing behind it
 	}
-	// Byte by byte: what follows belongs to whoever pipes.
-	var answer [5]byte
-	if _, err := io.ReadFull(c, answer[:]); err != nil {
-		return fmt.Errorf("telling the agent of a forwarded connection: %w", err)
-	}
-	if binary.BigEndian.Uint32(answer[:]) != 1 || answer[4] != msgSuccess {
-		return api.Refuse(connect.CodeFailedPrecondition, "the agent does not know what may be done for another machine")
+	switch {
+	case err != nil:
+		return fmt.Errorf("it does not answer: %w", err)
+	case answer[0] != msgSuccess:
+		return errUnmarked
 	}
 	return nil
 }

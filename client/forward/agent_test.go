@@ -2,95 +2,72 @@ package forward
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"io"
 	"net"
-	"strings"
 	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// agentThat answers the first message of each connection, and then echoes.
-func agentThat(t *testing.T, answer string, heard chan<- string) Agent {
+// echoes connects to an agent that says what it hears.
+func echoes(t *testing.T) func(context.Context) (net.Conn, error) {
 	t.Helper()
-	address := listens(t, func(conn net.Conn) {
-		var size [4]byte
-		if _, err := io.ReadFull(conn, size[:]); err != nil {
-			return
-		}
-		message := make([]byte, binary.BigEndian.Uint32(size[:]))
-		if _, err := io.ReadFull(conn, message); err != nil {
-			return
-		}
-		heard <- string(message)
-		_, _ = conn.Write([]byte(answer))
-		_, _ = io.Copy(conn, conn)
-	})
-	return Agent{Node: "web-1", Dial: func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", address)
-	}}
-}
-
-const (
-	agentSays     = "\x00\x00\x00\x01\x06"
-	agentFails    = "\x00\x00\x00\x01\x05"
-	agentFailsExt = "\x00\x00\x00\x01\x1c"
-)
-
-func TestAnAgentIsToldWhoUsesIt(t *testing.T) {
-	for _, tt := range []struct {
-		name, answer string
-		ours, want   bool
-	}{
-		{"ours agrees", agentSays, true, true},
-		{"ours does not", agentFails, true, false},
-		{"ours does not know the word", agentFailsExt, true, false},
-		{"another one does not know the word", agentFails, false, true},
-		{"another one agrees with much to say", "\x00\x00\x00\x04\x06abc", false, true},
-		{"an answer too long", "\x00\x10\x00\x00\x06", false, false},
-		{"an answer of nothing", "\x00\x00\x00\x00", false, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			n := newNode(t)
-			heard := make(chan string, 1)
-			a := agentThat(t, tt.answer, heard)
-			a.Ours, a.Host = tt.ours, n.host
-			if err := n.forwarder(Listening{}).Agent(a); err != nil {
-				t.Fatal(err)
-			}
-			channel, requests, err := n.conn.OpenChannel(agentChannel, nil)
-			if got := err == nil; got != tt.want {
-				t.Fatalf("forwarded: %v, %v", got, err)
-			}
-			want := "\x1b\x00\x00\x00\x15forwarded@devicetrust\x00\x00\x00\x05web-1\x00\x00\x00\x33" + string(n.host.Marshal())
-			if <-heard != want {
-				t.Errorf("it heard something else than %q", want)
-			}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
 			if err != nil {
-				want := "the agent is not forwarded: it does not serve this node"
-				if !tt.ours {
-					want = "the agent is not forwarded: an answer of "
-				}
-				if told := n.told(); len(told) != 1 || !strings.HasPrefix(told[0], want) {
-					t.Errorf("told %q", told)
-				}
 				return
 			}
-			go ssh.DiscardRequests(requests)
-			if got := asks(t, channel, "question"); got != "question" {
-				t.Errorf("%q came back", got)
-			}
-		})
+			go func() {
+				defer conn.Close()
+				_, _ = io.Copy(conn, conn)
+			}()
+		}
+	}()
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", l.Addr().String())
+	}
+}
+
+func TestTheAgentIsUsedFromTheNode(t *testing.T) {
+	n := newNode(t)
+	if err := n.forwarder(Listening{}).Agent(echoes(t)); err != nil {
+		t.Fatal(err)
+	}
+	channel, requests, err := n.conn.OpenChannel(agentChannel, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(requests)
+	if got := asks(t, channel, "question"); got != "question" {
+		t.Errorf("%q came back", got)
+	}
+}
+
+func TestANodeGetsNoAgentThatDoesNotServeIt(t *testing.T) {
+	n := newNode(t)
+	if err := n.forwarder(Listening{}).Agent(func(context.Context) (net.Conn, error) { return nil, errors.New("it does not want to") }); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := n.conn.OpenChannel(agentChannel, nil); err == nil {
+		t.Error("there is one")
+	}
+	if told := n.told(); len(told) != 1 || told[0] != "the agent is not forwarded: it does not want to" {
+		t.Errorf("told %q", told)
 	}
 }
 
 func TestConnectionsToTheAgentAreBounded(t *testing.T) {
 	n := newNode(t)
-	a := agentThat(t, agentSays, make(chan string, 2*maxAgents))
-	if err := n.forwarder(Listening{}).Agent(a); err != nil {
+	if err := n.forwarder(Listening{}).Agent(echoes(t)); err != nil {
 		t.Fatal(err)
 	}
 	var refused atomic.Int32
@@ -108,7 +85,7 @@ func TestConnectionsToTheAgentAreBounded(t *testing.T) {
 func TestTheAgentIsNotWaitedFor(t *testing.T) {
 	n := newNode(t)
 	f := n.forwarder(Listening{})
-	if err := f.Agent(agentThat(t, agentSays, make(chan string, 1))); err != nil {
+	if err := f.Agent(echoes(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := n.conn.OpenChannel(agentChannel, nil); err != nil {

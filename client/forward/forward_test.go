@@ -377,7 +377,7 @@ func TestWhenTheConnectionEndsNothingIsLeft(t *testing.T) {
 func TestAFaultInOneConnectionIsToldAndEndsNothingElse(t *testing.T) {
 	n := newNode(t)
 	f := n.forwarder(Listening{})
-	if err := f.Agent(Agent{Dial: func(context.Context) (net.Conn, error) { panic("trouble") }}); err != nil {
+	if err := f.Agent(func(context.Context) (net.Conn, error) { panic("trouble") }); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _, _, _ = n.conn.OpenChannel(agentChannel, nil) }() // nobody answers it

@@ -34,9 +34,6 @@ const (
 	// acceptPause after an accept that failed: out of files, most likely.
 	acceptPause = 100 * time.Millisecond
 
-	// maxAgentAnswer bounds the one answer of an agent that is read here
-	// (OpenSSH's authfd.c, MAX_AGENT_REPLY_LEN).
-	maxAgentAnswer = 256 << 10
 	// maxReason of a node's is one line.
 	maxReason = 256
 	// maxSaid different lines are shown of what cannot be forwarded: a browser

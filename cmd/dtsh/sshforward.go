@@ -94,13 +94,9 @@ func (a *app) forwardAgent(ctx context.Context, o sshOptions, node *reached, f *
 	if path == "" {
 		return errors.New("there is none: neither dtsh agent runs, nor does SSH_AUTH_SOCK name one")
 	}
-	ours, dial := filepath.Clean(path) == own, agent.Dial
-	if ours {
-		dial = agent.DialOwn
-	}
-	return f.Agent(forward.Agent{
-		Node: node.target.Name, Host: node.host, Ours: ours,
-		Dial: func(ctx context.Context) (net.Conn, error) { return dial(ctx, path) },
+	ours := filepath.Clean(path) == own
+	return f.Agent(func(ctx context.Context) (net.Conn, error) {
+		return agent.DialForwarded(ctx, path, node.target.Name, node.host, ours)
 	})
 }
 
