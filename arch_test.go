@@ -106,6 +106,21 @@ func TestImportsOnlyGoDown(t *testing.T) {
 	}
 }
 
+func TestTheMapNamesEveryRoom(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range arrows {
+		if pkg == "cmd/internal/cli" || strings.HasPrefix(pkg, "api/") {
+			continue // parts of the rooms around them
+		}
+		if !strings.Contains(string(readme), "`"+pkg+"`") {
+			t.Errorf("README.md does not say what %s owns", pkg)
+		}
+	}
+}
+
 func TestWhatRunsOnLaptopsAndServersDoesNotContainTheSigner(t *testing.T) {
 	imports := shippedImports(t)
 	for _, from := range outside {
