@@ -259,4 +259,9 @@ func ownedByUs(c net.Conn) bool {
 
 // CheckPlace makes the folder of the socket at path where there is none, and
 // refuses one where others could put a socket of theirs.
-func CheckPlace(path string) error { return checkFolder(filepath.Dir(path)) }
+func CheckPlace(path string) error {
+	if err := checkFolder(filepath.Dir(path)); err != nil {
+		return noSocket(path, err)
+	}
+	return nil
+}

@@ -183,8 +183,15 @@ func TestAPlaceWhereNoSocketCanBeIsToldWithARemedy(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{filepath.Join(file, "s"), filepath.Join(dir, strings.Repeat("x", maxPath)), file} {
-		_, err := Listen(path)
+	listen := func(path string) error { _, err := Listen(path); return err }
+	for _, tt := range []struct {
+		make func(string) error
+		path string
+	}{
+		{listen, filepath.Join(file, "s")}, {listen, filepath.Join(dir, strings.Repeat("x", maxPath))}, {listen, file},
+		{CheckPlace, filepath.Join(file, "s")},
+	} {
+		err := tt.make(tt.path)
 		r, ok := errors.AsType[*api.Refusal](err)
 		if !ok || !strings.HasPrefix(r.Message, "cannot listen on ") || strings.Count(r.Message, dir) != 1 || !strings.Contains(r.Hint, "--socket=PATH") {
 			t.Errorf("got %v, hint %q", err, r.Hint)
