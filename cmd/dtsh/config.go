@@ -56,6 +56,7 @@ servers come or go. --remove takes exactly that out again.`,
 	c.Flags().BoolVar(&write, "write", false, "include it in ~/.ssh/config")
 	c.Flags().BoolVar(&remove, "remove", false, "take out of ~/.ssh/config what --write put there")
 	c.Flags().StringVar(&file, "ssh-config", "", "another file than ~/.ssh/config")
+	c.MarkFlagsMutuallyExclusive("write", "remove")
 	return c
 }
 

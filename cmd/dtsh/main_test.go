@@ -382,6 +382,7 @@ func TestTheConfigurationIsInstalledOnceAndFollowsTheLogin(t *testing.T) {
 	want(t, s.dtsh("config", "--ssh-config="+file), 2, "", "--ssh-config=FILE is for --write and --remove")
 	want(t, s.dtsh("config", "--write", "--ssh-config="+file), 1, "", "not logged in")
 	s.login(c)
+	want(t, s.dtsh("config", "--write", "--remove", "--ssh-config="+file), 2, "", "ERROR: flags that exclude each other: --remove, --write")
 	want(t, s.dtsh("config", "--write", "--ssh-config="+file), 0, "config now includes what ssh needs for 0 servers of example", "")
 	first, err := os.ReadFile(file)
 	if err != nil {

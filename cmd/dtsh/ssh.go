@@ -92,7 +92,7 @@ func (o *sshOptions) addFlags(c *cobra.Command) {
 		{"dynamic-forward", "D", "dynamicforward", "", "[BIND:]PORT", "be a SOCKS proxy here that connects from the server"},
 		{"forward-agent", "A", "forwardagent", "yes", "bool", "let the server use your agent"},
 		{"no-forward-agent", "a", "forwardagent", "no", "bool", "do not let it"},
-		{"jump", "J", "proxyjump", "", "[LOGIN@]NODE[:PORT],…", "reach the server by way of these"},
+		{"jump", "J", "proxyjump", "", "[LOGIN@]NODE[:PORT]", "reach the server by way of this node; of several, with commas between them"},
 		{"escape", "e", "escapechar", "", "CHAR", "begins an escape, or none (default ~)"},
 		{"quiet", "q", "loglevel", "quiet", "bool", "no warnings, and no banner"},
 		{"option", "o", "", "", "KEY=VALUE", "an option of ssh_config(5)"},
