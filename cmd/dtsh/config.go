@@ -119,7 +119,7 @@ func (a *app) writeConfig(ctx context.Context, file string) error {
 	if changed {
 		said = "now includes"
 	}
-	fmt.Fprintf(a.Stdout, "%s %s what ssh needs for %d servers of %s.\n", cli.Safe(file), said, servers, cli.Safe(p.Cluster))
+	fmt.Fprintf(a.Stdout, "%s %s what ssh needs for %s of %s.\n", cli.Safe(file), said, counted(servers, "server"), cli.Safe(p.Cluster))
 	return nil
 }
 

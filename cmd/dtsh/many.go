@@ -175,11 +175,7 @@ func (a *app) summary(results []outcome) int {
 		}
 		status = max(status, r.status)
 	}
-	noun := "nodes"
-	if len(results) == 1 {
-		noun = "node"
-	}
-	fmt.Fprintf(a.Stderr, "%d %s: %d ok, %d failed\n", len(results), noun, len(results)-failed, failed)
+	fmt.Fprintf(a.Stderr, "%s: %d ok, %d failed\n", counted(len(results), "node"), len(results)-failed, failed)
 	var hints []string
 	for _, r := range results {
 		switch {
@@ -197,4 +193,12 @@ func (a *app) summary(results []outcome) int {
 		fmt.Fprintln(a.Stderr, cli.Safe(hint))
 	}
 	return status
+}
+
+// counted is a number of things.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
