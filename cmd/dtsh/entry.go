@@ -10,10 +10,9 @@ import (
 	"devicetrust/client"
 )
 
-// entry is what one command needs to come into several nodes.
+// entry is what one command needs to come into nodes.
 type entry struct {
 	*client.Conn
-	profile     *client.Profile
 	creds       client.Credentials
 	authorities []ssh.PublicKey
 	options     client.Options
@@ -27,7 +26,7 @@ func (a *app) enter() (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{Conn: conn, profile: p, options: a.options()}
+	e := &entry{Conn: conn, options: a.options()}
 	if e.creds, err = p.Credentials(); err == nil {
 		e.authorities, err = p.HostAuthorities()
 	}
@@ -38,9 +37,14 @@ func (a *app) enter() (*entry, error) {
 	return e, nil
 }
 
-// into connects to one node; close what it returns.
-func (e *entry) into(ctx context.Context, login string, target client.Target, banner io.Writer) (*ssh.Client, error) {
+// way is the one into a node.
+func (e *entry) way(login string, target client.Target, banner io.Writer) client.SSHLogin {
 	return client.SSHLogin{
 		Login: login, Target: target, Credentials: e.creds, Authorities: e.authorities, Banner: banner, Timeout: e.timeout,
-	}.Connect(ctx, e.options)
+	}
+}
+
+// into connects to one node; close what it returns.
+func (e *entry) into(ctx context.Context, login string, target client.Target, banner io.Writer) (*ssh.Client, error) {
+	return e.way(login, target, banner).Connect(ctx, e.options)
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -202,51 +203,48 @@ func (r *reached) Close() {
 // reach connects to a node as login, by way of the nodes that are to be jumped
 // over. Close what it returns.
 func (a *app) reach(ctx context.Context, o sshOptions, login, host string) (*reached, error) {
-	p, conn, err := a.connect()
+	e, err := a.enter()
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	r := &reached{}
-	if r.creds, err = p.Credentials(); err != nil {
-		return nil, err
-	}
-	authorities, err := p.HostAuthorities()
-	if err != nil {
-		return nil, err
-	}
+	defer e.Close()
+	e.timeout = o.connectTimeout
 	port := ""
 	if o.port != 0 {
 		port = strconv.Itoa(int(o.port))
 	}
-	way := append(append([]jumpHost(nil), o.jump...), jumpHost{login, host, port})
-	for i, hop := range way {
-		if hop.login == "" {
-			if hop.login, _, err = splitTarget(hop.host, ""); err != nil {
-				r.Close()
-				return nil, err
-			}
-		}
-		if r.Client != nil {
-			r.hops = append(r.hops, r.Client)
-		}
-		via := r.Client
-		r.Client = nil
-		target, err := conn.Resolve(ctx, hop.host, hop.port)
-		if err == nil {
-			r.target = target
-			r.Client, err = client.SSHLogin{
-				Login: hop.login, Target: target, Credentials: r.creds, Authorities: authorities,
-				Banner: a.banner(o), Via: via, Timeout: o.connectTimeout,
-				Verified: func(k ssh.PublicKey) { r.host = k },
-			}.Connect(ctx, a.options())
-		}
-		if err != nil {
+	r := &reached{creds: e.creds}
+	hops := append(slices.Clone(o.jump), jumpHost{login, host, port})
+	for i, hop := range hops {
+		if err := r.hop(ctx, e, hop, a.banner(o)); err != nil {
 			r.Close()
-			return nil, fmt.Errorf("%s%w", onTheWay(hop.host, i, len(way)), err)
+			return nil, fmt.Errorf("%s%w", onTheWay(hop.host, i, len(hops)), err)
 		}
 	}
 	return r, nil
+}
+
+// hop goes on to another node, by way of where it is.
+func (r *reached) hop(ctx context.Context, e *entry, to jumpHost, banner io.Writer) (err error) {
+	if to.login == "" {
+		if to.login, _, err = splitTarget(to.host, ""); err != nil {
+			return err
+		}
+	}
+	if r.target, err = e.Resolve(ctx, to.host, to.port); err != nil {
+		return err
+	}
+	way := e.way(to.login, r.target, banner)
+	way.Via, way.Verified = r.Client, func(k ssh.PublicKey) { r.host = k }
+	next, err := way.Connect(ctx, e.options)
+	if err != nil {
+		return err
+	}
+	if r.Client != nil {
+		r.hops = append(r.hops, r.Client)
+	}
+	r.Client = next
+	return nil
 }
 
 // onTheWay says that an error is not the target's.
