@@ -21,6 +21,13 @@ import (
 // nothing.
 func (a *app) forward(ctx context.Context, o sshOptions, node *reached, s *client.SSHSession) (*forward.Forwarder, error) {
 	say := a.sayer(o, s)
+	warn := func(err error) {
+		message, hint := cli.Explain(err)
+		say("WARNING: " + message)
+		if hint != "" {
+			say(hint)
+		}
+	}
 	f := forward.New(node.Client, forward.Options{
 		Listening: o.listen, Log: a.Log(),
 		Say: func(line string) { say("WARNING: " + line) },
@@ -36,14 +43,14 @@ func (a *app) forward(ctx context.Context, o sshOptions, node *reached, s *clien
 			f.Close()
 			return nil, whyNoForward(node.creds, err)
 		case err != nil:
-			say("WARNING: " + whyNoForward(node.creds, err).Error())
+			warn(whyNoForward(node.creds, err))
 		case spec.Remote && spec.Listen.Path == "" && spec.Listen.Port == 0:
 			say(fmt.Sprintf("Allocated port %d for remote forward to %s", port, spec.Target()))
 		}
 	}
 	if o.agent {
 		if err := a.forwardAgent(ctx, o, node, f); err != nil {
-			say("WARNING: the agent is not forwarded: " + err.Error())
+			warn(fmt.Errorf("the agent is not forwarded: %w", err))
 		} else {
 			s.ForwardAgent = true
 		}
@@ -63,12 +70,14 @@ func (a *app) sayer(o sshOptions, s *client.SSHSession) func(string) {
 	return func(line string) { fmt.Fprint(a.Stderr, cli.Safe(line)+end) }
 }
 
+const onceAllowed = "Log in again, once a role allows it: dtsh login"
+
 // whyNoForward says what the node does not where it refuses to listen.
 func whyNoForward(creds client.Credentials, err error) error {
 	r := api.Refuse(connect.CodeFailedPrecondition, "%v", err)
 	if errors.Is(err, forward.ErrRefused) && !creds.Identity.Permit.PortForwarding {
 		r = api.Refuse(connect.CodePermissionDenied, "%v: the certificate does not permit port forwarding", err).
-			WithHint("Log in again, once a role allows it: dtsh login")
+			WithHint(onceAllowed)
 	}
 	return r
 }
@@ -78,7 +87,7 @@ func whyNoForward(creds client.Credentials, err error) error {
 // does not permit it keeps each of them here: a node might not.
 func (a *app) forwardAgent(ctx context.Context, o sshOptions, node *reached, f *forward.Forwarder) error {
 	if !node.creds.Identity.Permit.AgentForwarding {
-		return errors.New("the certificate does not permit agent forwarding")
+		return api.Refuse(connect.CodePermissionDenied, "the certificate does not permit agent forwarding").WithHint(onceAllowed)
 	}
 	own, err := a.ownAgent()
 	if err != nil {

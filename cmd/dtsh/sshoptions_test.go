@@ -104,6 +104,6 @@ func TestTheLastOfTwoFlagsHolds(t *testing.T) {
 	want(t, s.dtsh("ssh", "-tt", "-T", "root@web-1", "pty"), 0, "^none", "")
 	want(t, s.dtsh("ssh", "-oRequestTTY=no", "--tty", "root@web-1", "pty"), 0, "^xterm", "")
 	want(t, s.dtsh("ssh", "-Aa", "root@web-1", "echo", "x"), 0, "^x", "")
-	want(t, s.dtsh("ssh", "-A", "root@web-1", "echo", "x"), 0, "^x", "WARNING: the agent is not forwarded: the certificate does not permit")
+	want(t, s.dtsh("ssh", "-A", "root@web-1", "echo", "x"), 0, "^x", `^WARNING: the agent is not forwarded: the certificate does not permit agent forwarding\nLog in again, once a role allows it: dtsh login\n$`)
 	want(t, s.dtsh("ssh", "-qA", "root@web-1", "echo", "x"), 0, "^x", "")
 }
