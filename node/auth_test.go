@@ -159,7 +159,7 @@ func TestACertificateMustBeTheClustersAndForTheLogin(t *testing.T) {
 		reason string
 	}{
 		{"of another authority", tester, other.certify(t, alice(), key), "not from this cluster"},
-		{"not for the login", "daemon", n.cluster.certify(t, alice(), key), "not for this login"},
+		{"not for the login", "daemon", n.cluster.certify(t, alice(), key), "not for this login\nSee which it is for with: dtsh status\n"},
 		{"for no login", tester, n.cluster.certify(t, unlucky, key), "not for this login"},
 		{"for everybody, as the library has it", tester, n.cluster.certify(t, alice(), key, func(c *gossh.Certificate) { c.ValidPrincipals = nil }), "not acceptable"},
 		{"for the word nobody may have", identity.NoLogin, n.cluster.certify(t, unlucky, key), "no account"},

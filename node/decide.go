@@ -224,7 +224,7 @@ func certificateRefusal(err error, key gossh.PublicKey) *refusal {
 	case identity.ReasonNotYetValid:
 		r.reason = "the certificate is not valid yet; is the clock of a machine wrong?"
 	case identity.ReasonPrincipal:
-		r.reason = "the certificate is not for this login"
+		r.reason, r.hint = "the certificate is not for this login", "See which it is for with: dtsh status"
 	case identity.ReasonSourceAddress:
 		r.reason, r.hint = "the certificate is for connections from another address", again
 	case identity.ReasonNoTouch:
