@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -20,9 +19,9 @@ import (
 
 // many is a command for all nodes with some labels.
 type many struct {
-	options              sshOptions
-	login, command, port string
-	labels               map[string]string
+	options        sshOptions
+	login, command string
+	labels         map[string]string
 }
 
 // isSelector tells LABEL=VALUE,… from a node: no host has a "=" in it.
@@ -49,9 +48,6 @@ func newMany(o sshOptions, login, selector, command string) (many, error) {
 		if asked {
 			return many{}, cli.Usagef("%s is not for many servers at a time: name one", what)
 		}
-	}
-	if o.port != 0 {
-		m.port = strconv.Itoa(int(o.port))
 	}
 	return m, nil
 }
@@ -120,7 +116,7 @@ func (a *app) enterMany(ctx context.Context, m many) (*entry, []resource.Node, e
 }
 
 func (a *app) runOne(ctx context.Context, e *entry, m many, n resource.Node, out, errs io.Writer) (int, error) {
-	target, err := client.TargetOf(n, m.port)
+	target, err := client.TargetOf(n, m.options.port)
 	if err != nil {
 		return 0, err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -89,10 +88,10 @@ func splitProxied(address string) (host, port string, err error) {
 	host = address[strings.LastIndex(address, "@")+1:]
 	if i := strings.LastIndex(host, ":"); i >= 0 && !strings.HasSuffix(host, "]") {
 		if isHost(host[:i]) {
-			host, port = host[:i], host[i+1:]
-			if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			if port, err = parsePort(host[i+1:]); err != nil {
 				return "", "", badProxied(address)
 			}
+			host = host[:i]
 		}
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,7 @@ import (
 
 type scpFlags struct {
 	recursive, preserve, quiet bool
-	port                       uint16
+	port                       portFlag
 }
 
 func (a *app) scpCommand() *cobra.Command {
@@ -58,8 +57,19 @@ Where something cannot be copied, the rest is, and the exit status is 1.`,
 	c.Flags().BoolVarP(&f.recursive, "recursive", "r", false, "copy directories, with what is in them")
 	c.Flags().BoolVarP(&f.preserve, "preserve", "p", false, "keep modes and the times of the last change")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
-	c.Flags().Uint16VarP(&f.port, "port", "P", 0, "port of the servers")
+	c.Flags().VarP(&f.port, "port", "P", "port of the servers")
 	return c
+}
+
+// portFlag is empty for each node's own.
+type portFlag string
+
+func (f *portFlag) String() string { return string(*f) }
+func (f *portFlag) Type() string   { return "PORT" }
+func (f *portFlag) Set(text string) error {
+	port, err := parsePort(text)
+	*f = portFlag(port)
+	return err
 }
 
 // operand is a source or a target.
@@ -172,11 +182,7 @@ func (t *transfer) place(ctx context.Context, o operand) (files.Place, error) {
 	if o.host == "" {
 		return files.Place{Tree: files.Local{}, Path: o.path}, nil
 	}
-	port := ""
-	if t.flags.port != 0 {
-		port = strconv.Itoa(int(t.flags.port))
-	}
-	target, err := t.Resolve(ctx, o.host, port)
+	target, err := t.Resolve(ctx, o.host, string(t.flags.port))
 	if err != nil {
 		return files.Place{}, err
 	}

@@ -36,6 +36,9 @@ func TestAServersFileIsTold(t *testing.T) {
 func TestSCPSaysWhatItCannotDo(t *testing.T) {
 	c, s := clienttest.Start(t), newSeat(t)
 	want(t, s.dtsh("scp", "a", "b"), 2, "", `^ERROR: all of these are on this machine`)
+	for _, port := range []string{"0", "70000", "ssh"} {
+		want(t, s.dtsh("scp", "-P", port, "a", "root@web-1:"), 2, "", `^ERROR: invalid argument "`+port+`" for "-P, --port" flag: want a port from 1 to 65535\n`)
+	}
 	want(t, s.dtsh("scp", "root@web-1:a"), 2, "", `^ERROR: `)
 	want(t, s.dtsh("scp", "a", "root@web-1:b"), 1, "", `^ERROR: not logged in`)
 	s.login(c)

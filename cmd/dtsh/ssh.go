@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/user"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -209,12 +208,8 @@ func (a *app) reach(ctx context.Context, o sshOptions, login, host string) (*rea
 	}
 	defer e.Close()
 	e.timeout = o.connectTimeout
-	port := ""
-	if o.port != 0 {
-		port = strconv.Itoa(int(o.port))
-	}
 	r := &reached{creds: e.creds}
-	hops := append(slices.Clone(o.jump), jumpHost{login, host, port})
+	hops := append(slices.Clone(o.jump), jumpHost{login, host, o.port})
 	for i, hop := range hops {
 		if err := r.hop(ctx, e, hop, a.banner(o)); err != nil {
 			r.Close()

@@ -21,7 +21,7 @@ import (
 // first word about a thing holds.
 type sshOptions struct {
 	login          string
-	port           uint16
+	port           string // empty is the node's own
 	jump           []jumpHost
 	forwards       []forward.Spec
 	agent          bool
@@ -175,11 +175,7 @@ func (o *sshOptions) setOnce(name, value string) (known bool, err error) {
 	case "user":
 		o.login = value
 	case "port":
-		var n uint64
-		if n, err = strconv.ParseUint(value, 10, 16); err != nil || n == 0 {
-			err = errors.New("want a port from 1 to 65535")
-		}
-		o.port = uint16(n)
+		o.port, err = parsePort(value)
 	case "proxyjump":
 		o.jump, err = parseJump(value)
 	case "forwardagent":
@@ -296,10 +292,11 @@ func parseJump(text string) ([]jumpHost, error) {
 		}
 		// An IPv6 address without a port has more colons than one.
 		if i := strings.LastIndex(h.host, ":"); i >= 0 && (strings.Count(h.host, ":") == 1 || strings.HasPrefix(h.host, "[") && h.host[i-1] == ']') {
-			h.host, h.port = h.host[:i], h.host[i+1:]
-			if n, err := strconv.ParseUint(h.port, 10, 16); err != nil || n == 0 {
-				return nil, fmt.Errorf("%.256q has no port from 1 to 65535", word)
+			port, err := parsePort(h.host[i+1:])
+			if err != nil {
+				return nil, fmt.Errorf("%.256q: %w", word, err)
 			}
+			h.host, h.port = h.host[:i], port
 		}
 		h.host = strings.TrimSuffix(strings.TrimPrefix(h.host, "["), "]")
 		if h.host == "" {
@@ -308,6 +305,14 @@ func parseJump(text string) ([]jumpHost, error) {
 		hops = append(hops, h)
 	}
 	return hops, nil
+}
+
+func parsePort(text string) (string, error) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return "", errors.New("want a port from 1 to 65535")
+	}
+	return strconv.FormatUint(n, 10), nil
 }
 
 // parseEscape reads one character, ^X, or none.

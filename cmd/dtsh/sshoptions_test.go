@@ -21,7 +21,7 @@ func TestOptionsAreReadAsSSHReadsThem(t *testing.T) {
 		{"user root", func(o *sshOptions) any { return o.login }, "root"},
 		{" USER = \"root\" ", func(o *sshOptions) any { return o.login }, "root"},
 		{"User=root;User=alice", func(o *sshOptions) any { return o.login }, "root"},
-		{"Port=2222", func(o *sshOptions) any { return o.port }, uint16(2222)},
+		{"Port=2222", func(o *sshOptions) any { return o.port }, "2222"},
 		{"ForwardAgent=yes;ForwardAgent=no", func(o *sshOptions) any { return o.agent }, true},
 		{"ForwardAgent=/run/agent", func(o *sshOptions) any { return o.agentSocket }, "/run/agent"},
 		{"RequestTTY=no", func(o *sshOptions) any { return o.tty }, ttyNever},
@@ -53,7 +53,7 @@ func TestOptionsAreReadAsSSHReadsThem(t *testing.T) {
 			return words
 		}, []string{"root bastion 22", " ::1 2222", " plain ", " 2001:db8::1 "}},
 		{"ProxyJump=none", func(o *sshOptions) any { return len(o.jump) }, 0},
-		{"StrictHostKeyChecking=yes;Compression=no;ControlMaster=no", func(o *sshOptions) any { return o.port }, uint16(0)},
+		{"StrictHostKeyChecking=yes;Compression=no;ControlMaster=no", func(o *sshOptions) any { return o.port }, ""},
 	} {
 		o := &sshOptions{}
 		for _, text := range strings.Split(tt.options, ";") {
