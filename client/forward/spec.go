@@ -73,7 +73,7 @@ func ParseLocal(text string) (Spec, error) {
 		err = errNoSpec
 	}
 	if err != nil {
-		return Spec{}, fmt.Errorf("%.256q: %w: want [BIND:]PORT:HOST:HOSTPORT, a socket's path in place of either side", text, err)
+		return Spec{}, fmt.Errorf("%w: want [BIND:]PORT:HOST:HOSTPORT, a socket's path in place of either side", err)
 	}
 	return s, nil
 }
@@ -83,7 +83,7 @@ func ParseLocal(text string) (Spec, error) {
 func ParseRemote(text string) (Spec, error) {
 	s, err := parse(text)
 	if err != nil {
-		return Spec{}, fmt.Errorf("%.256q: %w: want [BIND:]PORT:HOST:HOSTPORT, a socket's path in place of either side, or [BIND:]PORT", text, err)
+		return Spec{}, fmt.Errorf("%w: want [BIND:]PORT:HOST:HOSTPORT, a socket's path in place of either side, or [BIND:]PORT", err)
 	}
 	s.Remote = true
 	return s, nil
@@ -96,7 +96,7 @@ func ParseDynamic(text string) (Spec, error) {
 		err = errNoSpec
 	}
 	if err != nil {
-		return Spec{}, fmt.Errorf("%.256q: %w: want [BIND:]PORT", text, err)
+		return Spec{}, fmt.Errorf("%w: want [BIND:]PORT", err)
 	}
 	return s, nil
 }
