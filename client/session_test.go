@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -162,6 +163,23 @@ func TestOnlyANodeThatAnswersIsSaidToRefuse(t *testing.T) {
 			if r, ok := errors.AsType[*api.Refusal](err); !ok || !strings.HasPrefix(r.Message, want) {
 				t.Errorf("%s: error %v, want %q", what, err, want)
 			}
+		}
+	}
+}
+
+func TestANodesReasonIsOneLine(t *testing.T) {
+	text := strings.Repeat("no\x1b[2J\n", 10000)
+	client := connectTo(t, func(tcp net.Conn) net.Conn { return tcp }, func(channels <-chan ssh.NewChannel) {
+		for c := range channels {
+			_ = c.Reject(ssh.Prohibited, text)
+		}
+	})
+	_, refused := SSHSession{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}.Run(t.Context(), client)
+	_, _, none := Subsystem(t.Context(), client, "sftp")
+	unexplained := SSHLogin{}.explain(errors.New(text), &hostVerifier{}, &banners{})
+	for _, err := range []error{refused, none, unexplained} {
+		if err == nil || len(err.Error()) > 2*maxReason || strings.ContainsAny(err.Error(), "\x1b\n") {
+			t.Errorf("error %.400q", err)
 		}
 	}
 }

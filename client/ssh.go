@@ -227,7 +227,7 @@ func (l SSHLogin) explain(err error, host *hostVerifier, b *banners) error {
 	}
 	_, isNet := errors.AsType[net.Error](err)
 	if host.verified == nil || isNet || errors.Is(err, io.EOF) {
-		return api.Refuse(connect.CodeUnavailable, "cannot connect to %s: %v", shown, err)
+		return api.Refuse(connect.CodeUnavailable, "cannot connect to %s: %s", shown, strippedLine(err.Error()))
 	}
 	return b.refusal(shown)
 }

@@ -245,20 +245,34 @@ func (s stuck) Read(b []byte) (int, error) {
 	}
 }
 
-// viaStuck is a connection to a node on the way that connects, and then does
-// nothing any more, as one that has lost its network.
-func viaStuck(t *testing.T) *ssh.Client {
+// connectTo is a connection to a server that does with channels what serve does.
+func connectTo(t *testing.T, wrap func(net.Conn) net.Conn, serve func(<-chan ssh.NewChannel)) *ssh.Client {
 	t.Helper()
-	now := make(chan struct{})
 	config := &ssh.ServerConfig{NoClientAuth: true}
 	config.AddHostKey(clienttest.OtherAuthority(t))
 	address := listen(t, func(tcp net.Conn) {
-		_, channels, requests, err := ssh.NewServerConn(stuck{tcp, now, t.Context().Done()}, config)
+		_, channels, requests, err := ssh.NewServerConn(wrap(tcp), config)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		go ssh.DiscardRequests(requests)
+		serve(channels)
+	})
+	client, err := ssh.Dial("tcp", address, &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// viaStuck is a connection to a node on the way that connects, and then does
+// nothing any more, as one that has lost its network.
+func viaStuck(t *testing.T) *ssh.Client {
+	t.Helper()
+	now := make(chan struct{})
+	return connectTo(t, func(tcp net.Conn) net.Conn { return stuck{tcp, now, t.Context().Done()} }, func(channels <-chan ssh.NewChannel) {
 		c := <-channels
 		close(now)
 		if _, _, err := c.Accept(); err != nil {
@@ -266,12 +280,6 @@ func viaStuck(t *testing.T) *ssh.Client {
 		}
 		<-t.Context().Done()
 	})
-	via, err := ssh.Dial("tcp", address, &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { via.Close() })
-	return via
 }
 
 func TestANodeOnTheWayThatFallsSilentHoldsNobody(t *testing.T) {

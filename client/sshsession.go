@@ -68,7 +68,7 @@ func (s SSHSession) Run(ctx context.Context, client *ssh.Client) (status int, er
 	guarded(lost, func() { keepAlive(ctx, client, s.Alive, lost) })
 	sess, err := client.NewSession()
 	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
-		return 0, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
+		return 0, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLine(open.Message))
 	}
 	if err != nil {
 		return 0, errEndedEarly

@@ -23,7 +23,7 @@ func Subsystem(ctx context.Context, client *ssh.Client, name string) (io.Reader,
 	guarded(lost, func() { keepAlive(ctx, client, Alive{}, lost) })
 	sess, err := client.NewSession()
 	if open, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
-		return nil, nil, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLines(open.Message))
+		return nil, nil, api.Refuse(connect.CodePermissionDenied, "the node refused a session: %s", strippedLine(open.Message))
 	}
 	if err != nil {
 		return nil, nil, errEndedEarly
