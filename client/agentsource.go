@@ -105,7 +105,7 @@ func (s *AgentSource) lookLocked(name string) (l seenLogin, ok bool) {
 	if before.failed == "" && same(before.profile, l.profile) && same(before.keys, l.keys) {
 		return before, true
 	}
-	identity, err := s.home.agentIdentity(name, stem)
+	identity, err := s.home.agentIdentity(stem)
 	if err != nil {
 		l.failed = err.Error()
 	}
@@ -126,19 +126,14 @@ func same(a, b fs.FileInfo) bool {
 }
 
 // agentIdentity is nil where nobody is logged in.
-func (h *Home) agentIdentity(name, stem string) (*agent.Identity, error) {
-	data, err := h.read("profiles", name)
+func (h *Home) agentIdentity(name string) (*agent.Identity, error) {
+	p, err := h.readProfile(name)
 	if err != nil {
 		return nil, err
 	}
-	p, err := parseProfile(data)
-	if err != nil {
-		return nil, err
-	}
-	if fileName(p.Proxy) != stem || p.User == "" {
+	if p.User == "" {
 		return nil, nil //nolint:nilnil // said above
 	}
-	p.home = h
 	creds, err := p.Credentials()
 	if err != nil {
 		return nil, err

@@ -128,16 +128,11 @@ func (h *Home) profiles() (all []*Profile, damaged []string, err error) {
 		if filepath.Ext(e.Name()) != ".json" {
 			continue
 		}
-		var p *Profile
-		data, err := h.read("profiles", e.Name())
-		if err == nil {
-			p, err = parseProfile(data)
-		}
-		if err != nil || fileName(p.Proxy) != strings.TrimSuffix(e.Name(), ".json") {
+		p, err := h.readProfile(strings.TrimSuffix(e.Name(), ".json"))
+		if err != nil {
 			damaged = append(damaged, h.path("profiles", e.Name()))
 			continue
 		}
-		p.home = h
 		all = append(all, p)
 	}
 	slices.SortFunc(all, func(a, b *Profile) int { return strings.Compare(a.Proxy, b.Proxy) })

@@ -126,23 +126,40 @@ func (h *Home) Profile(proxy string) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := h.read("profiles", name+".json")
+	p, err := h.readProfile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if proxy == "" {
 			return nil, ErrNotLoggedIn
 		}
 		return &Profile{Proxy: proxy, home: h}, nil
 	}
-	if err != nil {
-		return nil, unreadable(h.path("profiles", name+".json"), err)
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, unreadable(h.path("profiles", name+".json"), pe)
 	}
-	p, err := parseProfile(data)
-	if err == nil && (proxy != "" && p.Proxy != proxy || fileName(p.Proxy) != name) {
-		err = fmt.Errorf("it is the profile of %q", p.Proxy)
+	if err == nil && proxy != "" && p.Proxy != proxy {
+		err = notThat(p)
 	}
 	if err != nil {
 		return nil, api.Refuse(connect.CodeFailedPrecondition, "cannot use the profile %q: %v", h.path("profiles", name+".json"), err).
 			WithHint("Remove that file and log in again.")
+	}
+	return p, nil
+}
+
+func notThat(p *Profile) error { return fmt.Errorf("it is the profile of %q", p.Proxy) }
+
+// readProfile reads the profile that is stored under name.
+func (h *Home) readProfile(name string) (*Profile, error) {
+	data, err := h.read("profiles", name+".json")
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseProfile(data)
+	if err != nil {
+		return nil, err
+	}
+	if fileName(p.Proxy) != name {
+		return nil, notThat(p)
 	}
 	p.home = h
 	return p, nil
