@@ -50,7 +50,8 @@ permit agent forwarding, and only at servers of the cluster.
 
 "dtsh login" starts it in the background where the login's key is in the TPM
 (--no-agent or DTSH_AGENT=off keeps it from that). An agent in the background
-ends when nobody is logged in any more, or an hour after the last login expired.`,
+ends when nobody is logged in any more, or an hour after the last login expired.
+Where one is running, this prints its socket and does nothing else.`,
 		Example: `  eval "$(dtsh agent --background)"
   dtsh agent                  # in the foreground, until interrupted
   dtsh agent --kill`,
@@ -101,6 +102,12 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 		path = l.Addr().String()
 	default:
 		l, err = agent.Listen(path)
+	}
+	if errors.Is(err, agent.ErrRunning) && f.socket == "" {
+		// dtsh login has started it: whoever evaluates what this prints has what
+		// they want.
+		fmt.Fprintln(a.Stderr, "An agent is running already. Stop it with: dtsh agent --kill")
+		return a.printVariables(path, 0, f.csh)
 	}
 	if err != nil {
 		return err
