@@ -40,15 +40,17 @@ func newRoot(env *cli.Env) *cobra.Command {
 		Long: `dtsh logs you in to a cluster, proves with this machine's TPM which device you
 are at, and reaches the cluster's servers.
 
-Environment: DTSH_HOME (default ~/.dtsh) holds profiles and keys; DTSH_PROXY and
-DTSH_USER stand for --proxy and --user; DTSH_TPM names the TPM (default
-/dev/tpmrm0, on Windows the system's; unix:PATH or tcp:HOST:PORT of a TPM 2.0
-command socket); DTSH_TPM_EVENT_LOG the file with the firmware's event log, for
-a TPM that is a socket (off sends none; default the system's, for one that is
-not); DTSH_DMI_DIR the machine's DMI tables (default /sys/class/dmi/id);
-DTSH_DEVICE_AUTO_ENROLL_DISABLED=1 keeps logins from enrolling this device (so
-does anything there that is not a truth value); DTSH_AGENT=off keeps logins and
-"dtsh config" from starting an agent.`,
+Environment (DTSH_PROXY and DTSH_USER stand for --proxy and --user):
+  DTSH_HOME            profiles and keys (default ~/.dtsh)
+  DTSH_TPM             the TPM (default /dev/tpmrm0, on Windows the system's), or
+                       unix:PATH or tcp:HOST:PORT of a TPM 2.0 command socket
+  DTSH_TPM_EVENT_LOG   the firmware's event log, or off (default the system's,
+                       and none for a command socket)
+  DTSH_DMI_DIR         the machine's DMI tables (default /sys/class/dmi/id)
+  DTSH_AGENT=off       keeps logins and dtsh config from starting an agent
+  DTSH_DEVICE_AUTO_ENROLL_DISABLED=1
+                       keeps logins from enrolling this device, as does whatever
+                       is no truth value`,
 		Example: `  dtsh login --proxy=dt.example.com --user=alice
   dtsh device enroll --current-device
   dtsh ls
