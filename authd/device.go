@@ -173,7 +173,10 @@ func (h deviceService) AuthenticateDevice(ctx context.Context, stream *connect.B
 	// Whoever has no more than a key from before has no say in the keys that the
 	// login has now, nor in how long it lives.
 	if !bytes.Equal(c.tlsKey, c.login.TLSKey) {
-		return api.Refuse(connect.CodeUnauthenticated, "this login has other keys since its device was authenticated").WithHint(hintLogin)
+		err := api.Refuse(connect.CodeUnauthenticated, "this login has other keys since its device was authenticated").WithHint(hintLogin)
+		return recordFailure(ctx, h.s, err, event.Event{
+			Type: event.DeviceAuthenticate, User: c.login.User, LoginID: c.login.ID, RemoteAddr: c.remote(),
+		})
 	}
 	trust, err := h.s.deviceTrust(ctx)
 	if err != nil {

@@ -219,6 +219,10 @@ func TestKeysThatWereReplacedAreGivenNoDevice(t *testing.T) {
 	if got := column(t, r.database(), `SELECT hex(ssh_key) || hex(tls_key) || expires_at FROM logins`); !slices.Equal(got, kept) {
 		t.Error("the login was changed")
 	}
+	const said = "this login has other keys since its device was authenticated"
+	if got := r.failed(event.DeviceAuthenticate); !slices.Equal(got, []string{said, said, said, said}) {
+		t.Errorf("recorded as failed: %q", got)
+	}
 	if got := column(t, r.database(), `SELECT DISTINCT hex(key_digest) FROM certificates WHERE device_id <> ''`); len(got) != 2 {
 		t.Errorf("keys with a device: %s", got)
 	}
