@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -74,24 +75,47 @@ func TestWhyNoAgentStartedIsSaidInItsOwnWords(t *testing.T) {
 	}
 }
 
+// listed is how many keys the agent at path shows.
+func listed(t *testing.T, path string) int {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte{0, 0, 0, 1, 11}); err != nil {
+		t.Fatal(err)
+	}
+	var head [9]byte
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		t.Fatal(err)
+	}
+	return int(head[8])
+}
+
+// Also where the person does not wait for the server.
+func TestAKeyInThePersonsAgentGoesWithTheLogin(t *testing.T) {
+	c, s, path := clienttest.Start(t), newSeat(t), socketPath(t)
+	ended := newSeat(t).serves(path)
+	s.env["SSH_AUTH_SOCK"] = path
+	got := s.runs("correct horse\n", "login", "--proxy="+c.Proxy, "--user=alice", "--ca-pin="+c.Pin, "--password-stdin", "--add-keys-to-agent")
+	if n := listed(t, path); got.status != 0 || n != 1 {
+		t.Errorf("%d keys; %+v", n, got)
+	}
+	s.gone = true
+	s.dtsh("logout")
+	s.gone = false
+	if n := listed(t, path); n != 0 {
+		t.Errorf("%d keys after the logout", n)
+	}
+	want(t, s.dtsh("agent", "--socket="+path, "--kill"), 0, "Agent stopped", "")
+	<-ended
+}
+
 func TestAnAgentServesTheLoginsThereAre(t *testing.T) {
 	c, s, path := clienttest.Start(t), newSeat(t), socketPath(t)
 	ended := s.serves(path)
-	keys := func() int {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := conn.Write([]byte{0, 0, 0, 1, 11}); err != nil {
-			t.Fatal(err)
-		}
-		var head [9]byte
-		if _, err := conn.Read(head[:]); err != nil {
-			t.Fatal(err)
-		}
-		return int(head[8])
-	}
+	keys := func() int { return listed(t, path) }
 	if n := keys(); n != 0 {
 		t.Errorf("%d keys before the login", n)
 	}

@@ -48,7 +48,8 @@ func (a *app) leaveAgent(ctx context.Context, logins []*client.Profile) {
 	if socket == "" {
 		return
 	}
-	if err := client.RemoveFromAgent(ctx, socket, logins); err != nil {
+	// The person may have given up on the server by now.
+	if err := client.RemoveFromAgent(context.WithoutCancel(ctx), socket, logins); err != nil {
 		a.Log().Debug("keys were not taken out of the agent", "error", err)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,6 +23,8 @@ type seat struct {
 	t   *testing.T
 	env map[string]string
 	now func() time.Time
+	// gone: the person does not wait.
+	gone bool
 }
 
 func newSeat(t *testing.T) *seat {
@@ -43,7 +46,12 @@ type result struct {
 func (s *seat) runs(stdin string, words ...string) result {
 	s.t.Helper()
 	var out, err bytes.Buffer
-	status := cli.Run(s.t.Context(), &cli.Env{
+	ctx, cancel := context.WithCancel(s.t.Context())
+	defer cancel()
+	if s.gone {
+		cancel()
+	}
+	status := cli.Run(ctx, &cli.Env{
 		Args: words, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &err,
 		Getenv: func(name string) string { return s.env[name] },
 		Now:    s.now, Location: time.FixedZone("-03", -3*3600),
