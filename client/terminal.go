@@ -96,10 +96,9 @@ func (t *rawTerminal) suspend() {
 	}
 }
 
-// watch tells the node each size of the terminal that is not the known one,
-// which may be old by now, and ends the session on
-// signals that would end the process with the terminal raw. SIGINT and SIGTERM
-// are the caller's: they end ctx.
+// watch tells the node each size of the terminal that is not the known one, which
+// may be old by now, and ends the session on signals that would end the process
+// with the terminal raw. SIGINT and SIGTERM are the caller's: they end ctx.
 func (s SSHSession) watch(ctx context.Context, sess *ssh.Session, known size, t *rawTerminal, lost context.CancelCauseFunc) (stop func()) {
 	resized, fatal := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	notifyResize(resized)

@@ -45,15 +45,13 @@ func (o Listening) listen(ctx context.Context, at Address) ([]net.Listener, erro
 		host = "*"
 	}
 	switch host {
-	case "*":
-		l, err := listenPort(ctx, "", at.Port)
-		return list(l), err
 	case "", "localhost":
 		return listenLoopback(ctx, at.Port)
-	default:
-		l, err := listenPort(ctx, host, at.Port)
-		return list(l), err
+	case "*":
+		host = ""
 	}
+	l, err := listenPort(ctx, host, at.Port)
+	return list(l), err
 }
 
 func list(l net.Listener) []net.Listener {
