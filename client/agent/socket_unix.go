@@ -257,6 +257,19 @@ func ownedByUs(c net.Conn) bool {
 	return err == nil && (uid == os.Geteuid() || uid == 0)
 }
 
+// peerUID is the user at the other end.
+func peerUID(c *net.UnixConn) (uid int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var unknown error
+	if err := raw.Control(func(fd uintptr) { uid, unknown = uidOf(int(fd)) }); err != nil {
+		return 0, err
+	}
+	return uid, unknown
+}
+
 // CheckPlace makes the folder of the socket at path where there is none, and
 // refuses one where others could put a socket of theirs.
 func CheckPlace(path string) error {
